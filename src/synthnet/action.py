@@ -1,0 +1,55 @@
+"""The policy's action: a diagonal Gaussian over the next weights, in scale units, one factor per weight.
+
+Padding never enters: densities are summed over real weights only, within *action tokens* (a unit, an edge row, a chunk).
+"""
+
+from dataclasses import dataclass
+from math import log, pi
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class WeightGaussian:
+    """Mean [net weights] and log standard deviation [weights] of the next weights, both in scale units.
+
+    token_of [weights] assigns each weight to one of n_tokens action tokens.
+    """
+
+    mean: Tensor
+    log_sigma: Tensor
+    token_of: Tensor
+    n_tokens: int
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Mean plus sigma times standard normal noise [net weights]."""
+        return self.mean + self.log_sigma.exp() * noise
+
+    def log_prob_tokens(self, value: Tensor) -> Tensor:
+        """Log-density of `value` [net weights], summed within each action token: [net token], in nats."""
+        z = (value - self.mean) / self.log_sigma.exp()
+        return self._token_sums(-0.5 * z.square() - self.log_sigma - 0.5 * log(2 * pi))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of `value` [net weights] over all weights: [net], in nats."""
+        return self.log_prob_tokens(value).sum(-1)
+
+    def kl_tokens(self, other: "WeightGaussian") -> Tensor:
+        """KL(self ‖ other) in closed form, summed within each action token: [net token], in nats."""
+        ratio = 2 * (self.log_sigma - other.log_sigma)
+        shift = ((self.mean - other.mean) / other.log_sigma.exp()).square()
+        return self._token_sums(0.5 * (ratio.exp() + shift - 1 - ratio))
+
+    def kl(self, other: "WeightGaussian") -> Tensor:
+        """KL(self ‖ other) over all weights: [net], in nats."""
+        return self.kl_tokens(other).sum(-1)
+
+    def _token_sums(self, values: Tensor) -> Tensor:
+        sums = values.new_zeros(values.shape[0], self.n_tokens)
+        return sums.index_add_(1, self.token_of, values)
+
+
+def standard_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Standard normal noise, drawn on the CPU so that every device sees the same numbers."""
+    return torch.randn(shape, generator=generator).to(device)

@@ -1,0 +1,102 @@
+"""Architectures: what turns a weight file into a runnable network.
+
+An `Arch` names one of our own builders with its arguments, so a file's metadata can describe a network but never name code.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from synthnet.errors import InputError, unknown
+from synthnet.weights import WeightSpec
+
+ARCH_VERSION = 1
+
+
+class MLP(nn.Module):
+    """Linear layers fc1, fc2, … with ReLU between them; inputs of any shape are flattened."""
+
+    def __init__(self, sizes: list[int]):
+        super().__init__()
+        if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
+            raise InputError(f"an mlp needs at least two positive layer sizes, got {sizes}")
+        self.n_layers = len(sizes) - 1
+        for index, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+            self.add_module(f"fc{index}", nn.Linear(n_in, n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for index in range(1, self.n_layers):
+            x = torch.relu(self.get_submodule(f"fc{index}")(x))
+        return self.get_submodule(f"fc{self.n_layers}")(x)
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
+
+
+@dataclass(frozen=True)
+class Arch:
+    """A builder of ours and its keyword arguments (as JSON text, so that an Arch is hashable)."""
+
+    builder: str
+    kwargs_json: str
+
+    @classmethod
+    def of(cls, builder: str, **kwargs) -> "Arch":
+        return cls(builder, json.dumps(kwargs, sort_keys=True))
+
+    @classmethod
+    def from_dict(cls, value: dict) -> "Arch":
+        """From metadata or a policy file. Raises: InputError for anything but a known builder with plain arguments."""
+        builder, kwargs = value.get("builder"), value.get("kwargs", {})
+        if not isinstance(builder, str) or builder not in BUILDERS:
+            raise unknown("architecture builder", str(builder), BUILDERS)
+        if value.get("version", ARCH_VERSION) != ARCH_VERSION:
+            raise InputError(f"architecture version {value['version']} is not known; this SynthNet reads {ARCH_VERSION}")
+        if not isinstance(kwargs, dict):
+            raise InputError(f"architecture kwargs should be an object, got {kwargs!r}")
+        arch = cls.of(builder, **kwargs)
+        arch.skeleton()  # refuses arguments the builder does not take
+        return arch
+
+    @property
+    def kwargs(self) -> dict:
+        return json.loads(self.kwargs_json)
+
+    def to_dict(self) -> dict:
+        return {"builder": self.builder, "kwargs": self.kwargs, "version": ARCH_VERSION}
+
+    def build(self) -> nn.Module:
+        """A module with its own (global-generator) initial weights, in eval mode."""
+        try:
+            return BUILDERS[self.builder](**self.kwargs).eval()
+        except TypeError as error:
+            raise InputError(f"architecture {self.builder} does not take {self.kwargs}: {error}") from error
+
+    def skeleton(self) -> nn.Module:
+        """The module without storage (meta device)."""
+        with torch.device("meta"):
+            return self.build()
+
+    def spec(self) -> WeightSpec:
+        return WeightSpec.of_module(self.skeleton())
+
+    def __str__(self) -> str:
+        return f"{self.builder}({', '.join(f'{k}={v}' for k, v in self.kwargs.items())})"
+
+
+def recognise(spec: WeightSpec) -> Arch | None:
+    """The architecture whose names and shapes a file shows, if it is one of our families: today fc1, fc2, … MLPs."""
+    shapes = {tensor.name: tensor.shape for tensor in spec.tensors}
+    layers = sorted(int(m[1]) for m in (re.fullmatch(r"fc(\d+)\.weight", name) for name in shapes) if m)
+    if not layers or layers != list(range(1, len(layers) + 1)):
+        return None
+    weights = [shapes[f"fc{index}.weight"] for index in layers]
+    if any(len(shape) != 2 for shape in weights):
+        return None
+    arch = Arch.of("mlp", sizes=[weights[0][1], *(shape[0] for shape in weights)])
+    return arch if not arch.spec().differences(spec) else None

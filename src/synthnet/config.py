@@ -1,0 +1,145 @@
+"""Configuration: dataclass schemas composed by Hydra (compose API only), with typed errors and a did-you-mean.
+
+Groups: task, tokens, backbone, action, zoo, pairs, distil, grpo, reward; `experiment/` files set several at once. A file of
+`tasks/`, `tokens/` or `backbones/` is an option of its group by being there. Nothing is ever instantiated from a `_target_`.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from synthnet import backbones, tasks, tokens
+from synthnet.errors import InputError, missing_extra, unknown
+from synthnet.policy import ActionConfig, PolicyConfig
+from synthnet.tasks import Task
+from synthnet.train_distil import DistilConfig
+from synthnet.train_grpo import GrpoConfig, RewardConfig
+from synthnet.train_pairs import PairsConfig
+from synthnet.zoo import ZooConfig
+
+CONFIG_DIR = Path(__file__).parent / "configs"
+STAGES = {"zoo": ZooConfig, "pairs": PairsConfig, "distil": DistilConfig, "grpo": GrpoConfig, "reward": RewardConfig}
+
+
+@dataclass
+class Config:
+    """Everything a training command reads. `run_dir` defaults to runs/<stage>-<task>-<seed>, `zoo_dir` to runs/zoo-<task>-0."""
+
+    task: Any = None
+    tokens: Any = None
+    backbone: Any = None
+    action: ActionConfig = field(default_factory=ActionConfig)
+    zoo: ZooConfig = field(default_factory=ZooConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    distil: DistilConfig = field(default_factory=DistilConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    k_max: int = 6
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    run_dir: str | None = None
+    zoo_dir: str | None = None
+    policy_from: str | None = None
+
+    def build_task(self) -> Task:
+        module = importlib.import_module(f"synthnet.tasks.{self.task.name.replace('-', '_')}")
+        return module.build(self.task)
+
+    def policy_config(self) -> PolicyConfig:
+        return PolicyConfig(vars(self.tokens), vars(self.backbone), self.action, self.k_max)
+
+
+def compose(overrides: list[str]) -> tuple[Config, str]:
+    """The composed configuration and its YAML text, from `key=value` and `group=option` overrides.
+
+    Raises: InputError for an unknown group, option or key (with the nearest known one), or a value of the wrong type.
+    """
+    try:
+        import hydra
+        from hydra.core.config_store import ConfigStore
+        from hydra.core.global_hydra import GlobalHydra
+        from hydra.errors import HydraException
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+    except ImportError as error:
+        raise missing_extra("hydra-core", "train") from error
+    _register(ConfigStore.instance())
+    GlobalHydra.instance().clear()
+    version = {"version_base": None} if hydra.__version__ < "1.4" else {}
+    try:
+        with hydra.initialize_config_dir(config_dir=str(CONFIG_DIR), **version):
+            selected, rest = _check_groups(overrides)
+            known = OmegaConf.to_container(hydra.compose("config", overrides=selected))
+            for override in rest:
+                _check_key(override, known)
+            composed = hydra.compose("config", overrides=[*selected, *rest])
+            return OmegaConf.to_object(composed), OmegaConf.to_yaml(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise InputError(f"bad setting: {' '.join(str(cause).split())}") from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _plugins(package) -> dict[str, type]:
+    """Option name -> Config dataclass, for every public file of a package."""
+    names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+    return {name: importlib.import_module(f"{package.__name__}.{name}").Config for name in names}
+
+
+def groups() -> dict[str, list[str]]:
+    """The config groups and their options."""
+    found = {
+        "task": [name.replace("_", "-") for name in _plugins(tasks)],
+        "tokens": list(_plugins(tokens)),
+        "backbone": list(_plugins(backbones)),
+        "action": ["default"],
+        **{name: ["default"] for name in STAGES},
+    }
+    for file in CONFIG_DIR.glob("*/*.yaml"):
+        found.setdefault(file.parent.name, []).append(file.stem)
+    return {group: sorted(options) for group, options in found.items()}
+
+
+def _register(store) -> None:
+    store.store(name="schema", node=Config)
+    for group, package in (("task", tasks), ("tokens", tokens), ("backbone", backbones)):
+        for name, schema in _plugins(package).items():
+            store.store(group=group, name=name.replace("_", "-") if group == "task" else name, node=schema)
+    for group, schema in {**STAGES, "action": ActionConfig}.items():
+        store.store(group=group, name="default", node=schema)
+
+
+def _check_groups(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """Split overrides into group choices (checked) and the rest."""
+    known, selected, rest = groups(), [], []
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        if not equals:
+            raise InputError(f"expected key=value, got {override!r}")
+        if name not in known:
+            rest.append(override)
+            continue
+        if value not in known[name]:
+            raise unknown(f"option of group {name}", value, known[name])
+        selected.append(f"+{override}" if name == "experiment" else override)
+    return selected, rest
+
+
+def _check_key(override: str, known: dict) -> None:
+    key = override.partition("=")[0]
+    keys = set(_flat_keys(known))
+    if key not in keys:
+        raise unknown("setting", key, keys | set(groups()))
+
+
+def _flat_keys(tree: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in tree.items():
+        keys.append(prefix + name)
+        if isinstance(value, dict):
+            keys += _flat_keys(value, f"{prefix}{name}.")
+    return keys

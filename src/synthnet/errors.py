@@ -1,0 +1,21 @@
+"""The one error that means 'your input or settings', never a fault of ours: the command line turns it into exit code 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input or bad settings. The message says what was expected, what came, and what to do."""
+
+
+def missing_extra(package: str, extra: str) -> InputError:
+    """The error for an optional dependency that is not installed."""
+    return InputError(f"this needs {package}, which is not installed: pip install 'synthnet[{extra}]'")
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that nothing answers to, with the nearest names that something does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return InputError(f"unknown {kind} {name!r}; {hint}")

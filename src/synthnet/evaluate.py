@@ -1,0 +1,118 @@
+"""Evaluation: the one module that reads the test split. Files against a task's data; policies over fresh seeds."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synthnet.arch import Arch
+from synthnet.errors import InputError
+from synthnet.functional import predictions, score
+from synthnet.identity import identity_report, own_twin_rank
+from synthnet.policy import Policy
+from synthnet.population import grow_twins
+from synthnet.rollout import synthesize_flat
+from synthnet.seeds import generator
+from synthnet.symmetry import Symmetry
+from synthnet.synthesis import input_files, open_net
+from synthnet.tasks import Task, build_task, task_names
+
+BOOTSTRAP_DRAWS = 2000
+
+
+def split_data(task: Task, split: str) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of any split, the test split included."""
+    return task.test_data() if split == "test" else task.data(split)
+
+
+def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
+    """The task a network belongs to: the recorded one, else the only built-in task with its inputs and outputs.
+
+    Raises: InputError when none fits, or when the architecture is not that task's.
+    """
+    sizes = arch.kwargs["sizes"]
+    fits = [name for name in task_names() if _ends(build_task(name).arch) == (sizes[0], sizes[-1])]
+    if recorded is None and len(fits) != 1:
+        raise InputError(f"no single task has {sizes[0]} inputs and {sizes[-1]} outputs ({fits or 'none'}); pass --task NAME")
+    name = recorded or fits[0]
+    task = build_task(name, **settings)
+    if name not in fits:
+        raise InputError(f"{arch} is not a network of task {name}, which has {task.arch}")
+    return replace(task, arch=arch)
+
+
+def _ends(arch: Arch) -> tuple[int, int]:
+    sizes = arch.kwargs["sizes"]
+    return sizes[0], sizes[-1]
+
+
+def evaluate_files(files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings) -> list[dict]:
+    """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""
+    opened = [open_net(path) for path in input_files(files)]
+    results = []
+    for file in opened:
+        owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
+        inputs, labels = split_data(owner, split)
+        accuracies, losses = score(file.net, file.flat[None], inputs, labels)
+        row = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels)}
+        results.append({**row, "accuracy": accuracies.item(), "loss": losses.item()})
+    return results
+
+
+def summary(values: Tensor) -> dict:
+    """Mean, standard deviation and distribution of one figure over seeds."""
+    quantiles = torch.quantile(values.double(), torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)).tolist()
+    return {
+        "mean": values.mean().item(),
+        "sd": values.std().item() if len(values) > 1 else 0.0,
+        "min": values.min().item(),
+        "max": values.max().item(),
+        "quantiles_5_25_50_75_95": quantiles,
+    }
+
+
+def interval(values: Tensor, seed: int = 0) -> list[float]:
+    """Bootstrap 95 % interval of a mean over the last axis [unit]."""
+    draw = generator(seed, "bootstrap")
+    picks = torch.randint(len(values), (BOOTSTRAP_DRAWS, len(values)), generator=draw)
+    means = values.double()[picks].mean(-1)
+    return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def evaluate_policy(policy: Policy, task: Task, n_seeds: int = 256, steps: Sequence[int] = (1, 2, 4), split: str = "test") -> dict:
+    """A policy over fresh seeds beside its controls on the same seeds: start weights and SGD twins; accuracy for each K, paired
+    differences with bootstrap intervals over seeds and over images, and the identity measures."""
+    net, device = task.network, policy.device
+    inputs, labels = (part.to(device) for part in split_data(task, split))
+    start = task.draw_start("test", list(range(n_seeds))).to(device)
+    twins = grow_twins(task, start)
+    symmetry = Symmetry.of_chain(net.spec, net.chain)
+    twin_probs = predictions(net, twins, inputs)
+    correct_twins = (twin_probs.argmax(-1) == labels).double()
+    report = {
+        "task": task.name,
+        "split": split,
+        "split_seed": task.split_seed,
+        "seeds": n_seeds,
+        "n_images": len(labels),
+        "start": summary(score(net, start, inputs, labels)[0]),
+        "sgd_twins": summary(correct_twins.mean(1)),
+        "steps": {},
+    }
+    for n_steps in steps:
+        outputs = synthesize_flat(policy, start, n_steps, net)[:, -1]
+        probs = predictions(net, outputs, inputs)
+        correct = (probs.argmax(-1) == labels).double()
+        gain = correct - correct_twins
+        report["steps"][str(n_steps)] = {
+            "accuracy": summary(correct.mean(1)),
+            "share_of_sgd": (correct.mean() / correct_twins.mean()).item(),
+            "minus_sgd": gain.mean().item(),
+            "minus_sgd_interval_over_seeds": interval(gain.mean(1)),
+            "minus_sgd_interval_over_images": interval(gain.mean(0)),
+            "identity": identity_report(symmetry, outputs, twins, probs, twin_probs, labels),
+            "own_twin": own_twin_rank(start, outputs, twins),
+        }
+    return report

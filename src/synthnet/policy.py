@@ -1,0 +1,164 @@
+"""The policy: flat weights -> tokens -> trunk -> a Gaussian over the next weights; and its self-describing file.
+
+A policy file is one `.safetensors`: the trunk's tensors, and in the metadata (`synthnet.policy`, JSON) everything needed
+to rebuild and to judge it: token scheme, trunk, action, k_max, best K, the architectures it was trained on, provenance.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from synthnet.action import WeightGaussian
+from synthnet.arch import Arch
+from synthnet.backbones import build_backbone
+from synthnet.errors import InputError
+from synthnet.files import write_atomic
+from synthnet.functional import Network, network
+from synthnet.seeds import generator
+from synthnet.symmetry import Symmetry, init_scale
+from synthnet.tokens import TokenLayout, build_layout
+from synthnet.weights import metadata_json, read_metadata
+
+POLICY_FORMAT = 1
+HEADS = ("delta", "x0")
+
+
+@dataclass
+class ActionConfig:
+    """`head`: delta (the trunk adds to the weights) or x0 (it replaces them). `sigma`: action noise in scale units."""
+
+    head: str = "delta"
+    sigma: float = 0.05
+    learn_sigma: bool = False
+
+
+@dataclass
+class PolicyConfig:
+    """What a policy is made of; recorded in its file."""
+
+    tokens: dict = field(default_factory=lambda: {"name": "unit"})
+    backbone: dict = field(default_factory=lambda: {"name": "set_transformer"})
+    action: ActionConfig = field(default_factory=ActionConfig)
+    k_max: int = 6
+
+
+class Policy(nn.Module):
+    """A Gaussian policy over weights. Serves every network that its token vocabulary covers, and every K up to k_max."""
+
+    def __init__(self, config: PolicyConfig, archs: list[Arch], vocabulary: dict[str, int] | None = None):
+        super().__init__()
+        if config.action.head not in HEADS:
+            raise InputError(f"action.head must be one of {', '.join(HEADS)}, got {config.action.head!r}")
+        if not config.action.sigma > 0:
+            raise InputError(f"action.sigma must be positive, got {config.action.sigma}")
+        if config.k_max < 1:
+            raise InputError(f"k_max must be at least 1, got {config.k_max}")
+        self.config, self.archs = config, archs
+        self.record: dict = {}
+        self._layouts: dict = {}
+        if vocabulary is None:
+            vocabulary = {}
+            for arch in archs:
+                vocabulary |= self._build_layout(network(arch), None).vocabulary
+        self.vocabulary = vocabulary
+        layout = self._build_layout(network(archs[0]), vocabulary)
+        self.trunk = build_backbone(config.backbone, layout, config.k_max)
+        log_sigma = torch.full((len(vocabulary),), config.action.sigma).log()
+        if config.action.learn_sigma:
+            self.log_sigma = nn.Parameter(log_sigma)
+        else:
+            self.register_buffer("log_sigma", log_sigma)
+
+    @classmethod
+    def create(cls, config: PolicyConfig, archs: list[Arch], seed: int) -> "Policy":
+        """A fresh policy whose parameters depend on the seed alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(seed, "policy").initial_seed())
+            return cls(config, archs)
+
+    @property
+    def device(self) -> torch.device:
+        return self.log_sigma.device
+
+    @property
+    def n_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _build_layout(self, net: Network, vocabulary: dict[str, int] | None) -> TokenLayout:
+        symmetry = Symmetry.of_chain(net.spec, net.chain) if net.chain is not None else None
+        return build_layout(self.config.tokens, net.spec, symmetry, vocabulary)
+
+    def layout(self, net: Network) -> TokenLayout:
+        """The token layout of a network on the policy's device (cached). Raises: InputError where it is not covered."""
+        key = (net.spec, self.device)
+        if key not in self._layouts:
+            self._layouts[key] = self._build_layout(net, self.vocabulary).to(self.device)
+        return self._layouts[key]
+
+    def forward(self, scaled: Tensor, steps_left: Tensor | int, net: Network) -> WeightGaussian:
+        """The Gaussian over the next weights, given weights [net weights] in scale units and the steps left (this one included)."""
+        layout = self.layout(net)
+        if isinstance(steps_left, int):
+            steps_left = torch.full((len(scaled),), steps_left, device=scaled.device)
+        change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left))
+        mean = scaled + change if self.config.action.head == "delta" else change
+        return WeightGaussian(mean, self.log_sigma[layout.column_of], layout.token_of, layout.n_action_tokens)
+
+    def scale(self, net: Network) -> Tensor:
+        """The scale of each weight [weights]: a function of names and shapes, never of the input file's values."""
+        return init_scale(net.spec).to(self.device)
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def describe(self) -> dict:
+        """The metadata that a policy file carries."""
+        return {
+            "format": POLICY_FORMAT,
+            "config": asdict(self.config),
+            "archs": [arch.to_dict() for arch in self.archs],
+            "vocabulary": self.vocabulary,
+            "record": self.record,
+        }
+
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the policy; float16 halves the file, and loading computes in float32 again."""
+        tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in self.state_dict().items()}
+        write_atomic(path, save(tensors, metadata={"format": "pt", "synthnet.policy": json.dumps(self.describe())}))
+
+
+def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
+    """A policy from its file. Nothing in the file can name code: trunks, tokens and builders are our own, by name.
+
+    Raises: InputError when the file is missing, damaged, or not a policy.
+    """
+    path = Path(path)
+    record = metadata_json(read_metadata(path), "synthnet.policy", path)
+    if record is None:
+        raise InputError(f"{path} is not a policy file: it has no synthnet.policy metadata")
+    if record.get("format") != POLICY_FORMAT:
+        raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {POLICY_FORMAT}")
+    try:
+        config = dict(record["config"])
+        config["action"] = ActionConfig(**config["action"])
+        archs = [Arch.from_dict(arch) for arch in record["archs"]]
+        policy = Policy(PolicyConfig(**config), archs, record["vocabulary"])
+        policy.record = record["record"]
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path}: its policy metadata is incomplete or malformed ({error})") from error
+    tensors = {name: value.float() for name, value in load(path.read_bytes()).items()}
+    try:
+        policy.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{path}: its tensors do not fit its metadata: {error}") from error
+    if not all(torch.isfinite(value).all() for value in tensors.values()):
+        raise InputError(f"{path}: the policy holds NaN or infinite values")
+    return policy.to(device).eval()
+
+
+def sha256_of(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

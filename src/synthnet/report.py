@@ -1,0 +1,93 @@
+"""What people read: tables on the terminal, and the description of a file."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from synthnet.arch import Arch, recognise
+from synthnet.functional import network
+from synthnet.policy import load_policy
+from synthnet.symmetry import Symmetry
+from synthnet.tokens import build_layout
+from synthnet.weights import metadata_json, read_metadata, read_weights
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print one table on standard output; the first column is text, the others figures."""
+    made = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        made.add_row(*row)
+    Console().print(made)
+
+
+def percent(value: float, digits: int = 2) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def print_evaluation(results: list[dict]) -> None:
+    rows = [[r["file"], r["task"], r["split"], str(r["n"]), percent(r["accuracy"]), f"{r['loss']:.4f}"] for r in results]
+    table("evaluation", ["file", "task", "split", "images", "accuracy", "loss (nats)"], rows)
+
+
+def accuracy_row(name: str, stats: dict, *more: str) -> list[str]:
+    return [name, f"{percent(stats['mean'])} ± {100 * stats['sd']:.2f}", percent(stats["min"]), percent(stats["max"]), *more]
+
+
+def print_policy(report: dict) -> None:
+    """A policy's accuracy by synth step beside start weights and SGD twins, with identity ratios."""
+    rows = [accuracy_row("start weights", report["start"], "", "")]
+    for n_steps, row in report["steps"].items():
+        ratio = row["identity"]["aligned_distance"]["ratio"]
+        rows.append(accuracy_row(f"K = {n_steps}", row["accuracy"], percent(row["share_of_sgd"]), f"{ratio:.2f}"))
+    rows.append(accuracy_row("SGD twins", report["sgd_twins"], percent(1.0), "1.00"))
+    title = f"{report['task']}: {report['seeds']} unseen seeds, {report['n_images']} {report['split']} images"
+    table(title, ["weights", "accuracy, mean ± sd", "worst", "best", "share of SGD", "aligned distance / SGD's"], rows)
+
+
+def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
+    """What a weight file or a policy file holds."""
+    if policy := metadata_json(read_metadata(path), "synthnet.policy", path):
+        loaded = load_policy(path)
+        return {"kind": "policy", "file": str(path), "parameters": loaded.n_parameters, **policy}
+    state = read_weights(path)
+    tensors = [{"name": n, "shape": list(v.shape), "dtype": str(v.dtype).removeprefix("torch.")} for n, v in state.tensors.items()]
+    recorded = metadata_json(state.metadata, "synthnet.arch", path)
+    arch = arch or (Arch.from_dict(recorded) if recorded else recognise(state.spec))
+    found = {"kind": "weights", "file": str(path), "n_weights": state.spec.n_weights, "tensors": tensors, "metadata": state.metadata}
+    if arch is None:
+        layout = build_layout({"name": "chunk"}, state.spec, None)
+        return {**found, "arch": None, "groups": {}, "tokens": {"scheme": "chunk", "tokens": layout.n_tokens}}
+    net = network(arch)
+    symmetry = Symmetry.of_chain(net.spec, net.chain)
+    layout = build_layout({"name": "unit"}, net.spec, symmetry)
+    edges = sum(edge.index.shape[0] * edge.index.shape[1] for edge in layout.edges)
+    tokens = {"scheme": "unit", "tokens": layout.n_tokens, "features": layout.n_features, "edges": edges}
+    axes = {name: list(groups) for name, groups in symmetry.axes.items()}
+    return {**found, "arch": arch.to_dict(), "groups": dict(symmetry.groups), "axes": axes, "tokens": tokens}
+
+
+def print_description(found: dict) -> None:
+    if found["kind"] == "policy":
+        config = found["config"]
+        rows = [
+            ["parameters", f"{found['parameters']:,}"],
+            ["backbone", str(config["backbone"])],
+            ["tokens", str(config["tokens"])],
+            ["action", str(config["action"])],
+            ["k_max / best K", f"{config['k_max']} / {found['record'].get('best_k')}"],
+            ["task", str(found["record"].get("task"))],
+            ["trained on", ", ".join(str(Arch.from_dict(arch)) for arch in found["archs"])],
+            *[[f"stage {i}", f"{s['stage']}: {' '.join(s['command'])}"] for i, s in enumerate(found["record"].get("stages", []), 1)],
+        ]
+        table(found["file"], ["policy", ""], rows)
+        return
+    axes = found.get("axes", {})
+    rows = [[t["name"], str(t["shape"]), t["dtype"], " x ".join(g or "fixed" for g in axes.get(t["name"], []))] for t in found["tensors"]]
+    table(f"{found['file']}: {found['n_weights']:,} weights", ["tensor", "shape", "dtype", "unit group of each axis"], rows)
+    arch = Arch.from_dict(found["arch"]) if found["arch"] else "unknown (chunk tokens only)"
+    print(f"architecture {arch}; unit groups {found['groups']}; tokens {found['tokens']}")
+    for key, value in found["metadata"].items():
+        print(f"{key} = {value}")

@@ -1,0 +1,55 @@
+"""The training commands: from `key=value` settings to a finished stage. zoo → pairs → (distil) → grpo."""
+
+from pathlib import Path
+
+import torch
+
+from synthnet.config import Config, compose
+from synthnet.errors import InputError
+from synthnet.policy import Policy, load_policy
+from synthnet.synthesis import policy_path
+from synthnet.tasks import Task
+from synthnet.train_distil import train_distil
+from synthnet.train_grpo import train_grpo
+from synthnet.train_pairs import train_pairs
+from synthnet.zoo import Zoo, build_zoo, import_zoo
+
+
+def run_stage(stage: str, settings: list[str]) -> Path:
+    """Run one stage; returns what it made: the zoo folder, or the policy file. Raises: InputError for bad settings."""
+    config, text = compose(settings)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    task = config.build_task()
+    run_dir = config.run_dir or f"runs/{stage}-{task.name}-{config.seed}"
+    if stage == "zoo":
+        return build_zoo(task, config.zoo, run_dir, text, config.device).path
+    if stage == "grpo":
+        return train_grpo(_start_policy(config, task), task, config.grpo, config.reward, run_dir, text, config.seed, config.device)
+    zoo = Zoo.open(config.zoo_dir or f"runs/zoo-{task.name}-0")
+    if stage == "distil":
+        policy = _start_policy(config, task)
+        return train_distil(policy, task, zoo, config.distil, config.pairs, run_dir, text, config.seed, config.device)
+    policy = _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), [task.arch], config.seed)
+    return train_pairs(policy, task, zoo, config.pairs, run_dir, text, config.seed, config.device)
+
+
+def _start_policy(config: Config, task: Task) -> Policy:
+    """The policy a stage goes on from: policy_from, a policy file, a bundled policy's name, or a run directory."""
+    if not config.policy_from:
+        raise InputError("this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name")
+    source = Path(config.policy_from)
+    policy = load_policy(source / "policy.safetensors" if source.is_dir() else policy_path(config.policy_from))
+    policy.layout(task.network)
+    return policy.train()
+
+
+def import_runs(settings: list[str]) -> Path:
+    """`synthnet zoo import DIR [task=NAME] [run_dir=PATH]`."""
+    if not settings:
+        raise InputError("expected: synthnet zoo import DIR [task=NAME] [run_dir=PATH]")
+    folder, *rest = settings
+    options = dict(part.partition("=")[::2] for part in rest)
+    if extra := sorted(set(options) - {"task", "run_dir"}):
+        raise InputError(f"zoo import takes task=NAME and run_dir=PATH, got {', '.join(extra)}")
+    return import_zoo(folder, options.get("run_dir", f"runs/zoo-{Path(folder).name}-0"), options.get("task")).path

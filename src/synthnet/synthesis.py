@@ -1,0 +1,210 @@
+"""Use of a policy: random `.safetensors` in, working `.safetensors` out. Opens no data set and no network connection."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synthnet.action import standard_noise
+from synthnet.arch import Arch, recognise
+from synthnet.device import choose_device
+from synthnet.errors import InputError, unknown
+from synthnet.functional import Network, network
+from synthnet.policy import Policy, load_policy, sha256_of
+from synthnet.rollout import rollout
+from synthnet.seeds import generator
+from synthnet.weights import WeightSpec, WeightState, metadata_json, read_weights, write_weights
+
+POLICY_DIR = Path(__file__).parent / "policies"
+
+
+@dataclass(frozen=True)
+class NetFile:
+    """A weight file and the network it belongs to, checked against each other."""
+
+    path: Path
+    state: WeightState
+    arch: Arch
+    net: Network
+
+    @property
+    def flat(self) -> Tensor:
+        """Its float weights [weights], float32, in the network's order."""
+        return self.state.flat(self.net.spec)
+
+
+def open_net(path: str | Path, arch: Arch | None = None) -> NetFile:
+    """Read a weight file and find its architecture: as given, else from its metadata, else from its names and shapes.
+
+    Raises: InputError when the file is bad, its architecture unknown, or its tensors are not that architecture's.
+    """
+    state = read_weights(path)
+    spec = state.spec
+    if arch is None:
+        recorded = metadata_json(state.metadata, "synthnet.arch", path)
+        arch = Arch.from_dict(recorded) if recorded else recognise(spec)
+    if arch is None:
+        shown = ", ".join(f"{t.name} {list(t.shape)}" for t in spec.tensors[:6])
+        raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; pass --task NAME")
+    net = network(arch)
+    _check_fit(path, arch, net.spec, spec)
+    return NetFile(Path(path), state, arch, net)
+
+
+def _check_fit(path: str | Path, arch: Arch, expected: WeightSpec, found: WeightSpec) -> None:
+    if wrong := expected.differences(found):
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise InputError(f"{path} is not {arch}: {'; '.join(wrong[:8])}{more}")
+
+
+def bundled_policies() -> list[str]:
+    """The names of the policies that ship with the package."""
+    return sorted(path.stem for path in POLICY_DIR.glob("*.safetensors"))
+
+
+def policy_path(name: str | Path) -> Path:
+    """The file of a bundled policy by name, or a path as it is."""
+    if str(name) in bundled_policies():
+        return POLICY_DIR / f"{name}.safetensors"
+    path = Path(name)
+    if not path.exists() and path.suffix != ".safetensors":
+        raise unknown("policy", str(name), bundled_policies())
+    return path
+
+
+def find_policy(arch: Arch) -> str:
+    """The name of the bundled policy that was trained on this architecture.
+
+    Raises: InputError when none was; any policy whose family covers it can still be named.
+    """
+    for name in bundled_policies():
+        if arch in load_policy(POLICY_DIR / f"{name}.safetensors").archs:
+            return name
+    raise InputError(f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file")
+
+
+def check_cover(policy: Policy, file: NetFile) -> None:
+    """Refuse a network outside the policy's family, saying how it differs; warn about one it was never trained on."""
+    try:
+        policy.layout(file.net)
+    except InputError as error:
+        wrong = policy.archs[0].spec().differences(file.net.spec)
+        raise InputError(f"{file.path} is {file.arch}; {error}. Against {policy.archs[0]}: {'; '.join(wrong[:8])}") from error
+    if file.arch not in policy.archs:
+        known = ", ".join(map(str, policy.archs))
+        warnings.warn(f"{file.path} is {file.arch}, which this policy was never trained on (trained on {known})", stacklevel=3)
+
+
+def choose_steps(policy: Policy, steps: int | None) -> int:
+    """K: as asked, else the policy's recorded best K on val. Raises: InputError below 1; warns above k_max."""
+    if steps is None:
+        return int(policy.record.get("best_k", 1))
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
+    if steps > policy.config.k_max:
+        warnings.warn(f"steps={steps} is above the policy's k_max={policy.config.k_max}; it was never trained on so many", stacklevel=3)
+    return steps
+
+
+@torch.no_grad()
+def synthesize_nets(policy: Policy, files: Sequence[NetFile], n_steps: int, sample: int | None = None) -> list[Tensor]:
+    """WK [weights] for each file, in order. Files of one architecture go through the policy together."""
+    results: dict[int, Tensor] = {}
+    for arch in dict.fromkeys(file.arch for file in files):
+        members = [i for i, file in enumerate(files) if file.arch == arch]
+        start = torch.stack([files[i].flat for i in members]).to(policy.device)
+        noise = None
+        if sample is not None:
+            noise = lambda step, shape=start.shape: standard_noise(shape, generator(sample, "sample", step), policy.device)  # noqa: E731
+        final = rollout(policy, start, n_steps, files[members[0]].net, noise)[-1].cpu()
+        if not torch.isfinite(final).all():
+            raise InputError("the policy produced NaN or infinite weights for these inputs; nothing was written")
+        results |= dict(zip(members, final, strict=True))
+    return [results[i] for i in range(len(files))]
+
+
+def synthesize(
+    weights: str | Path | Sequence[str | Path],
+    policy: str | Path | None = None,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    sample: int | None = None,
+    arch: Arch | None = None,
+    device: str = "auto",
+) -> WeightState | list[WeightState]:
+    """Turn files of randomly initialised weights into working weights, with no data.
+
+    `weights`: one file, a folder, or a list of files; one file gives one state, else a list. `policy`: a bundled policy's
+    name or a policy file; by default the bundled one trained on this architecture. `steps`: synth steps K; by default the policy's
+    best. `out`: a file for one input file, a folder for several. `sample`: draw actions with this seed instead of the mean.
+    Raises: InputError; then nothing has been written.
+    """
+    paths = input_files(weights)
+    single = isinstance(weights, str | Path) and not Path(weights).is_dir()
+    targets = output_files(paths, out, single) if out is not None else None
+    files = [open_net(path, arch) for path in paths]
+    where = policy_path(policy if policy is not None else find_policy(files[0].arch))
+    trained = load_policy(where, choose_device(device))
+    for file in files:
+        check_cover(trained, file)
+    n_steps = choose_steps(trained, steps)
+    finals = synthesize_nets(trained, files, n_steps, sample)
+    digest = sha256_of(where)
+    states = [_result(file, final, digest, n_steps) for file, final in zip(files, finals, strict=True)]
+    for state, target in zip(states, targets or [], strict=False):
+        write_weights(target, state)
+    return states[0] if single else states
+
+
+def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> WeightState:
+    start = hashlib.sha256(file.path.read_bytes()).hexdigest()
+    provenance = {"policy_sha256": policy_sha256, "steps": n_steps, "start_sha256": start}
+    kept = {key: file.state.metadata[key] for key in ("synthnet.task", "synthnet.seed") if key in file.state.metadata}
+    metadata = {
+        **kept,
+        "synthnet.format": "1",
+        "synthnet.arch": json.dumps(file.arch.to_dict()),
+        "synthnet.provenance": json.dumps(provenance),
+    }
+    return file.state.replaced(file.net.spec, final, metadata)
+
+
+def input_files(weights: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The weight files that an argument names: a file, a list of files, or all `.safetensors` of a folder."""
+    given = [weights] if isinstance(weights, str | Path) else list(weights)
+    paths = []
+    for path in map(Path, given):
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        found = sorted(path.glob("*.safetensors"))
+        if not found:
+            raise InputError(f"{path} is a folder without .safetensors files")
+        paths += found
+    if not paths:
+        raise InputError("no weight files were given")
+    return paths
+
+
+def output_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]:
+    """Where results go: `out` itself for one file, else files of the same names in the folder `out` (made if absent)."""
+    out = Path(out)
+    if single:
+        if out.is_dir():
+            raise InputError(f"-o {out} is a folder, but there is one input file: name the output file")
+        return [out]
+    if out.exists() and not out.is_dir():
+        raise InputError(f"-o {out} is a file, but there are several inputs: name a folder")
+    names = [path.name for path in paths]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their outputs would collide in {out}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {out}: {error.strerror}") from error
+    return [out / name for name in names]

@@ -1,0 +1,95 @@
+"""Tasks: a target architecture, its data splits, and the conventional training recipe of its twins. One file per task."""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from synthnet import data
+from synthnet.arch import Arch
+from synthnet.errors import InputError, unknown
+from synthnet.functional import Network, network
+from synthnet.seeds import start_generator
+from synthnet.symmetry import init_scale
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The fixed conventional training of a task's twins: Adam, constant rate, cross-entropy."""
+
+    learning_rate: float
+    batch_size: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A target architecture with data and metric (accuracy in [0, 1])."""
+
+    name: str
+    arch: Arch
+    source: str
+    recipe: Recipe
+    split_seed: int = 0
+    data_dir: str | None = None
+
+    @property
+    def network(self) -> Network:
+        return network(self.arch)
+
+    @property
+    def n_classes(self) -> int:
+        return self.network.chain.layers[-1].n_out
+
+    def data(self, split: str) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of train, reward or val, or of several joined with '+', as in 'train+reward'.
+
+        Raises: InputError for the test split: only evaluation reads it (`test_data`).
+        """
+        parts = split.split("+")
+        if "test" in parts:
+            raise InputError("the test split is read by evaluation and reports only; use train, reward or val")
+        return self._select(parts)
+
+    def test_data(self) -> tuple[Tensor, Tensor]:
+        """The test split. Called by evaluation and reports only; a test enforces it."""
+        return self._select(["test"])
+
+    def _select(self, parts: list[str]) -> tuple[Tensor, Tensor]:
+        inputs, labels, indices = _splits(self.source, self.data_dir, self.split_seed)
+        for part in parts:
+            if part not in indices:
+                raise unknown("split", part, indices)
+        chosen = torch.cat([indices[part] for part in parts])
+        return inputs[chosen], labels[chosen]
+
+    def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
+        """Start weights [seed weights], as torch initialises Linear layers: uniform in ±1/√fan_in.
+
+        Each seed has a generator of its own, so a net does not depend on which others are drawn with it.
+        """
+        spec, scale = self.network.spec, init_scale(self.network.spec)
+        draws = [torch.rand(spec.n_weights, generator=start_generator(purpose, self.name, seed)) for seed in seeds]
+        return (2 * torch.stack(draws) - 1) * scale
+
+
+@lru_cache(maxsize=8)
+def _splits(source: str, data_dir: str | None, split_seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    inputs, labels = data.load(source, data_dir)
+    return inputs.flatten(1), labels, data.split_indices(source, len(labels), split_seed)
+
+
+def task_names() -> list[str]:
+    """The names of all tasks; a task is a file of this folder with a `build` function."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+
+def build_task(name: str, split_seed: int = 0, data_dir: str | None = None, **config) -> Task:
+    """The task of that name. Raises: InputError for an unknown name or setting."""
+    if name not in task_names():
+        raise unknown("task", name, task_names())
+    module = importlib.import_module(f"synthnet.tasks.{name.replace('-', '_')}")
+    return module.build(module.Config(split_seed=split_seed, data_dir=data_dir, **config))

@@ -1,0 +1,19 @@
+"""scikit-learn's 8x8 digits (1,797 images; source: UCI optical digits) and an MLP 64-hidden-10; 2,410 weights by default."""
+
+from dataclasses import dataclass, field
+
+from synthnet.arch import Arch
+from synthnet.tasks import Recipe, Task
+
+
+@dataclass
+class Config:
+    name: str = "digits-mlp"
+    hidden: list[int] = field(default_factory=lambda: [32])
+    split_seed: int = 0
+    data_dir: str | None = None
+
+
+def build(config: Config) -> Task:
+    arch = Arch.of("mlp", sizes=[64, *config.hidden, 10])
+    return Task(config.name, arch, "digits", Recipe(3e-3, 64, 40), config.split_seed)

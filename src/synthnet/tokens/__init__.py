@@ -1,0 +1,100 @@
+"""Tokens: how flat weights become a set of vectors for a trunk, and back. One file per scheme; each builds a `TokenLayout`."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synthnet.errors import unknown
+
+
+@dataclass(frozen=True)
+class EdgeBlock:
+    """The weights between two groups of units: index [out in element] into the flat weights; slices of the token axis."""
+
+    out: slice
+    into: slice
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Encoded weights: units [net token feature], and one [net out in element] tensor per edge block."""
+
+    units: Tensor
+    edges: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """An exact, invertible map between flat weights and tokens, as index tables. Padding reads zero and is never written.
+
+    unit_index [token feature] holds flat positions, or `n_weights` for padding; descriptors [token descriptor] say where a
+    token sits in the net; token_of [weight] is the action token that each weight belongs to (edge rows count as tokens of
+    their own); column_of [weight] is the column of the vocabulary.
+    """
+
+    unit_index: Tensor
+    descriptors: Tensor
+    edges: tuple[EdgeBlock, ...]
+    edge_descriptors: Tensor
+    token_of: Tensor
+    n_action_tokens: int
+    column_of: Tensor
+    vocabulary: Mapping[str, int]
+
+    @property
+    def n_weights(self) -> int:
+        return len(self.token_of)
+
+    @property
+    def n_tokens(self) -> int:
+        return self.unit_index.shape[0]
+
+    @property
+    def n_features(self) -> int:
+        return self.unit_index.shape[1]
+
+    def to(self, device: torch.device) -> "TokenLayout":
+        edges = tuple(EdgeBlock(edge.out, edge.into, edge.index.to(device)) for edge in self.edges)
+        moved = (self.unit_index, self.descriptors, self.edge_descriptors, self.token_of, self.column_of)
+        unit, descriptors, edge_descriptors, token_of, column_of = (value.to(device) for value in moved)
+        return TokenLayout(
+            unit, descriptors, edges, edge_descriptors, token_of, self.n_action_tokens, column_of, self.vocabulary
+        )
+
+    def encode(self, flat: Tensor) -> Tokens:
+        """Flat weights [net weights] -> tokens."""
+        padded = torch.nn.functional.pad(flat, (0, 1))
+        return Tokens(padded[:, self.unit_index], tuple(flat[:, edge.index] for edge in self.edges))
+
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Tokens -> flat weights [net weights]; what stands in padding is ignored."""
+        n_nets = tokens.units.shape[0]
+        values = torch.cat([part.reshape(n_nets, -1) for part in (tokens.units, *tokens.edges)], dim=1)
+        return values[:, self._position_of_weight()]
+
+    def _position_of_weight(self) -> Tensor:
+        if "position" not in self.__dict__:
+            places = torch.cat([self.unit_index.reshape(-1), *(edge.index.reshape(-1) for edge in self.edges)])
+            position = torch.empty(self.n_weights + 1, dtype=torch.long, device=places.device)
+            position[places] = torch.arange(len(places), device=places.device)
+            self.__dict__["position"] = position[:-1]
+        return self.__dict__["position"]
+
+
+def build_layout(config: dict, spec, symmetry, vocabulary: Mapping[str, int] | None = None) -> TokenLayout:
+    """The layout of one network under a token scheme {name, …}; with a vocabulary, columns are placed as it says.
+
+    Raises: InputError for an unknown scheme, or a network that the vocabulary does not cover.
+    """
+    settings = dict(config)
+    name = settings.pop("name")
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    if name not in names:
+        raise unknown("token scheme", name, names)
+    module = importlib.import_module(f"synthnet.tokens.{name}")
+    return module.build(module.Config(**settings), spec, symmetry, vocabulary)

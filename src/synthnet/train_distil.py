@@ -1,0 +1,110 @@
+"""The distil stage: pathwise, through the target's loss. Supervised; not GRPO, and never called so. Optional.
+
+Cross-entropy of the synthesised nets on the training images flows back through the target network, the weights and every
+synth step. Labels are the zoo ensemble's mean predictions (soft) or the data's own (hard). The pairs loss can stay on as
+an anchor: without it the policy drifts towards one solution.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synthnet.device import choose_device
+from synthnet.errors import InputError
+from synthnet.functional import cross_entropy, predictions
+from synthnet.policy import Policy
+from synthnet.rollout import rollout
+from synthnet.runs import RunDirectory
+from synthnet.seeds import generator
+from synthnet.tasks import Task
+from synthnet.train_pairs import PairsConfig, draw_pairs, move, pairs_loss
+from synthnet.training import LoopConfig, OptimConfig, finish, train
+from synthnet.validation import CollapseWatch, Validation
+from synthnet.zoo import Zoo
+
+
+@dataclass
+class DistilConfig:
+    """Settings of `synthnet distil`.
+
+    steps: the K that chains may have, one drawn per update. labels: soft (mean prediction of `teachers` zoo nets) or hard.
+    input_noise: standard deviation of Gaussian noise on inputs. anchor: weight of the pairs loss (0: off).
+    """
+
+    steps: list[int] = field(default_factory=lambda: [1, 2])
+    labels: str = "soft"
+    teachers: int = 256
+    input_noise: float = 0.0
+    anchor: float = 0.0
+    nets: int = 32
+    images: int = 256
+    val_seeds: int = 64
+    stop_on_collapse: bool = False
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=800, validate_every=50, checkpoint_every=100))
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(learning_rate=3e-4, weight_decay=0.0, warmup=20, ema=0.98)
+    )
+
+
+@torch.no_grad()
+def ensemble_labels(task: Task, zoo: Zoo, inputs: Tensor, n_teachers: int) -> Tensor:
+    """Mean predicted probabilities [example class] of zoo nets on their own training images."""
+    available = len(zoo.seeds("zoo"))
+    nets = zoo.states("zoo", min(n_teachers, available))[:, -1].to(inputs.device)
+    return predictions(task.network, nets, inputs).mean(0)
+
+
+def train_distil(
+    policy: Policy,
+    task: Task,
+    zoo: Zoo,
+    config: DistilConfig,
+    pairs: PairsConfig,
+    run_dir: str | Path,
+    config_yaml: str,
+    seed: int,
+    device: str = "auto",
+) -> Path:
+    """Run the stage; returns the path of the policy it wrote."""
+    if config.labels not in ("soft", "hard"):
+        raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
+    if not config.steps or min(config.steps) < 1 or max(config.steps) > policy.config.k_max:
+        raise InputError(f"distil.steps must lie in 1..{policy.config.k_max} (the policy's k_max), got {list(config.steps)}")
+    place, net = choose_device(device), task.network
+    policy.to(place)
+    inputs, labels = (part.to(place) for part in task.data("train"))
+    if config.labels == "soft":
+        labels = ensemble_labels(task, zoo, inputs, config.teachers)
+    states = zoo.states("zoo", pairs.runs) if config.anchor else None
+    validation = Validation.of_task(task, config.val_seeds, config.steps, place)
+    watch = CollapseWatch(task, validation, config.stop_on_collapse)
+
+    def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
+        draw = generator(seed, "distil", update)
+        n_steps = config.steps[torch.randint(len(config.steps), (1,), generator=draw).item()]
+        first = FIRST_START_SEED + update * config.nets
+        start = task.draw_start("zoo", list(range(first, first + config.nets))).to(place)
+        chosen = torch.randperm(len(inputs), generator=draw)[: config.images].to(place)
+        x = inputs[chosen]
+        if config.input_noise:
+            x = x + config.input_noise * torch.randn(x.shape, generator=draw).to(place)
+        final = rollout(learner, start, n_steps, net)[-1]
+        target_loss = cross_entropy(net.logits(final, x), labels[chosen]).mean()
+        loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}
+        if config.anchor:
+            batch = draw_pairs(pairs, states, learner.config.k_max, generator(seed, "distil-anchor", update))
+            anchor = pairs_loss(learner, move(batch, place), net)
+            loss, metrics["anchor_loss"] = loss + config.anchor * anchor, anchor.item()
+        yield loss, metrics
+
+    with RunDirectory(run_dir, config_yaml) as run:
+        before = validation(policy)
+        best = train(run, f"distil {task.name}", policy, config.loop, config.optim, step, watch)
+        best.record["best_k"] = validation.best_steps(best)
+        return finish(run, best, "distil", {"seed": seed, "before": before, "after": validation(best)})
+
+
+FIRST_START_SEED = 1 << 23  # start seeds begin here: above those of any zoo, below those of GRPO's prompts

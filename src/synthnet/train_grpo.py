@@ -1,0 +1,202 @@
+"""The GRPO stage: rewards alone make the policy better. No gradient ever passes through the target network.
+
+Per update: a batch of fresh start weights (prompts), G rollouts of whole sequences W0 → W1..WK each, one shared reward
+minibatch, group-relative advantages, one clipped policy-gradient step with a closed-form KL to the policy it started from.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synthnet.action import standard_noise
+from synthnet.device import choose_device
+from synthnet.errors import InputError
+from synthnet.functional import Network, score
+from synthnet.grpo import bounded_reward, clip_shares, group_advantages, mirrored_sign, surrogate
+from synthnet.policy import Policy
+from synthnet.runs import RunDirectory
+from synthnet.seeds import generator
+from synthnet.tasks import Task
+from synthnet.training import LoopConfig, OptimConfig, finish, train
+from synthnet.validation import CollapseWatch, Validation
+
+FIRST_PROMPT_SEED = 1 << 24  # start seeds of prompts begin here, far above those of any zoo
+
+
+@dataclass
+class RewardConfig:
+    """The reward: accuracy and bounded cross-entropy, weighted, on `batch` images of `split`, the same for all rollouts of an update."""
+
+    accuracy: float = 0.5
+    bounded_loss: float = 0.5
+    split: str = "train+reward"
+    batch: int = 512
+
+
+@dataclass
+class GrpoConfig:
+    """Settings of `synthnet grpo`; names as in TRL where the meaning is the same.
+
+    steps: the K that sequences may have, one drawn per update. sigma: action noise in scale units while sampling (None: the policy's own).
+    """
+
+    prompts: int = 16
+    num_generations: int = 32
+    steps: list[int] = field(default_factory=lambda: [1, 2])
+    mirrored: bool = True
+    sigma: float | None = None
+    num_iterations: int = 1
+    epsilon: float = 0.2
+    epsilon_high: float = 0.28
+    beta: float = 0.0
+    target_kl: float | None = None
+    noise_floor: float = 0.0
+    val_seeds: int = 64
+    stop_on_collapse: bool = False
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=600, validate_every=25, checkpoint_every=50))
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(learning_rate=1e-4, weight_decay=0.0, warmup=10, final_rate=0.2, ema=0.95)
+    )
+
+
+def check(config: GrpoConfig, policy: Policy) -> None:
+    """Refuse unsound settings before any work, with the reason."""
+    if config.num_generations < 2:
+        raise InputError(f"grpo.num_generations must be at least 2 (an advantage is relative to a group), got {config.num_generations}")
+    if config.mirrored and config.num_generations % 2:
+        raise InputError(f"grpo.mirrored pairs rollouts: num_generations must be even, got {config.num_generations}")
+    if not config.steps or min(config.steps) < 1 or max(config.steps) > policy.config.k_max:
+        raise InputError(f"grpo.steps must lie in 1..{policy.config.k_max} (the policy's k_max), got {list(config.steps)}")
+    if config.sigma is not None and not config.sigma > 0:
+        raise InputError(f"grpo.sigma must be positive on every trained step, got {config.sigma}")
+    if config.num_iterations > 1 and config.target_kl is None:
+        raise InputError("grpo.num_iterations > 1 reuses old samples: set grpo.target_kl, the KL at which passes stop")
+    if not (0 < config.epsilon < 1 and config.epsilon_high > 0) or config.beta < 0:
+        raise InputError("grpo needs 0 < epsilon < 1, epsilon_high > 0 and beta >= 0")
+    if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.modules()):
+        raise InputError("the policy has dropout: the probability ratio would be noise")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Sampled sequences. Per synth step: states [rollout weights] before it, actions taken (both in scale units), and their
+    log-probability [rollout token] under the sampling policy. Rollouts of a prompt are contiguous."""
+
+    states: list[Tensor]
+    actions: list[Tensor]
+    log_probs: list[Tensor]
+    n_prompts: int
+
+
+def action_of(policy: Policy, rollouts_states: Tensor, steps_left: int, net: Network, n_prompts: int, first: bool):
+    """The policy's Gaussians for stored states. Before the first step the rollouts of a prompt share their state: one forward serves all."""
+    if not first:
+        return policy(rollouts_states, steps_left, net)
+    group = len(rollouts_states) // n_prompts
+    action = policy(rollouts_states[::group], steps_left, net)
+    return type(action)(action.mean.repeat_interleave(group, 0), action.log_sigma, action.token_of, action.n_tokens)
+
+
+@torch.no_grad()
+def sample_rollouts(
+    policy: Policy, start: Tensor, n_steps: int, net: Network, config: GrpoConfig, seed: int, update: int
+) -> tuple[Rollouts, Tensor]:
+    """Sample G sequences for each start state [prompt weights]; also returns WK [rollout weights] in raw units.
+
+    Noise depends on (seed, update, global prompt, step); mirrored rollouts share it with opposite signs at every step.
+    """
+    group, scale = config.num_generations, policy.scale(net)
+    state = (start / scale).repeat_interleave(group, 0)
+    states, actions, log_probs = [], [], []
+    for step in range(n_steps):
+        action = action_of(policy, state, n_steps - step, net, len(start), step == 0)
+        noise = torch.cat([_group_noise(config, start.shape[1], seed, update, prompt, step) for prompt in range(len(start))])
+        taken = action.sample(noise.to(state))
+        states.append(state)
+        actions.append(taken)
+        log_probs.append(action.log_prob_tokens(taken))
+        state = taken
+    return Rollouts(states, actions, log_probs, len(start)), state * scale
+
+
+def _group_noise(config: GrpoConfig, n_weights: int, seed: int, update: int, prompt: int, step: int) -> Tensor:
+    draw = generator(seed, "rollout", update, prompt, step)
+    if not config.mirrored:
+        return standard_noise((config.num_generations, n_weights), draw, torch.device("cpu"))
+    half = standard_noise((config.num_generations // 2, n_weights), draw, torch.device("cpu"))
+    return half.repeat_interleave(2, 0) * mirrored_sign(config.num_generations)[:, None]
+
+
+def train_grpo(
+    policy: Policy, task: Task, config: GrpoConfig, reward: RewardConfig, run_dir: str | Path, config_yaml: str, seed: int, device: str = "auto"
+) -> Path:
+    """Run the stage; returns the path of the policy it wrote."""
+    check(config, policy)
+    place, net = choose_device(device), task.network
+    if config.sigma is not None:
+        policy.log_sigma.data.fill_(config.sigma).log_()
+    policy.to(place)
+    frozen = copy.deepcopy(policy).eval().requires_grad_(False)
+    inputs, labels = (part.to(place) for part in task.data(reward.split))
+    validation = Validation.of_task(task, config.val_seeds, config.steps, place)
+    watch = CollapseWatch(task, validation, config.stop_on_collapse)
+
+    def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
+        draw = generator(seed, "grpo", update)
+        n_steps = config.steps[torch.randint(len(config.steps), (1,), generator=draw).item()]
+        first = FIRST_PROMPT_SEED + update * config.prompts
+        start = task.draw_start("zoo", list(range(first, first + config.prompts))).to(place)
+        chosen = torch.randperm(len(labels), generator=draw)[: reward.batch].to(place)
+        sampled, final = sample_rollouts(learner, start, n_steps, net, config, seed, update)
+        accuracies, losses = score(net, final, inputs[chosen], labels[chosen])
+        rewards = bounded_reward(accuracies, losses, task.n_classes, reward.accuracy, reward.bounded_loss)
+        rewards = rewards.view(config.prompts, config.num_generations)
+        advantages = group_advantages(rewards, config.noise_floor).flatten().to(place)
+        spread = rewards.std(1)
+        metrics = {
+            "reward": rewards.mean().item(),
+            "reward_std": spread.mean().item(),
+            "frac_reward_zero_std": (spread == 0).double().mean().item(),
+            "accuracy": accuracies.mean().item(),
+            "n_steps": n_steps,
+            "evaluations": (update + 1) * rewards.numel(),
+        }
+        for _ in range(config.num_iterations):
+            loss, stats = policy_loss(learner, frozen, sampled, advantages, net, config)
+            if config.target_kl is not None and stats["kl_old"] > config.target_kl:
+                break
+            yield loss, {**metrics, **stats}
+
+    with RunDirectory(run_dir, config_yaml) as run:
+        best = train(run, f"grpo {task.name}", policy, config.loop, config.optim, step, watch)
+        best.record["best_k"] = validation.best_steps(best)
+        return finish(run, best, "grpo", {"seed": seed, "before": validation(frozen), "after": validation(best)})
+
+
+def policy_loss(
+    policy: Policy, frozen: Policy, sampled: Rollouts, advantages: Tensor, net: Network, config: GrpoConfig
+) -> tuple[Tensor, dict]:
+    """Surrogate over all synth steps plus beta times the closed-form KL to the frozen policy, both means over action tokens.
+
+    advantages [rollout]: a whole sequence shares one. Metrics are means over synth steps.
+    """
+    n_steps, loss, rows = len(sampled.states), 0.0, []
+    for step, (state, taken, old) in enumerate(zip(sampled.states, sampled.actions, sampled.log_probs, strict=True)):
+        left, first = n_steps - step, step == 0
+        action = action_of(policy, state, left, net, sampled.n_prompts, first)
+        log_ratio = action.log_prob_tokens(taken) - old
+        loss = loss + surrogate(log_ratio, advantages, config.epsilon, config.epsilon_high) / n_steps
+        shares = clip_shares(log_ratio.detach(), advantages, config.epsilon, config.epsilon_high)
+        # E[r − 1 − log r] under the sampling policy is KL(old ‖ new), and each term is non-negative (Schulman 2020, 'k3')
+        kl_old = (log_ratio.detach().exp() - 1 - log_ratio.detach()).mean().item()
+        rows.append({**shares, "kl_old": kl_old, "ratio/max": log_ratio.detach().exp().max().item(), "kl": 0.0})
+        if config.beta:
+            with torch.no_grad():
+                reference = action_of(frozen, state, left, net, sampled.n_prompts, first)
+            kl = action.kl_tokens(reference).mean()
+            loss, rows[-1]["kl"] = loss + config.beta * kl / n_steps, kl.item()
+    return loss, {name: sum(row[name] for row in rows) / n_steps for name in rows[0]}

@@ -1,0 +1,160 @@
+"""The pairs stage: empirical diffusion. Supervised on pairs of real weight states of many independent runs.
+
+A chain W_i0 = W0 → … → W_iK = the clean state is drawn per example; one of its transitions is the pair. Nothing but the
+steps left is told to the policy: neither epoch nor state index.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synthnet.device import choose_device
+from synthnet.errors import InputError
+from synthnet.functional import Network
+from synthnet.policy import Policy
+from synthnet.runs import RunDirectory
+from synthnet.seeds import generator
+from synthnet.tasks import Task
+from synthnet.training import LoopConfig, OptimConfig, finish, train
+from synthnet.validation import Validation
+from synthnet.zoo import Zoo
+
+CHAINS = ("single", "short", "long", "skipped")
+
+
+@dataclass
+class PairsConfig:
+    """Settings of `synthnet pairs`.
+
+    single, short, long, skipped: relative frequencies of the chains W0→W_final; with one or two states between; through
+    every state; through a random half of the states. rollin: how often a transition starts from what the policy itself made of the
+    chain so far instead of the run's own state, so that later steps learn to correct earlier ones.
+    """
+
+    single: float = 0.4
+    short: float = 0.3
+    long: float = 0.1
+    skipped: float = 0.2
+    rollin: float = 0.5
+    batch: int = 64
+    runs: int | None = None
+    val_seeds: int = 64
+    val_steps: list[int] = field(default_factory=lambda: [1, 2, 4])
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=4000, validate_every=250, checkpoint_every=500))
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+def draw_chain(config: PairsConfig, n_states: int, k_max: int, draw: torch.Generator) -> list[int]:
+    """The state indices of one chain, from 0 to the clean state n_states − 1, with at most k_max transitions."""
+    shares = torch.tensor([getattr(config, name) for name in CHAINS], dtype=torch.float)
+    kind = CHAINS[torch.multinomial(shares, 1, generator=draw).item()]
+    between = torch.arange(1, n_states - 1)
+    if kind == "single":
+        inner = between[:0]
+    elif kind == "short":
+        n_inner = 1 + torch.randint(2, (1,), generator=draw).item()
+        inner = between[torch.randperm(len(between), generator=draw)[:n_inner]]
+    elif kind == "long":
+        inner = between
+    else:
+        inner = between[torch.rand(len(between), generator=draw) < 0.5]
+    if len(inner) > k_max - 1:
+        inner = inner[torch.randperm(len(inner), generator=draw)[: k_max - 1]]
+    return [0, *sorted(inner.tolist()), n_states - 1]
+
+
+@dataclass
+class PairBatch:
+    """Transitions to learn: source and target weights [pair weights] in raw units, steps left [pair]; and where a pair starts
+    from the policy's own chain, its start weights and the steps to take first (0: the run's own state is the source)."""
+
+    source: Tensor
+    target: Tensor
+    steps_left: Tensor
+    start: Tensor
+    rollin_steps: Tensor
+
+
+def draw_pairs(config: PairsConfig, states: Tensor, k_max: int, draw: torch.Generator) -> PairBatch:
+    """A batch of transitions from a zoo's states [run state weights]."""
+    runs = torch.randint(len(states), (config.batch,), generator=draw)
+    sources, targets, left, rollin = [], [], [], []
+    for _ in range(config.batch):
+        chain = draw_chain(config, states.shape[1], k_max, draw)
+        place = torch.randint(len(chain) - 1, (1,), generator=draw).item()
+        own = place > 0 and torch.rand(1, generator=draw).item() < config.rollin
+        sources.append(chain[place])
+        targets.append(chain[place + 1])
+        left.append(len(chain) - 1 - place)
+        rollin.append(place if own else 0)
+    return PairBatch(
+        states[runs, torch.tensor(sources)],
+        states[runs, torch.tensor(targets)],
+        torch.tensor(left),
+        states[runs, 0],
+        torch.tensor(rollin),
+    )
+
+
+@torch.no_grad()
+def roll_in(policy: Policy, batch: PairBatch, net: Network, scale: Tensor) -> Tensor:
+    """The scaled sources [pair weights]: the run's state, or what the policy made of W0 in `rollin_steps` steps."""
+    sources = batch.source / scale
+    for taken in batch.rollin_steps.unique().tolist():
+        if taken == 0:
+            continue
+        rows = (batch.rollin_steps == taken).nonzero().squeeze(1)
+        state = batch.start[rows] / scale
+        for done in range(taken):
+            state = policy(state, batch.steps_left[rows] + taken - done, net).mean
+        sources[rows] = state
+    return sources
+
+
+def pairs_loss(policy: Policy, batch: PairBatch, net: Network) -> Tensor:
+    """Squared error of the mean action in scale units, averaged over weights and pairs (plus the Gaussian's scale where
+    sigma is learned, as a negative log-likelihood per weight)."""
+    scale = policy.scale(net)
+    sources, targets = roll_in(policy, batch, net, scale), batch.target / scale
+    action = policy(sources, batch.steps_left, net)
+    if policy.config.action.learn_sigma:
+        return -action.log_prob(targets).mean() / net.spec.n_weights
+    return (action.mean - targets).square().mean()
+
+
+def move(batch: PairBatch, device: torch.device) -> PairBatch:
+    return PairBatch(*(value.to(device) for value in vars(batch).values()))
+
+
+def train_pairs(
+    policy: Policy, task: Task, zoo: Zoo, config: PairsConfig, run_dir: str | Path, config_yaml: str, seed: int, device: str = "auto"
+) -> Path:
+    """Run the stage; returns the path of the policy it wrote."""
+    shares = [getattr(config, name) for name in CHAINS]
+    if min(shares) < 0 or sum(shares) <= 0:
+        raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
+    place = choose_device(device)
+    policy.to(place)
+    states, heldout = zoo.states("zoo", config.runs), zoo.states("heldout")[:, [0, -1]].to(place)
+    if wrong := task.network.spec.differences(zoo.arch.spec()):
+        raise InputError(f"{zoo.path} holds {zoo.arch}, not the net of {task.name}: {'; '.join(wrong)}")
+    validation = Validation.of_task(task, config.val_seeds, config.val_steps, place)
+    scale = policy.scale(task.network)
+
+    def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
+        batch = draw_pairs(config, states, learner.config.k_max, generator(seed, "pairs", update))
+        yield pairs_loss(learner, move(batch, place), task.network), {}
+
+    def validate(average: Policy, progress: float) -> dict:
+        predicted = average(heldout[:, 0] / scale, 1, task.network).mean
+        distance = (predicted - heldout[:, 1] / scale).square().sum(-1).mean().item()
+        return {**validation(average), "heldout_distance": distance}
+
+    with RunDirectory(run_dir, config_yaml) as run:
+        best = train(run, f"pairs {task.name}", policy, config.loop, config.optim, step, validate)
+        best.record["best_k"] = validation.best_steps(best)
+        best.record["task"] = task.name
+        return finish(run, best, "pairs", {"seed": seed, "zoo_runs": len(states), "val": validation(best)})

@@ -1,0 +1,176 @@
+"""The loop that every policy stage shares: updates, schedule, EMA, validation, checkpoints, exact resume, early stop.
+
+A stage gives a `step` and a `validate(policy, share of updates done)` (-> metrics with `score`); what differs between stages is in those two
+functions alone. `step(update, policy)` yields (loss, metrics) once per optimiser step: more than once where a stage goes over the
+same samples again.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synthnet.errors import InputError
+from synthnet.policy import Policy
+from synthnet.progress import Bar
+from synthnet.runs import RunDirectory
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with linear warm-up and cosine decay to `final_rate` of the peak; gradients are clipped by global norm."""
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 1.0
+    warmup: int = 50
+    final_rate: float = 0.02
+    ema: float = 0.995
+
+
+@dataclass
+class LoopConfig:
+    """How long a stage runs and how often it looks: `patience` (validations without a better score, 0: never) stops it early."""
+
+    updates: int = 1000
+    validate_every: int = 100
+    checkpoint_every: int = 100
+    patience: int = 0
+
+
+def rate_at(update: int, updates: int, optim: OptimConfig) -> float:
+    """The learning rate of an update (0-based), a pure function so that a resumed run follows the same curve."""
+    if update < optim.warmup:
+        return optim.learning_rate * (update + 1) / optim.warmup
+    progress = (update - optim.warmup) / max(updates - optim.warmup, 1)
+    return optim.learning_rate * (optim.final_rate + (1 - optim.final_rate) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@torch.no_grad()
+def update_ema(average: Policy, policy: Policy, decay: float, update: int) -> None:
+    """Move the running average towards the policy; the decay grows from 0 so that early averages forget the start."""
+    decay = min(decay, (1 + update) / (10 + update))
+    for mean, value in zip(average.state_dict().values(), policy.state_dict().values(), strict=True):
+        mean.lerp_(value, 1 - decay)
+
+
+def train(
+    run: RunDirectory,
+    title: str,
+    policy: Policy,
+    loop: LoopConfig,
+    optim: OptimConfig,
+    step: Callable[[int, Policy], Iterator[tuple[Tensor, dict]]],
+    validate: Callable[[Policy, float], dict],
+) -> Policy:
+    """Run the updates and return the average policy with the best validation score (higher is better).
+
+    Ctrl-C saves a checkpoint before it leaves. Continues from the run directory's checkpoint, bit for bit where the
+    machine and the thread count are the same.
+    """
+    check_settings(loop, optim)
+    average = copy.deepcopy(policy)
+    best = copy.deepcopy(policy)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
+    state = {"update": 0, "best_score": -math.inf, "since_best": 0}
+    if (loaded := run.load_checkpoint()) is not None:
+        _restore(loaded, policy, average, best, optimizer, state)
+        run.cut_back(state["update"])
+    began = time.monotonic()
+    with Bar(title, loop.updates, state["update"]) as bar:
+        try:
+            while state["update"] < loop.updates and not _exhausted(state, loop):
+                update = state["update"]
+                if update % loop.validate_every == 0:
+                    _validate(run, loop, validate, average, best, state, bar)
+                metrics = _apply(step, update, policy, optimizer, loop, optim)
+                update_ema(average, policy, optim.ema, update)
+                state["update"] = update + 1
+                run.log(state["update"], {**metrics, "elapsed_s": round(time.monotonic() - began, 3)})
+                bar.advance()
+                if state["update"] % loop.checkpoint_every == 0:
+                    _save(run, policy, average, best, optimizer, state)
+            if not _exhausted(state, loop):
+                _validate(run, loop, validate, average, best, state, bar)
+        except KeyboardInterrupt:
+            _save(run, policy, average, best, optimizer, state)
+            raise
+    _save(run, policy, average, best, optimizer, state)
+    return best
+
+
+def check_settings(loop: LoopConfig, optim: OptimConfig) -> None:
+    """Refuse settings that cannot work, before any work is done."""
+    for name in ("validate_every", "checkpoint_every"):
+        if getattr(loop, name) < 1:
+            raise InputError(f"{name} must be at least 1, got {getattr(loop, name)}")
+    if loop.updates < 0 or loop.patience < 0:
+        raise InputError(f"updates and patience must not be negative, got {loop.updates} and {loop.patience}")
+    if not optim.learning_rate > 0 or not optim.max_grad_norm > 0 or not 0 <= optim.ema < 1:
+        raise InputError(f"learning_rate and max_grad_norm must be positive and ema in [0, 1), got {optim}")
+
+
+def _exhausted(state: dict, loop: LoopConfig) -> bool:
+    return bool(loop.patience) and state["since_best"] >= loop.patience
+
+
+def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim: OptimConfig) -> dict:
+    for group in optimizer.param_groups:
+        group["lr"] = rate_at(update, loop.updates, optim)
+    for loss, metrics in step(update, policy):
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), optim.max_grad_norm)
+        if torch.isfinite(norm):
+            optimizer.step()
+    return {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"], **metrics}
+
+
+def _validate(run: RunDirectory, loop: LoopConfig, validate, average: Policy, best: Policy, state: dict, bar: Bar) -> None:
+    with torch.no_grad():
+        metrics = validate(average.eval(), state["update"] / max(loop.updates, 1))
+    run.log(state["update"], {f"val/{name}": value for name, value in metrics.items()})
+    state["since_best"] += 1
+    if metrics["score"] > state["best_score"]:
+        state.update(best_score=metrics["score"], since_best=0, best_update=state["update"])
+        best.load_state_dict(average.state_dict())
+    bar.advance(0, note=f"val {metrics['score']:.4f} (best {state['best_score']:.4f})")
+
+
+def _save(run: RunDirectory, policy: Policy, average: Policy, best: Policy, optimizer, state: dict) -> None:
+    tensors = {}
+    for part, module in (("policy", policy), ("average", average), ("best", best)):
+        tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
+    run.save_checkpoint(tensors, state["update"], state)
+
+
+def _restore(loaded, policy: Policy, average: Policy, best: Policy, optimizer, state: dict) -> None:
+    tensors, _, record = loaded
+    for part, module in (("policy", policy), ("average", average), ("best", best)):
+        prefix = f"{part}/"
+        module.load_state_dict({n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, index, slot = name.split("/")
+            slots.setdefault(int(index), {})[slot] = value
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    state.update(record)
+
+
+def finish(run: RunDirectory, policy: Policy, stage: str, record: dict) -> Path:
+    """Write the stage's policy into its run directory, with the stage appended to the policy's own history."""
+    run_record = json.loads((run.path / "run.json").read_text())
+    entry = {"stage": stage, "command": run_record["command"], "commit": run_record["commit"], **record}
+    policy.record = {**policy.record, "stages": [*policy.record.get("stages", []), entry]}
+    path = run.path / "policy.safetensors"
+    policy.save(path)
+    return path

@@ -1,0 +1,212 @@
+"""The weights of a network: their spec, their values, and `.safetensors` files of them.
+
+A *spec* lists the tensors (name, shape, role). A *state* holds values for a spec. All computation in SynthNet is on
+*flat* weights: one float32 vector [weights] per net, or [net weights] for many; `flatten` and `unflatten` are exact.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from synthnet.errors import InputError
+from synthnet.files import write_atomic
+
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
+
+
+class TensorSpec(NamedTuple):
+    """One tensor: its name, shape, and whether it is a parameter or a buffer; integer buffers are carried through."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: Literal["parameter", "buffer"] = "parameter"
+    integer: bool = False
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """The tensors of one network, in a fixed order."""
+
+    tensors: tuple[TensorSpec, ...]
+
+    @classmethod
+    def of_module(cls, module: nn.Module) -> "WeightSpec":
+        """The spec of a module's state dict: parameters and persistent buffers."""
+        parameters = {name for name, _ in module.named_parameters()}
+        return cls(
+            tuple(
+                TensorSpec(
+                    name,
+                    tuple(value.shape),
+                    "parameter" if name in parameters else "buffer",
+                    not value.dtype.is_floating_point,
+                )
+                for name, value in module.state_dict().items()
+            )
+        )
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor]) -> "WeightSpec":
+        """The spec that a file's tensors show: no roles beyond what the data types tell."""
+        return cls(
+            tuple(
+                TensorSpec(name, tuple(value.shape), integer=not value.dtype.is_floating_point)
+                for name, value in tensors.items()
+            )
+        )
+
+    @property
+    def floats(self) -> tuple[TensorSpec, ...]:
+        """The tensors that the flat vector is made of."""
+        return tuple(tensor for tensor in self.tensors if not tensor.integer)
+
+    @property
+    def n_weights(self) -> int:
+        return sum(prod(tensor.shape) for tensor in self.floats)
+
+    def slices(self) -> dict[str, slice]:
+        """Where each tensor lies in the flat vector."""
+        places, start = {}, 0
+        for tensor in self.floats:
+            places[tensor.name] = slice(start, start + prod(tensor.shape))
+            start += prod(tensor.shape)
+        return places
+
+    def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Tensors with any leading axes [... *shape] -> flat float32 [... weights]."""
+        parts = []
+        for spec in self.floats:
+            value = tensors[spec.name]
+            lead = value.shape[: value.ndim - len(spec.shape)]
+            parts.append(value.reshape(*lead, -1).to(torch.float32))
+        return torch.cat(parts, dim=-1)
+
+    def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
+        """Flat [... weights] -> views [... *shape] by name."""
+        if flat.shape[-1] != self.n_weights:
+            raise ValueError(f"expected {self.n_weights} weights, got {flat.shape[-1]}")
+        places = self.slices()
+        return {t.name: flat[..., places[t.name]].reshape(*flat.shape[:-1], *t.shape) for t in self.floats}
+
+    def differences(self, other: "WeightSpec") -> list[str]:
+        """What `other` has that this spec does not, in words; empty when names, shapes and kinds agree (order is free)."""
+        mine = {tensor.name: tensor for tensor in self.tensors}
+        theirs = {tensor.name: tensor for tensor in other.tensors}
+        found = [f"missing {name} {list(mine[name].shape)}" for name in mine if name not in theirs]
+        found += [f"unexpected {name} {list(theirs[name].shape)}" for name in theirs if name not in mine]
+        for name in mine:
+            if name not in theirs:
+                continue
+            if mine[name].shape != theirs[name].shape:
+                found.append(f"{name} is {list(theirs[name].shape)}, expected {list(mine[name].shape)}")
+            elif theirs[name].integer and not mine[name].integer:
+                found.append(f"{name} holds integers, expected floats")
+            elif mine[name].integer and not theirs[name].integer:
+                found.append(f"{name} holds floats, expected integers")
+        return found
+
+
+@dataclass
+class WeightState:
+    """Values for a spec, as they lie in a file: each tensor in its own data type, plus the file's metadata."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> WeightSpec:
+        return WeightSpec.of_tensors(self.tensors)
+
+    def flat(self, spec: WeightSpec) -> Tensor:
+        """The float weights in the spec's order, float32 [weights]."""
+        return spec.flatten(self.tensors)
+
+    def replaced(self, spec: WeightSpec, flat: Tensor, metadata: Mapping[str, str]) -> "WeightState":
+        """The same tensors, in the same order and data types, with new float values; integer tensors pass through."""
+        new = spec.unflatten(flat)
+        return WeightState(
+            {name: new[name].to(old.dtype) if name in new else old for name, old in self.tensors.items()},
+            dict(metadata),
+        )
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a `.safetensors` file, without its tensors."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+def read_weights(path: str | Path) -> WeightState:
+    """Read a `.safetensors` file strictly.
+
+    Raises: InputError, naming the file, when it is missing, empty, truncated, not a safetensors file, has no tensors,
+    or holds NaN or infinite values or a data type that is not a number.
+    """
+    with _opened(path) as file:
+        names = list(file.keys())
+        tensors = {name: file.get_tensor(name) for name in names}
+        metadata = dict(file.metadata() or {})
+    if not tensors:
+        raise InputError(f"{path} holds no tensors")
+    for name, value in tensors.items():
+        if value.dtype not in FLOAT_DTYPES + INTEGER_DTYPES:
+            raise InputError(f"{path}: {name} has data type {value.dtype}; expected float16, bfloat16, float32 or float64")
+        if value.dtype.is_floating_point and not torch.isfinite(value).all():
+            raise InputError(f"{path}: {name} holds NaN or infinite values; expected finite weights")
+    return WeightState(tensors, metadata)
+
+
+def write_weights(path: str | Path, state: WeightState) -> None:
+    """Write a state as `.safetensors`, whole or not at all."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+    write_atomic(path, save(tensors, metadata={"format": "pt", **state.metadata}))
+
+
+def metadata_json(metadata: Mapping[str, str], key: str, path: str | Path = "the file") -> dict | None:
+    """A JSON object from one metadata key, or None where the key is absent."""
+    if key not in metadata:
+        return None
+    try:
+        value = json.loads(metadata[key])
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: metadata {key} is not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: metadata {key} should be a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _opened(path: str | Path):
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected a .safetensors file")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if size == 0:
+        raise InputError(f"{path} is empty")
+    if head[:2] == b"\x80\x02" or head[:4] == b"PK\x03\x04":
+        raise InputError(
+            f"{path} is a pickle or a torch.save file, not .safetensors; convert it with "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)"
+        )
+    if size >= 8 and struct.unpack("<Q", head[:8])[0] > size - 8:
+        raise InputError(f"{path} is not a whole .safetensors file: its header reaches past the end ({size} bytes)")
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a valid .safetensors file: {error}") from error

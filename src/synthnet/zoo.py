@@ -1,0 +1,186 @@
+"""The zoo: many independent training runs, each kept at its start and several later states.
+
+A zoo folder is a run directory with shards (`states-00000.safetensors`: tensor `states` [run state weights]) and
+`index.jsonl`, one line per run {run, purpose, seed, shard, row, epochs, accuracy}. A shard is written whole or not at
+all, so a killed build resumes at the first missing shard. Runs with purpose `heldout` are never trained on.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from synthnet.arch import Arch, recognise
+from synthnet.device import choose_device
+from synthnet.errors import InputError
+from synthnet.files import write_atomic
+from synthnet.functional import score
+from synthnet.population import Training, train_population
+from synthnet.progress import Bar
+from synthnet.runs import RunDirectory
+from synthnet.tasks import Task, build_task
+from synthnet.weights import WeightSpec, read_weights
+
+
+@dataclass
+class ZooConfig:
+    """Settings of `synthnet zoo`; `states` are shares of the recipe's epochs, from 0 (the start) to 1 (the clean state)."""
+
+    runs: int = 1024
+    heldout: int = 256
+    states: list[float] = field(default_factory=lambda: [0.0, 0.025, 0.1, 0.25, 0.5, 1.0])
+    shard: int = 128
+    order_seed: int = 0
+    per_run_order: bool = False
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """A zoo on disk, opened for reading."""
+
+    path: Path
+    arch: Arch
+    task: str | None
+    index: tuple[dict, ...]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Zoo":
+        """Raises: InputError when the folder is not a finished zoo."""
+        path = Path(path)
+        if not (path / "zoo.json").exists():
+            raise InputError(f"{path} is not a finished zoo (no zoo.json); build one with: synthnet zoo run_dir={path}")
+        record = json.loads((path / "zoo.json").read_text())
+        index = tuple(json.loads(line) for line in (path / "index.jsonl").read_text().splitlines())
+        return cls(path, Arch.from_dict(record["arch"]), record["task"], index)
+
+    def states(self, purpose: str = "zoo", n_runs: int | None = None) -> Tensor:
+        """Weights [run state weights] of the first `n_runs` runs of one purpose, in order of seed.
+
+        Raises: InputError when there are fewer, or when runs differ in their number of states.
+        """
+        rows = [row for row in self.index if row["purpose"] == purpose]
+        if n_runs is not None and n_runs > len(rows):
+            raise InputError(f"{self.path} has {len(rows)} runs of purpose {purpose}, asked for {n_runs}")
+        rows = rows[:n_runs]
+        if not rows:
+            raise InputError(f"{self.path} has no runs of purpose {purpose}")
+        if len({len(row["epochs"]) for row in rows}) > 1:
+            raise InputError(f"{self.path}: runs have different numbers of states; import runs of equal length")
+        shards = {}
+        for row in rows:
+            shards.setdefault(row["shard"], []).append(row["row"])
+        parts = []
+        for shard, wanted in shards.items():
+            with safe_open(self.path / shard, framework="pt") as file:
+                parts.append(file.get_tensor("states")[wanted])
+        return torch.cat(parts)
+
+    def seeds(self, purpose: str = "zoo") -> list[int]:
+        return [row["seed"] for row in self.index if row["purpose"] == purpose]
+
+
+def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: str, device: str = "auto") -> Zoo:
+    """Train the zoo of a task into `run_dir`; go on where an earlier build was stopped."""
+    if config.runs < 1 or config.heldout < 0 or config.shard < 1:
+        raise InputError(f"zoo.runs and zoo.shard must be positive, got {config.runs} and {config.shard}")
+    if len(config.states) < 2 or config.states[0] != 0 or config.states[-1] != 1 or list(config.states) != sorted(config.states):
+        raise InputError(f"zoo.states must rise from 0 to 1, got {list(config.states)}")
+    epochs = sorted({round(share * task.recipe.epochs) for share in config.states})
+    jobs = [
+        (purpose, list(range(first, min(first + config.shard, n))))
+        for purpose, n in (("heldout", config.heldout), ("zoo", config.runs))
+        for first in range(0, n, config.shard)
+    ]
+    with RunDirectory(run_dir, config_yaml) as run, Bar(f"zoo {task.name}", config.runs + config.heldout) as bar:
+        for number, (purpose, seeds) in enumerate(jobs):
+            shard = run.path / f"states-{number:05d}.safetensors"
+            if not shard.exists():
+                _train_shard(task, config, purpose, seeds, epochs, shard, choose_device(device))
+            bar.advance(len(seeds))
+        _write_index(run.path, task.arch, task.name, jobs, epochs)
+    return Zoo.open(run_dir)
+
+
+def _train_shard(
+    task: Task, config: ZooConfig, purpose: str, seeds: list[int], epochs: list[int], shard: Path, device: torch.device
+) -> None:
+    training = Training(task.recipe, config.order_seed, config.per_run_order)
+    inputs, labels = (part.to(device) for part in task.data("train"))
+    start = task.draw_start(purpose, seeds).to(device)
+    states = train_population(task.network, start, inputs, labels, training, epochs, run_ids=seeds)
+    val = [part.to(device) for part in task.data("val")]
+    accuracies, _ = score(task.network, states[:, -1], *val)
+    payload = {"states": states.cpu().contiguous(), "val_accuracy": accuracies}
+    write_atomic(shard, save(payload, metadata={"seeds": json.dumps(seeds), "purpose": purpose}))
+
+
+def _write_index(path: Path, arch: Arch, task: str | None, jobs: list[tuple[str, list[int]]], epochs: list[int]) -> None:
+    lines, run = [], 0
+    for number, (purpose, seeds) in enumerate(jobs):
+        shard = f"states-{number:05d}.safetensors"
+        with safe_open(path / shard, framework="pt") as file:
+            accuracies = file.get_tensor("val_accuracy").tolist() if "val_accuracy" in file.keys() else [None] * len(seeds)  # noqa: SIM118
+        for row, (seed, accuracy) in enumerate(zip(seeds, accuracies, strict=True)):
+            entry = {"run": run, "purpose": purpose, "seed": seed, "shard": shard, "row": row}
+            lines.append(json.dumps({**entry, "epochs": epochs, "val_accuracy": accuracy}))
+            run += 1
+    write_atomic(path / "index.jsonl", "\n".join(lines) + "\n")
+    write_atomic(path / "zoo.json", json.dumps({"arch": arch.to_dict(), "task": task}) + "\n")
+
+
+def import_zoo(folder: str | Path, out: str | Path, task: str | None = None) -> Zoo:
+    """Take a user's own runs: each subfolder (or the folder itself) is a run, its files in order of the number in their names.
+
+    Files are `.safetensors` or state dicts saved by torch (`.pth`, `.pt`, read with weights_only). The last tenth of the
+    runs, at least one where there are two, is held out.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of runs")
+    runs = [found for sub in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())] if len(found := _state_files(sub)) > 1]
+    if not runs:
+        raise InputError(f"{folder} holds no runs: expected at least two .safetensors or .pth files per run, in it or in subfolders")
+    if len({len(files) for files in runs}) > 1:
+        raise InputError(f"{folder}: runs have {sorted({len(files) for files in runs})} states; expected the same number in each")
+    first = _read_state(runs[0][0])
+    arch = build_task(task).arch if task else recognise(WeightSpec.of_tensors(first))
+    if arch is None:
+        raise InputError(f"{runs[0][0]}: names and shapes do not tell the architecture; pass task=NAME")
+    spec, states = arch.spec(), []
+    for files in runs:
+        tensors = [_read_state(file) for file in files]
+        for file, state in zip(files, tensors, strict=True):
+            if wrong := spec.differences(WeightSpec.of_tensors(state)):
+                raise InputError(f"{file} is not {arch}: {'; '.join(wrong)}")
+        states.append(torch.stack([spec.flatten(state) for state in tensors]))
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    n_heldout = max(len(runs) // 10, 1) if len(runs) > 1 else 0
+    jobs = [("zoo", list(range(len(runs) - n_heldout)))] + ([("heldout", list(range(n_heldout)))] if n_heldout else [])
+    parts = torch.stack(states).split([len(seeds) for _, seeds in jobs])
+    for number, part in enumerate(parts):
+        write_atomic(out / f"states-{number:05d}.safetensors", save({"states": part.contiguous()}))
+    _write_index(out, arch, task, jobs, list(range(len(runs[0]))))
+    return Zoo.open(out)
+
+
+def _state_files(folder: Path) -> list[Path]:
+    files = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".pth", ".pt")]
+    return sorted(files, key=lambda p: ([int(n) for n in re.findall(r"\d+", p.stem)], p.name))
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return read_weights(path).tensors
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for foreign files; all mean the same here
+        raise InputError(f"{path} is not a state dict that torch.load(weights_only=True) reads: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} is not a plain state dict (tensor by name)")
+    return state
