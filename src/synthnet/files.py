@@ -1,9 +1,15 @@
 """Writing files so that nothing already written is ever lost: temporary name, fsync, rename."""
 
 import contextlib
+import json
 import os
+import struct
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
 
 from synthnet.errors import InputError
 
@@ -33,3 +39,20 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """A `.safetensors` file whose bytes depend on its content alone.
+
+    The library writes metadata keys in random order; here the header is written again with its keys sorted.
+    """
+    raw = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata=dict(metadata or {}))
+    (size,) = struct.unpack("<Q", raw[:8])
+    header = json.dumps(json.loads(raw[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + raw[8 + size :]
+
+
+def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors and string metadata as `.safetensors`, whole or not at all."""
+    write_atomic(path, safetensors_bytes(tensors, metadata))

@@ -100,6 +100,26 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(-1) == labels).double().mean(-1)
 
 
+def layer_errors(network: Network, predicted: Tensor, target: Tensor, inputs: Tensor) -> Tensor:
+    """How far predicted weights [net weights] are from target ones in what each layer computes: [net].
+
+    Per layer, the mean squared difference of pre-activations when both read the target net's own activations on `inputs`
+    [example …]; the mean over layers. A squared error of weights in the metric of the inputs they meet: weights that the data
+    never excites count for nothing. Raises: UntraceableError unless the network is a chain.
+    """
+    chain = network.chain or trace(network.module)
+    difference, clean = network.spec.unflatten(predicted - target), network.spec.unflatten(target)
+    activations, total = inputs.flatten(1).t().expand(len(target), -1, -1), 0.0
+    for layer in chain.layers:
+        error = torch.bmm(difference[layer.weight], activations)
+        pre = torch.bmm(clean[layer.weight], activations)
+        if layer.bias:
+            error, pre = error + difference[layer.bias].unsqueeze(-1), pre + clean[layer.bias].unsqueeze(-1)
+        total = total + error.square().mean((1, 2))
+        activations = ACTIVATIONS[layer.activation](pre) if layer.activation else None
+    return total / chain.depth
+
+
 @torch.no_grad()
 def score(network: Network, flat: Tensor, inputs: Tensor, labels: Tensor, chunk: int = 256) -> tuple[Tensor, Tensor]:
     """Accuracy and mean cross-entropy of each net, both [net] float64 on the CPU; `chunk` nets at a time bound memory."""

@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from synthnet.action import WeightGaussian
 from synthnet.arch import Arch
 from synthnet.backbones import build_backbone
 from synthnet.errors import InputError
-from synthnet.files import write_atomic
+from synthnet.files import write_safetensors
 from synthnet.functional import Network, network
 from synthnet.seeds import generator
 from synthnet.symmetry import Symmetry, init_scale
@@ -127,8 +127,8 @@ class Policy(nn.Module):
 
     def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write the policy; float16 halves the file, and loading computes in float32 again."""
-        tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in self.state_dict().items()}
-        write_atomic(path, save(tensors, metadata={"format": "pt", "synthnet.policy": json.dumps(self.describe())}))
+        tensors = {name: value.to(dtype) for name, value in self.state_dict().items()}
+        write_safetensors(path, tensors, {"format": "pt", "synthnet.policy": json.dumps(self.describe())})
 
 
 def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:

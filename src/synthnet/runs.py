@@ -15,11 +15,11 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from synthnet.errors import InputError
-from synthnet.files import write_atomic
+from synthnet.files import write_atomic, write_safetensors
 
 CHECKPOINT = "training.safetensors"
 
@@ -37,8 +37,13 @@ class RunDirectory:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self.close()
             raise InputError(f"{path} is in use by another process; choose another run_dir") from error
-        self._claim(config_yaml)
+        try:
+            self._claim(config_yaml)
+        except BaseException:
+            self.close()
+            raise
 
     def _claim(self, config_yaml: str) -> None:
         config = self.path / "config.yaml"
@@ -89,8 +94,7 @@ class RunDirectory:
     def save_checkpoint(self, tensors: dict[str, Tensor], update: int, record: dict) -> None:
         """Save what training needs to go on, as one atomic file."""
         metadata = {"update": str(update), "record": json.dumps(record)}
-        payload = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        write_atomic(self.path / "checkpoints" / CHECKPOINT, save(payload, metadata=metadata))
+        write_safetensors(self.path / "checkpoints" / CHECKPOINT, tensors, metadata)
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], int, dict] | None:
         """The last checkpoint: tensors, update, record; None for a fresh run."""

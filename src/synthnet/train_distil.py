@@ -96,7 +96,7 @@ def train_distil(
         loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}
         if config.anchor:
             batch = draw_pairs(pairs, states, learner.config.k_max, generator(seed, "distil-anchor", update))
-            anchor = pairs_loss(learner, move(batch, place), net)
+            anchor = pairs_loss(learner, move(batch, place), net, pairs.function, inputs[chosen])
             loss, metrics["anchor_loss"] = loss + config.anchor * anchor, anchor.item()
         yield loss, metrics
 

@@ -6,13 +6,13 @@ minibatch, group-relative advantages, one clipped policy-gradient step with a cl
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from synthnet.action import standard_noise
+from synthnet.action import WeightGaussian, standard_noise
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.functional import Network, score
@@ -41,13 +41,15 @@ class RewardConfig:
 class GrpoConfig:
     """Settings of `synthnet grpo`; names as in TRL where the meaning is the same.
 
-    steps: the K that sequences may have, one drawn per update. sigma: action noise in scale units while sampling (None: the policy's own).
+    steps: the K that sequences may have, one drawn per update. noisy_steps: all, or one drawn per update while the others take the
+    mean action (cheaper: rollouts of a prompt share their states up to it; MixGRPO, arXiv 2507.21802). sigma: action noise in scale units while sampling (None: the policy's own).
     """
 
     prompts: int = 16
     num_generations: int = 32
     steps: list[int] = field(default_factory=lambda: [1, 2])
     mirrored: bool = True
+    noisy_steps: str = "all"
     sigma: float | None = None
     num_iterations: int = 1
     epsilon: float = 0.2
@@ -71,6 +73,8 @@ def check(config: GrpoConfig, policy: Policy) -> None:
         raise InputError(f"grpo.mirrored pairs rollouts: num_generations must be even, got {config.num_generations}")
     if not config.steps or min(config.steps) < 1 or max(config.steps) > policy.config.k_max:
         raise InputError(f"grpo.steps must lie in 1..{policy.config.k_max} (the policy's k_max), got {list(config.steps)}")
+    if config.noisy_steps not in ("all", "one"):
+        raise InputError(f"grpo.noisy_steps must be all or one, got {config.noisy_steps!r}")
     if config.sigma is not None and not config.sigma > 0:
         raise InputError(f"grpo.sigma must be positive on every trained step, got {config.sigma}")
     if config.num_iterations > 1 and config.target_kl is None:
@@ -82,45 +86,45 @@ def check(config: GrpoConfig, policy: Policy) -> None:
 
 
 @dataclass(frozen=True)
-class Rollouts:
-    """Sampled sequences. Per synth step: states [rollout weights] before it, actions taken (both in scale units), and their
-    log-probability [rollout token] under the sampling policy. Rollouts of a prompt are contiguous."""
+class NoisyStep:
+    """One synth step at which actions were drawn: states before it and actions taken [rollout weights], in scale units, and the
+    actions' log-probability [rollout token] under the sampling policy. `group` rollouts in a row share their state (1: none do)."""
 
-    states: list[Tensor]
-    actions: list[Tensor]
-    log_probs: list[Tensor]
-    n_prompts: int
+    steps_left: int
+    states: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    group: int
 
 
-def action_of(policy: Policy, rollouts_states: Tensor, steps_left: int, net: Network, n_prompts: int, first: bool):
-    """The policy's Gaussians for stored states. Before the first step the rollouts of a prompt share their state: one forward serves all."""
-    if not first:
-        return policy(rollouts_states, steps_left, net)
-    group = len(rollouts_states) // n_prompts
-    action = policy(rollouts_states[::group], steps_left, net)
-    return type(action)(action.mean.repeat_interleave(group, 0), action.log_sigma, action.token_of, action.n_tokens)
+def action_of(policy: Policy, states: Tensor, steps_left: int, net: Network, group: int) -> WeightGaussian:
+    """The policy's Gaussians for states [rollout weights]; where `group` rollouts in a row share their state, one forward serves all."""
+    action = policy(states[::group], steps_left, net)
+    return replace(action, mean=action.mean.repeat_interleave(group, 0)) if group > 1 else action
 
 
 @torch.no_grad()
 def sample_rollouts(
     policy: Policy, start: Tensor, n_steps: int, net: Network, config: GrpoConfig, seed: int, update: int
-) -> tuple[Rollouts, Tensor]:
-    """Sample G sequences for each start state [prompt weights]; also returns WK [rollout weights] in raw units.
+) -> tuple[list[NoisyStep], Tensor]:
+    """Sample G sequences W0..WK for each start state [prompt weights]: the noisy steps, and WK [rollout weights] in raw units.
 
-    Noise depends on (seed, update, global prompt, step); mirrored rollouts share it with opposite signs at every step.
+    Noise depends on (seed, update, prompt, step); mirrored rollouts share it with opposite signs at every step. Steps that are
+    not noisy take the mean action and are not trained in this update.
     """
-    group, scale = config.num_generations, policy.scale(net)
-    state = (start / scale).repeat_interleave(group, 0)
-    states, actions, log_probs = [], [], []
+    scale, group = policy.scale(net), config.num_generations
+    chosen = torch.randint(n_steps, (1,), generator=generator(seed, "noisy-step", update)).item()
+    state, sampled = (start / scale).repeat_interleave(group, 0), []
     for step in range(n_steps):
-        action = action_of(policy, state, n_steps - step, net, len(start), step == 0)
+        action = action_of(policy, state, n_steps - step, net, group)
+        if config.noisy_steps == "one" and step != chosen:
+            state = action.mean
+            continue
         noise = torch.cat([_group_noise(config, start.shape[1], seed, update, prompt, step) for prompt in range(len(start))])
         taken = action.sample(noise.to(state))
-        states.append(state)
-        actions.append(taken)
-        log_probs.append(action.log_prob_tokens(taken))
-        state = taken
-    return Rollouts(states, actions, log_probs, len(start)), state * scale
+        sampled.append(NoisyStep(n_steps - step, state, taken, action.log_prob_tokens(taken), group))
+        state, group = taken, 1
+    return sampled, state * scale
 
 
 def _group_noise(config: GrpoConfig, n_weights: int, seed: int, update: int, prompt: int, step: int) -> Tensor:
@@ -178,25 +182,24 @@ def train_grpo(
 
 
 def policy_loss(
-    policy: Policy, frozen: Policy, sampled: Rollouts, advantages: Tensor, net: Network, config: GrpoConfig
+    policy: Policy, frozen: Policy, sampled: list[NoisyStep], advantages: Tensor, net: Network, config: GrpoConfig
 ) -> tuple[Tensor, dict]:
-    """Surrogate over all synth steps plus beta times the closed-form KL to the frozen policy, both means over action tokens.
+    """Surrogate over all noisy steps plus beta times the closed-form KL to the frozen policy, both means over action tokens.
 
-    advantages [rollout]: a whole sequence shares one. Metrics are means over synth steps.
+    advantages [rollout]: a whole sequence shares one. Metrics are means over noisy steps.
     """
-    n_steps, loss, rows = len(sampled.states), 0.0, []
-    for step, (state, taken, old) in enumerate(zip(sampled.states, sampled.actions, sampled.log_probs, strict=True)):
-        left, first = n_steps - step, step == 0
-        action = action_of(policy, state, left, net, sampled.n_prompts, first)
-        log_ratio = action.log_prob_tokens(taken) - old
-        loss = loss + surrogate(log_ratio, advantages, config.epsilon, config.epsilon_high) / n_steps
-        shares = clip_shares(log_ratio.detach(), advantages, config.epsilon, config.epsilon_high)
+    loss, rows = 0.0, []
+    for step in sampled:
+        action = action_of(policy, step.states, step.steps_left, net, step.group)
+        log_ratio = action.log_prob_tokens(step.actions) - step.log_probs
+        loss = loss + surrogate(log_ratio, advantages, config.epsilon, config.epsilon_high) / len(sampled)
+        ratio = log_ratio.detach().exp()
         # E[r − 1 − log r] under the sampling policy is KL(old ‖ new), and each term is non-negative (Schulman 2020, 'k3')
-        kl_old = (log_ratio.detach().exp() - 1 - log_ratio.detach()).mean().item()
-        rows.append({**shares, "kl_old": kl_old, "ratio/max": log_ratio.detach().exp().max().item(), "kl": 0.0})
+        row = {"kl_old": (ratio - 1 - log_ratio.detach()).mean().item(), "ratio/max": ratio.max().item(), "kl": 0.0}
+        rows.append({**row, **clip_shares(log_ratio.detach(), advantages, config.epsilon, config.epsilon_high)})
         if config.beta:
             with torch.no_grad():
-                reference = action_of(frozen, state, left, net, sampled.n_prompts, first)
+                reference = action_of(frozen, step.states, step.steps_left, net, step.group)
             kl = action.kl_tokens(reference).mean()
-            loss, rows[-1]["kl"] = loss + config.beta * kl / n_steps, kl.item()
-    return loss, {name: sum(row[name] for row in rows) / n_steps for name in rows[0]}
+            loss, rows[-1]["kl"] = loss + config.beta * kl / len(sampled), kl.item()
+    return loss, {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

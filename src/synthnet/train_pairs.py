@@ -13,7 +13,7 @@ from torch import Tensor
 
 from synthnet.device import choose_device
 from synthnet.errors import InputError
-from synthnet.functional import Network
+from synthnet.functional import Network, layer_errors
 from synthnet.policy import Policy
 from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
@@ -31,7 +31,8 @@ class PairsConfig:
 
     single, short, long, skipped: relative frequencies of the chains W0→W_final; with one or two states between; through
     every state; through a random half of the states. rollin: how often a transition starts from what the policy itself made of the
-    chain so far instead of the run's own state, so that later steps learn to correct earlier ones.
+    chain so far instead of the run's own state, so that later steps learn to correct earlier ones. function: weight of the error
+    in what each layer computes on `images` training images, beside the plain error of the weights (0: weights only).
     """
 
     single: float = 0.4
@@ -39,6 +40,8 @@ class PairsConfig:
     long: float = 0.1
     skipped: float = 0.2
     rollin: float = 0.5
+    function: float = 1.0
+    images: int = 128
     batch: int = 64
     runs: int | None = None
     val_seeds: int = 64
@@ -114,15 +117,19 @@ def roll_in(policy: Policy, batch: PairBatch, net: Network, scale: Tensor) -> Te
     return sources
 
 
-def pairs_loss(policy: Policy, batch: PairBatch, net: Network) -> Tensor:
-    """Squared error of the mean action in scale units, averaged over weights and pairs (plus the Gaussian's scale where
-    sigma is learned, as a negative log-likelihood per weight)."""
+def pairs_loss(policy: Policy, batch: PairBatch, net: Network, function: float = 0.0, inputs: Tensor | None = None) -> Tensor:
+    """Squared error of the mean action in scale units, averaged over weights and pairs (where sigma is learned: the negative
+    log-likelihood per weight), plus `function` times the error of what each layer computes on `inputs` [example …]."""
     scale = policy.scale(net)
     sources, targets = roll_in(policy, batch, net, scale), batch.target / scale
     action = policy(sources, batch.steps_left, net)
     if policy.config.action.learn_sigma:
-        return -action.log_prob(targets).mean() / net.spec.n_weights
-    return (action.mean - targets).square().mean()
+        loss = -action.log_prob(targets).mean() / net.spec.n_weights
+    else:
+        loss = (action.mean - targets).square().mean()
+    if function:
+        loss = loss + function * layer_errors(net, action.mean * scale, batch.target, inputs).mean()
+    return loss
 
 
 def move(batch: PairBatch, device: torch.device) -> PairBatch:
@@ -142,11 +149,14 @@ def train_pairs(
     if wrong := task.network.spec.differences(zoo.arch.spec()):
         raise InputError(f"{zoo.path} holds {zoo.arch}, not the net of {task.name}: {'; '.join(wrong)}")
     validation = Validation.of_task(task, config.val_seeds, config.val_steps, place)
+    inputs = task.data("train")[0].to(place)
     scale = policy.scale(task.network)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
-        batch = draw_pairs(config, states, learner.config.k_max, generator(seed, "pairs", update))
-        yield pairs_loss(learner, move(batch, place), task.network), {}
+        draw = generator(seed, "pairs", update)
+        batch = move(draw_pairs(config, states, learner.config.k_max, draw), place)
+        chosen = torch.randperm(len(inputs), generator=draw)[: config.images].to(place)
+        yield pairs_loss(learner, batch, task.network, config.function, inputs[chosen]), {}
 
     def validate(average: Policy, progress: float) -> dict:
         predicted = average(heldout[:, 0] / scale, 1, task.network).mean

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
+from synthnet.interrupt import StopRequest
 from synthnet.policy import Policy
 from synthnet.progress import Bar
 from synthnet.runs import RunDirectory
@@ -71,7 +72,7 @@ def train(
 ) -> Policy:
     """Run the updates and return the average policy with the best validation score (higher is better).
 
-    Ctrl-C saves a checkpoint before it leaves. Continues from the run directory's checkpoint, bit for bit where the
+    Ctrl-C finishes the update, saves a checkpoint and leaves. Continues from the run directory's checkpoint, bit for bit where the
     machine and the thread count are the same.
     """
     check_settings(loop, optim)
@@ -83,24 +84,22 @@ def train(
         _restore(loaded, policy, average, best, optimizer, state)
         run.cut_back(state["update"])
     began = time.monotonic()
-    with Bar(title, loop.updates, state["update"]) as bar:
-        try:
-            while state["update"] < loop.updates and not _exhausted(state, loop):
-                update = state["update"]
-                if update % loop.validate_every == 0:
-                    _validate(run, loop, validate, average, best, state, bar)
-                metrics = _apply(step, update, policy, optimizer, loop, optim)
-                update_ema(average, policy, optim.ema, update)
-                state["update"] = update + 1
-                run.log(state["update"], {**metrics, "elapsed_s": round(time.monotonic() - began, 3)})
-                bar.advance()
-                if state["update"] % loop.checkpoint_every == 0:
-                    _save(run, policy, average, best, optimizer, state)
-            if not _exhausted(state, loop):
+    with Bar(title, loop.updates, state["update"]) as bar, StopRequest() as stop:
+        if state["update"] == 0:
+            _validate(run, loop, validate, average, best, state, bar)
+        while state["update"] < loop.updates and not _exhausted(state, loop):
+            update = state["update"]
+            metrics = _apply(step, update, policy, optimizer, loop, optim)
+            update_ema(average, policy, optim.ema, update)
+            state["update"] = update + 1
+            run.log(state["update"], {**metrics, "elapsed_s": round(time.monotonic() - began, 3)})
+            bar.advance()
+            if state["update"] % loop.validate_every == 0 or state["update"] == loop.updates:
                 _validate(run, loop, validate, average, best, state, bar)
-        except KeyboardInterrupt:
-            _save(run, policy, average, best, optimizer, state)
-            raise
+            if stop.asked or state["update"] % loop.checkpoint_every == 0:
+                _save(run, policy, average, best, optimizer, state)
+            if stop.asked:
+                raise KeyboardInterrupt
     _save(run, policy, average, best, optimizer, state)
     return best
 

@@ -14,11 +14,10 @@ from typing import Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from synthnet.errors import InputError
-from synthnet.files import write_atomic
+from synthnet.files import write_safetensors
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
@@ -168,8 +167,7 @@ def read_weights(path: str | Path) -> WeightState:
 
 def write_weights(path: str | Path, state: WeightState) -> None:
     """Write a state as `.safetensors`, whole or not at all."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
-    write_atomic(path, save(tensors, metadata={"format": "pt", **state.metadata}))
+    write_safetensors(path, state.tensors, {"format": "pt", **state.metadata})
 
 
 def metadata_json(metadata: Mapping[str, str], key: str, path: str | Path = "the file") -> dict | None:

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from synthnet.arch import Arch, recognise
 from synthnet.device import choose_device
 from synthnet.errors import InputError
-from synthnet.files import write_atomic
+from synthnet.files import write_atomic, write_safetensors
 from synthnet.functional import score
 from synthnet.population import Training, train_population
 from synthnet.progress import Bar
@@ -115,8 +114,8 @@ def _train_shard(
     states = train_population(task.network, start, inputs, labels, training, epochs, run_ids=seeds)
     val = [part.to(device) for part in task.data("val")]
     accuracies, _ = score(task.network, states[:, -1], *val)
-    payload = {"states": states.cpu().contiguous(), "val_accuracy": accuracies}
-    write_atomic(shard, save(payload, metadata={"seeds": json.dumps(seeds), "purpose": purpose}))
+    payload = {"states": states, "val_accuracy": accuracies}
+    write_safetensors(shard, payload, {"seeds": json.dumps(seeds), "purpose": purpose})
 
 
 def _write_index(path: Path, arch: Arch, task: str | None, jobs: list[tuple[str, list[int]]], epochs: list[int]) -> None:
@@ -164,7 +163,7 @@ def import_zoo(folder: str | Path, out: str | Path, task: str | None = None) -> 
     jobs = [("zoo", list(range(len(runs) - n_heldout)))] + ([("heldout", list(range(n_heldout)))] if n_heldout else [])
     parts = torch.stack(states).split([len(seeds) for _, seeds in jobs])
     for number, part in enumerate(parts):
-        write_atomic(out / f"states-{number:05d}.safetensors", save({"states": part.contiguous()}))
+        write_safetensors(out / f"states-{number:05d}.safetensors", {"states": part})
     _write_index(out, arch, task, jobs, list(range(len(runs[0]))))
     return Zoo.open(out)
 

@@ -1,0 +1,40 @@
+"""Shared small things: one thread, a tiny task, a tiny policy that does something."""
+
+import pytest
+import torch
+
+from synthnet.policy import ActionConfig, Policy, PolicyConfig
+from synthnet.tasks import build_task
+
+torch.set_num_threads(1)
+
+TINY_TRUNK = {"name": "set_transformer", "dim": 16, "depth": 2, "heads": 2, "edge_dim": 8}
+
+
+def make_policy(task, backbone=None, tokens=None, k_max=4, sigma=0.05, head="delta", learn_sigma=False) -> Policy:
+    """A small policy with its zero-initialised heads replaced, so that its output depends on everything it reads."""
+    config = PolicyConfig(tokens or {"name": "unit"}, backbone or TINY_TRUNK, ActionConfig(head, sigma, learn_sigma), k_max)
+    policy = Policy.create(config, [task.arch], seed=1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in policy.trunk.parameters():
+            if not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """digits with eight hidden units: 610 weights."""
+    return build_task("digits-mlp", hidden=[8])
+
+
+@pytest.fixture(scope="session")
+def deep():
+    """digits with two hidden layers, so that there are edge blocks."""
+    return build_task("digits-mlp", hidden=[7, 5])
+
+
+@pytest.fixture
+def policy(tiny):
+    return make_policy(tiny)

@@ -1,0 +1,63 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from synthnet.functional import Network, accuracy, cross_entropy, layer_errors, score
+
+
+@pytest.mark.parametrize("own_inputs", [False, True])
+@pytest.mark.parametrize("task_name", ["tiny", "deep"])
+def test_backends_agree(task_name, own_inputs, request):
+    task = request.getfixturevalue(task_name)
+    weights, inputs = task.draw_start("val", [0, 1, 2]) * 3, task.data("val")[0][:20]
+    if own_inputs:
+        inputs = torch.stack([inputs, inputs + 0.1, inputs * 2])
+    results = {name: task.network.logits(weights, inputs, name) for name in ("batched", "vmap", "loop")}
+    assert results["loop"].shape == (3, 20, 10)
+    for name in ("batched", "vmap"):
+        assert torch.allclose(results[name], results["loop"], atol=1e-5)
+
+
+def test_a_module_that_is_no_chain_is_scored_by_the_loop():
+    net = Network.of_module(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3)))
+    weights, inputs = torch.randn(2, net.spec.n_weights), torch.randn(5, 4)
+    assert net.chain is None
+    assert net.logits(weights, inputs).shape == (2, 5, 3)
+
+
+def test_cross_entropy_is_torchs_for_hard_soft_and_smoothed_labels():
+    logits, labels = torch.randn(2, 6, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    expected = torch.stack([F.cross_entropy(net, labels) for net in logits])
+    assert torch.allclose(cross_entropy(logits, labels), expected, atol=1e-6)
+    soft = torch.softmax(torch.randn(6, 4), -1)
+    assert torch.allclose(cross_entropy(logits, soft)[0], F.cross_entropy(logits[0], soft), atol=1e-6)
+    smoothed = F.cross_entropy(logits[1], labels, label_smoothing=0.1)
+    assert torch.allclose(cross_entropy(logits, labels, 0.1)[1], smoothed, atol=1e-6)
+
+
+def test_accuracy_counts():
+    logits = torch.eye(3)[None]
+    assert accuracy(logits, torch.tensor([0, 1, 0])).item() == pytest.approx(2 / 3)
+
+
+def test_score_does_not_depend_on_the_chunk(tiny):
+    weights, (inputs, labels) = tiny.draw_start("val", list(range(7))), tiny.data("val")
+    whole, parts = score(tiny.network, weights, inputs, labels), score(tiny.network, weights, inputs, labels, chunk=2)
+    assert torch.equal(whole[0], parts[0])
+    assert torch.allclose(whole[1], parts[1], atol=1e-6)
+
+
+def test_layer_errors_are_the_differences_of_pre_activations(deep):
+    """Against a hand-made two-layer case, and zero on equal weights, and blind to weights that the data never excites."""
+    weights, inputs = deep.draw_start("val", [0, 1]), deep.data("val")[0][:16]
+    assert not layer_errors(deep.network, weights, weights, inputs).any()
+    shifted = deep.network.spec.unflatten(weights.clone())
+    shifted["fc3.bias"] += 2.0
+    error = layer_errors(deep.network, deep.network.spec.flatten(shifted), weights, inputs)
+    assert torch.allclose(error, torch.full((2,), 4.0 / 3), atol=1e-5)
+    blank = inputs.clone()
+    blank[:, 0] = 0
+    unseen = deep.network.spec.unflatten(weights.clone())
+    unseen["fc1.weight"][:, :, 0] += 100.0
+    assert not layer_errors(deep.network, deep.network.spec.flatten(unseen), weights, blank).any()

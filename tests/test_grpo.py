@@ -1,0 +1,217 @@
+"""The invariants of GRPO on weights, by value, with negative controls."""
+
+import copy
+import math
+
+import pytest
+import torch
+from conftest import make_policy
+
+from synthnet.action import WeightGaussian
+from synthnet.errors import InputError
+from synthnet.grpo import bounded_reward, group_advantages, mirrored_sign, surrogate
+from synthnet.train_grpo import GrpoConfig, _group_noise, check, policy_loss, sample_rollouts
+
+
+def _config(**changes):
+    return GrpoConfig(**{"prompts": 3, "num_generations": 4, "steps": [1, 2], **changes})
+
+
+# --- advantages ----------------------------------------------------------------------------------------------------
+
+
+def test_advantages_are_centred_and_scaled_within_each_group():
+    rewards = torch.randn(5, 8, dtype=torch.float64)
+    advantages = group_advantages(rewards)
+    assert torch.allclose(advantages.mean(1), torch.zeros(5, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(advantages.std(1), torch.ones(5, dtype=torch.float64), atol=1e-6)
+
+
+def test_advantages_ignore_scale_shift_order_and_other_groups():
+    rewards, order = torch.randn(3, 6), torch.randperm(6)
+    base = group_advantages(rewards)
+    assert torch.allclose(group_advantages(7 * rewards.double() + 3), base, atol=1e-6)
+    assert torch.allclose(group_advantages(rewards[:, order]), base[:, order])
+    changed = rewards.clone()
+    changed[2] = 100 * torch.randn(6)
+    assert torch.equal(group_advantages(changed)[:2], base[:2])
+
+
+def test_equal_rewards_give_exactly_zero_and_tiny_spreads_still_count():
+    assert not group_advantages(torch.full((2, 6), 0.1)).any()
+    tiny = 0.5 + 1e-6 * torch.tensor([[0.0, 1, 2, 3]], dtype=torch.float64)
+    assert group_advantages(tiny).std().item() == pytest.approx(1, rel=0.02)
+    assert group_advantages(tiny, noise_floor=1e-3).abs().max() < 0.01
+
+
+def test_a_mirrored_pair_with_equal_rewards_contributes_nothing():
+    noise = torch.randn(2, 5).repeat_interleave(2, 0) * mirrored_sign(4)[:, None]
+    advantages = group_advantages(torch.tensor([[1.0, 1.0, 2.0, 5.0]])).flatten()
+    assert torch.allclose((advantages[:2, None] * noise[:2]).sum(0), torch.zeros(5, dtype=torch.float64), atol=1e-12)
+
+
+# --- reward --------------------------------------------------------------------------------------------------------
+
+
+def test_reward_values_at_perfection_chance_and_ruin():
+    accuracy = torch.tensor([1.0, 0.1, 0.1, 0.1, 0.1])
+    loss = torch.tensor([0.0, math.log(10), 1e9, math.nan, math.inf])
+    reward = bounded_reward(accuracy, loss, 10, 0.0, 1.0)
+    assert reward.tolist() == pytest.approx([1.0, 0.0, -1.0, -1.0, -1.0], abs=1e-6)
+    assert bounded_reward(accuracy, loss, 10)[0].item() == pytest.approx(1.0)
+
+
+def test_a_ruined_net_gets_a_negative_advantage():
+    reward = bounded_reward(torch.tensor([0.9, 0.8, 0.0]), torch.tensor([0.3, 0.5, math.nan]), 10)
+    assert group_advantages(reward[None])[0, 2] < -1
+
+
+# --- surrogate -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "gradient"),
+    [(1.5, 1, 0.0), (1.1, 1, -1.1), (0.5, 1, -0.5), (0.5, -1, 0.0), (0.9, -1, 0.9), (9.0, -1, 9.0)],
+)
+def test_clip_table(ratio, advantage, gradient):
+    """Gradients with respect to the log-probability at epsilon 0.2 / 0.28; swapping min and max breaks four rows."""
+    log_ratio = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
+    surrogate(log_ratio, torch.tensor([float(advantage)]), 0.2, 0.28).backward()
+    assert log_ratio.grad.item() == pytest.approx(gradient, abs=1e-9)
+
+
+def test_masked_tokens_change_nothing():
+    log_ratio, advantages = 0.1 * torch.randn(4, 3), torch.randn(4)
+    padded = torch.cat([log_ratio, 5 * torch.randn(4, 2)], 1)
+    mask = torch.tensor([1, 1, 1, 0, 0]).bool().expand(4, 5)
+    assert torch.allclose(surrogate(padded, advantages, 0.2, 0.2, mask), surrogate(log_ratio, advantages, 0.2, 0.2))
+    assert surrogate(padded, advantages, 0.2, 0.2, torch.zeros(4, 5).bool()).item() == 0
+
+
+# --- rollouts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("noisy_steps", ["all", "one"])
+@pytest.mark.parametrize("task_name", ["tiny", "deep"])
+def test_ratio_is_one_before_any_update(task_name, noisy_steps, request):
+    task = request.getfixturevalue(task_name)
+    policy, config = make_policy(task), _config(noisy_steps=noisy_steps)
+    start = task.draw_start("val", [0, 1, 2])
+    sampled, _ = sample_rollouts(policy, start, 3, task.network, config, seed=0, update=0)
+    assert len(sampled) == (3 if noisy_steps == "all" else 1)
+    for step in sampled:
+        for rows in (slice(0, 12), slice(4, 8)):  # also in a smaller micro-batch
+            again = policy(step.states[rows], step.steps_left, task.network).log_prob_tokens(step.actions[rows])
+            assert (again - step.log_probs[rows]).abs().max() < 1e-3
+    _, stats = policy_loss(policy, policy, sampled, torch.randn(12), task.network, config)
+    assert stats["ratio/max"] == pytest.approx(1, abs=1e-4)
+    assert stats["clip_ratio/low_mean"] == stats["clip_ratio/high_mean"] == 0
+
+
+def test_gradient_at_ratio_one_is_reinforce(tiny):
+    """−mean(A · ∇ log π) over rollouts, steps and tokens, written out by hand."""
+    policy, config = make_policy(tiny), _config()
+    start, advantages = tiny.draw_start("val", [0, 1, 2]), torch.randn(12)
+    sampled, _ = sample_rollouts(policy, start, 2, tiny.network, config, seed=0, update=0)
+    loss, _ = policy_loss(policy, policy, sampled, advantages, tiny.network, config)
+    loss.backward()
+    surrogate_gradient = [p.grad.clone() for p in policy.trunk.parameters() if p.grad is not None]
+    policy.zero_grad()
+    total = 0.0
+    for step in sampled:
+        log_prob = policy(step.states, step.steps_left, tiny.network).log_prob_tokens(step.actions)
+        total = total - (advantages[:, None] * log_prob).mean() / 2
+    total.backward()
+    reinforce = [p.grad for p in policy.trunk.parameters() if p.grad is not None]
+    norm = torch.cat([g.flatten() for g in reinforce]).norm()
+    error = torch.cat([(a - b).flatten() for a, b in zip(surrogate_gradient, reinforce, strict=True)]).norm()
+    assert norm > 1e-3
+    assert error < 1e-3 * norm
+
+
+def test_zero_advantages_do_not_move_the_policy_and_kl_pulls_back(tiny):
+    policy, config = make_policy(tiny), _config(beta=0.1)
+    frozen = copy.deepcopy(policy)
+    start = tiny.draw_start("val", [0, 1, 2])
+    sampled, _ = sample_rollouts(policy, start, 2, tiny.network, config, seed=0, update=0)
+    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12), tiny.network, config)
+    loss.backward()
+    assert stats["kl"] == 0
+    assert all(p.grad is None or not p.grad.any() for p in policy.parameters())
+    with torch.no_grad():
+        policy.trunk.head.bias += 0.1
+    policy.zero_grad()
+    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12), tiny.network, config)
+    loss.backward()
+    assert stats["kl"] > 0
+    assert (policy.trunk.head.bias.grad >= 0).all()  # descent undoes the shift
+    assert policy.trunk.head.bias.grad.any()
+    assert all(p.grad is None for p in frozen.parameters())
+
+
+def test_rollouts_repeat_with_the_seed_and_no_noise_repeats_but_mirrored():
+    config, seen = _config(), []
+    for update in range(3):
+        for prompt in range(3):
+            for step in range(2):
+                noise = _group_noise(config, 50, 0, update, prompt, step)
+                assert torch.equal(noise, _group_noise(config, 50, 0, update, prompt, step))
+                assert torch.equal(noise[0::2], -noise[1::2])
+                seen += [tuple(row.tolist()) for row in noise[0::2]]
+    assert len(set(seen)) == len(seen)
+    assert not torch.equal(_group_noise(config, 50, 1, 0, 0, 0), _group_noise(config, 50, 0, 0, 0, 0))
+
+
+def test_a_deterministic_step_takes_the_mean(tiny):
+    policy, start = make_policy(tiny, sigma=1e-6), tiny.draw_start("val", [0, 1, 2])
+    _, all_noisy = sample_rollouts(policy, start, 3, tiny.network, _config(), seed=0, update=0)
+    _, one_noisy = sample_rollouts(policy, start, 3, tiny.network, _config(noisy_steps="one"), seed=0, update=0)
+    assert torch.allclose(all_noisy, one_noisy, atol=1e-4)
+
+
+# --- known answers -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dims", "bound"), [(8, 0.03), (64, 0.06)])
+def test_gaussian_bandit_finds_its_optimum(dims, bound):
+    """R = −‖a − a*‖²: root mean square error from 0.5 to below the bound in 400 Adam steps with 4 prompts of 8 rollouts."""
+    torch.manual_seed(0)
+    target, mean = 0.5 * torch.ones(dims), torch.zeros(dims, requires_grad=True)
+    optimizer, sigma = torch.optim.Adam([mean], lr=0.02), 0.1
+    for update in range(400):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * (1 - update / 400)
+        action = WeightGaussian(mean.expand(32, -1), torch.full((dims,), sigma).log(), torch.zeros(dims, dtype=torch.long), 1)
+        taken = action.sample(torch.randn(32, dims)).detach()
+        advantages = group_advantages(-(taken - target).square().sum(1).view(4, 8)).flatten()
+        log_prob = action.log_prob_tokens(taken)
+        optimizer.zero_grad()
+        surrogate(log_prob - log_prob.detach(), advantages, 0.2, 0.28).backward()
+        optimizer.step()
+    assert (mean - target).square().mean().sqrt() < bound
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_generations": 1}, "at least 2"),
+        ({"num_generations": 5}, "even"),
+        ({"steps": []}, "k_max"),
+        ({"steps": [0]}, "k_max"),
+        ({"steps": [9]}, "k_max"),
+        ({"sigma": 0.0}, "sigma"),
+        ({"num_iterations": 2}, "target_kl"),
+        ({"epsilon": 0.0}, "epsilon"),
+        ({"noisy_steps": "some"}, "noisy_steps"),
+    ],
+)
+def test_unsound_settings_are_refused_before_any_work(tiny, changes, reason):
+    with pytest.raises(InputError, match=reason):
+        check(_config(**changes), make_policy(tiny))
+
+
+def test_dropout_in_a_policy_is_refused(tiny):
+    policy = make_policy(tiny)
+    policy.trunk.dropout = torch.nn.Dropout(0.1)
+    with pytest.raises(InputError, match="dropout"):
+        check(_config(), policy)

@@ -1,0 +1,239 @@
+"""The stages end to end at tiny budgets: what they write, resumption bit for bit, and that rewards alone teach."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from conftest import make_policy
+from safetensors.torch import load_file
+
+from synthnet import training
+from synthnet.errors import InputError
+from synthnet.policy import load_policy
+from synthnet.rollout import synthesize_flat
+from synthnet.stages import run_stage
+from synthnet.tasks import build_task
+from synthnet.train_grpo import GrpoConfig, RewardConfig, train_grpo
+from synthnet.train_pairs import PairsConfig, draw_chain, draw_pairs
+from synthnet.training import LoopConfig, OptimConfig
+from synthnet.validation import Validation
+from synthnet.zoo import Zoo, ZooConfig, build_zoo, import_zoo
+
+COLLAPSE = pytest.mark.filterwarnings("ignore:outputs of different seeds")  # untrained policies may do so
+
+SMALL = ["task.hidden=[8]", "backbone.dim=16", "backbone.depth=1", "backbone.heads=2", "pairs.batch=8", "pairs.val_seeds=4"]
+PAIRS = [*SMALL, "pairs.loop.updates=6", "pairs.loop.validate_every=2", "pairs.loop.checkpoint_every=2"]
+GRPO = [*SMALL, "grpo.prompts=2", "grpo.num_generations=4", "grpo.val_seeds=4", "reward.batch=64"]
+LOOP = ["loop.updates=5", "loop.validate_every=2", "loop.checkpoint_every=2"]
+
+
+@pytest.fixture(scope="module")
+def zoo_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("zoo") / "zoo"
+    run_stage("zoo", ["task.hidden=[8]", "zoo.runs=12", "zoo.heldout=4", "zoo.shard=6", f"run_dir={path}"])
+    return path
+
+
+def _metrics(run_dir):
+    """metrics.jsonl without times."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in rows]
+
+
+def interrupt_at(call, work, monkeypatch):
+    """Run `work` and press Ctrl-C during its n-th update."""
+    apply, calls = training._apply, []
+
+    def pressed(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return apply(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_apply", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    assert len(calls) == call
+
+
+def test_zoo_holds_its_runs_and_the_recipe_works(zoo_dir):
+    zoo = Zoo.open(zoo_dir)
+    states, task = zoo.states("zoo"), build_task("digits-mlp", hidden=[8])
+    assert states.shape == (12, 6, task.network.spec.n_weights)
+    assert zoo.states("heldout").shape[0] == 4
+    assert torch.equal(states[:, 0], task.draw_start("zoo", list(range(12))))
+    assert all(row["val_accuracy"] > 0.8 for row in zoo.index)
+    with pytest.raises(InputError, match="asked for 13"):
+        zoo.states("zoo", 13)
+
+
+def test_a_killed_zoo_resumes_at_the_missing_shard(zoo_dir, tmp_path):
+    task, config = build_task("digits-mlp", hidden=[8]), ZooConfig(runs=12, heldout=4, shard=6)
+    build_zoo(task, config, tmp_path / "z", "same")
+    shards = sorted((tmp_path / "z").glob("states-*"))
+    before = shards[2].read_bytes()
+    kept = shards[0].stat().st_mtime_ns
+    shards[2].unlink()
+    (tmp_path / "z" / "zoo.json").unlink()
+    with pytest.raises(InputError, match="not a finished zoo"):
+        Zoo.open(tmp_path / "z")
+    build_zoo(task, config, tmp_path / "z", "same")
+    assert shards[2].read_bytes() == before
+    assert shards[0].stat().st_mtime_ns == kept
+    assert torch.equal(Zoo.open(tmp_path / "z").states(), Zoo.open(zoo_dir).states())
+
+
+def test_a_population_trains_like_single_nets(tiny):
+    """The batched computation against torch's own modules and Adam, one net at a time, on the same minibatches."""
+    from synthnet.population import Training, train_population
+    from synthnet.seeds import generator
+    from synthnet.tasks import Recipe
+
+    recipe, (inputs, labels) = Recipe(3e-3, 64, 2), tiny.data("train")
+    start = tiny.draw_start("zoo", [0, 1])
+    together = train_population(tiny.network, start, inputs, labels, Training(recipe), [0, 1, 2])
+    assert torch.equal(together[:, 0], start)
+    for index in range(2):
+        module = tiny.arch.build()
+        module.load_state_dict(tiny.network.spec.unflatten(start[index]))
+        optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
+        for epoch in (1, 2):
+            for chosen in torch.randperm(len(inputs), generator=generator(0, "batch-order", epoch)).split(64):
+                optimizer.zero_grad()
+                torch.nn.functional.cross_entropy(module(inputs[chosen]), labels[chosen]).backward()
+                optimizer.step()
+        alone = tiny.network.spec.flatten(module.state_dict())
+        assert (alone - together[index, 2]).norm() < 1e-3 * alone.norm()
+    own = train_population(tiny.network, start, inputs, labels, Training(recipe, per_run_order=True), [2], run_ids=[0, 1])
+    assert not torch.allclose(own[:, 0], together[:, 2], atol=1e-2)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_own_runs_are_imported_in_numeric_order(tmp_path, suffix, tiny):
+    from safetensors.torch import save_file
+
+    states = tiny.draw_start("user", list(range(9))).view(3, 3, -1)
+    for run in range(3):
+        folder = tmp_path / "runs" / f"run{run}"
+        folder.mkdir(parents=True)
+        for place, epoch in enumerate((0, 2, 10)):
+            tensors = {n: v.clone() for n, v in tiny.network.spec.unflatten(states[run, place]).items()}
+            path = folder / f"weights_epoch_{epoch}.{suffix}"
+            save_file(tensors, path) if suffix == "safetensors" else torch.save(tensors, path)
+    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
+    assert torch.equal(zoo.states("zoo"), states[:2])
+    assert torch.equal(zoo.states("heldout"), states[2:])
+    assert zoo.arch == tiny.arch
+
+
+def test_import_refuses_pickles_that_are_not_state_dicts(tmp_path):
+    (tmp_path / "a_0.pth").write_bytes(b"nonsense")
+    (tmp_path / "a_1.pth").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="weights_only"):
+        import_zoo(tmp_path, tmp_path / "zoo")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="holds no runs"):
+        import_zoo(tmp_path / "none", tmp_path / "zoo")
+
+
+def test_chains_rise_from_the_start_to_the_clean_state():
+    draw, seen = torch.Generator().manual_seed(0), set()
+    for _ in range(300):
+        chain = draw_chain(PairsConfig(), 6, 4, draw)
+        assert chain[0] == 0
+        assert chain[-1] == 5
+        assert chain == sorted(set(chain))
+        assert len(chain) - 1 <= 4
+        seen |= {(i, j) for i, j in zip(chain, chain[1:], strict=False)}
+    assert seen == {(i, j) for i in range(6) for j in range(i + 1, 6)}, "every pair i < j is reachable"
+    assert draw_chain(PairsConfig(single=1, short=0, long=0, skipped=0), 6, 4, draw) == [0, 5]
+
+
+def test_pairs_are_transitions_of_one_run():
+    states = torch.arange(4).view(4, 1, 1) * 100.0 + torch.arange(6).view(1, 6, 1)
+    batch = draw_pairs(PairsConfig(batch=200), states, 6, torch.Generator().manual_seed(0))
+    source, target = batch.source.squeeze(1), batch.target.squeeze(1)
+    assert torch.equal(source // 100, target // 100)
+    assert (target > source).all()
+    assert ((batch.steps_left == 1) == (target % 100 == 5)).all(), "one step left means the clean state is next"
+    assert ((batch.rollin_steps == 0) | (source % 100 > 0)).all()
+
+
+def test_pairs_resume_equals_uninterrupted_and_foreign_settings_are_refused(zoo_dir, tmp_path, monkeypatch):
+    whole, split = tmp_path / "whole", tmp_path / "split"
+    run_stage("pairs", [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={whole}"])
+    settings = [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={split}"]
+    interrupt_at(3, lambda: run_stage("pairs", settings), monkeypatch)
+    run_stage("pairs", settings)
+    assert _metrics(split) == _metrics(whole)
+    first, second = (load_file(path / "policy.safetensors") for path in (whole, split))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(InputError, match="another configuration"):
+        run_stage("pairs", [*settings, "seed=1"])
+
+
+@COLLAPSE
+@pytest.mark.parametrize("stage", ["distil", "grpo"])
+@pytest.mark.parametrize(
+    "trunk", [[], ["tokens=chunk", "tokens.size=64"], ["tokens=chunk", "tokens.size=0", "backbone=flat_mlp"], ["action.head=x0"]]
+)
+def test_every_trunk_and_token_scheme_goes_through_the_same_stages(zoo_dir, tmp_path, stage, trunk):
+    small = [s for s in SMALL if not (s.startswith("backbone") and "backbone=flat_mlp" in trunk)]
+    pairs = [*trunk, *small, "pairs.loop.updates=2", f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'pairs'}"]
+    policy = run_stage("pairs", pairs)
+    extra = [f"{stage}.{setting}" for setting in LOOP]
+    if stage == "grpo":
+        extra += ["grpo.prompts=2", "grpo.num_generations=4", "grpo.val_seeds=4", "reward.batch=64"]
+    else:
+        extra += ["distil.anchor=0.1", "distil.nets=4", "distil.val_seeds=4", "distil.labels=soft"]
+    made = run_stage(stage, [*small, *extra, f"zoo_dir={zoo_dir}", f"policy_from={policy}", f"run_dir={tmp_path / stage}"])
+    loaded = load_policy(made)
+    assert [entry["stage"] for entry in loaded.record["stages"]] == ["pairs", stage]
+    assert 1 <= loaded.record["best_k"] <= 6
+
+
+@COLLAPSE
+def test_grpo_resumes_bit_for_bit(zoo_dir, tmp_path, tiny, monkeypatch):
+    make_policy(tiny).save(tmp_path / "p.safetensors")
+    base = [*GRPO, *[f"grpo.{setting}" for setting in LOOP], f"policy_from={tmp_path / 'p.safetensors'}"]
+    run_stage("grpo", [*base, f"run_dir={tmp_path / 'whole'}"])
+    split = [*base, f"run_dir={tmp_path / 'split'}"]
+    interrupt_at(3, lambda: run_stage("grpo", split), monkeypatch)
+    run_stage("grpo", split)
+    assert _metrics(tmp_path / "split") == _metrics(tmp_path / "whole")
+
+
+@COLLAPSE
+def test_rewards_alone_teach_and_a_flipped_reward_unteaches(tmp_path, tiny):
+    """No zoo, no labels through a gradient: accuracy on val of unseen seeds must rise; with the sign flipped it must not."""
+    policy = make_policy(tiny, {"name": "set_transformer", "dim": 32, "depth": 1, "heads": 2}, sigma=0.3)
+    with torch.no_grad():
+        policy.trunk.head.weight.zero_()
+        policy.trunk.head.bias.zero_()
+    policy.save(tmp_path / "p.safetensors")
+    validation = Validation.of_task(tiny, 32, [1], torch.device("cpu"))
+    loop = LoopConfig(updates=100, validate_every=100, checkpoint_every=100)
+    config = GrpoConfig(prompts=4, num_generations=32, steps=[1], val_seeds=8, loop=loop)
+    config.optim = OptimConfig(learning_rate=3e-3, weight_decay=0.0, warmup=5, final_rate=1.0, ema=0.5)
+    after = {}
+    for name, sign in (("right", 1.0), ("flipped", -1.0)):
+        reward = RewardConfig(accuracy=0.5 * sign, bounded_loss=0.5 * sign, batch=256)
+        learner = load_policy(tmp_path / "p.safetensors").train()
+        train_grpo(learner, tiny, config, reward, tmp_path / name, "x", seed=0)
+        after[name] = validation(learner)["accuracy_k1"]
+    before = validation(load_policy(tmp_path / "p.safetensors"))["accuracy_k1"]
+    assert after["right"] > before + 0.1
+    assert after["flipped"] < before + 0.02
+
+
+def test_policy_file_round_trip_serves_the_same_nets(tmp_path, tiny):
+    policy = make_policy(tiny, learn_sigma=True)
+    policy.save(tmp_path / "p.safetensors")
+    start = tiny.draw_start("val", [0, 1])
+    again = load_policy(tmp_path / "p.safetensors")
+    assert torch.equal(synthesize_flat(again, start, 3, tiny.network), synthesize_flat(policy, start, 3, tiny.network))
+    assert again.config == policy.config
+    assert isinstance(again.log_sigma, torch.nn.Parameter)

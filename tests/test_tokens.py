@@ -1,0 +1,90 @@
+import pytest
+import torch
+from conftest import make_policy
+
+from synthnet.errors import InputError
+from synthnet.symmetry import Symmetry
+from synthnet.tasks import build_task
+from synthnet.tokens import Tokens, build_layout
+from synthnet.tokens.unit import hidden_tokens
+
+
+def _layout(task, scheme):
+    return build_layout(scheme, task.network.spec, Symmetry.of_chain(task.network.spec, task.network.chain))
+
+
+SCHEMES = [{"name": "unit"}, {"name": "chunk", "size": 64}, {"name": "chunk", "size": 0}]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("task_name", ["tiny", "deep"])
+def test_tokens_are_an_exact_inverse(scheme, task_name, request):
+    task = request.getfixturevalue(task_name)
+    layout, weights = _layout(task, scheme), task.draw_start("val", [0, 1, 2])
+    assert torch.equal(layout.decode(layout.encode(weights)), weights)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_padding_reads_zero_and_is_never_written(scheme, deep):
+    layout, weights = _layout(deep, scheme), deep.draw_start("val", [0])
+    tokens = layout.encode(weights)
+    padding = layout.unit_index == layout.n_weights
+    assert not tokens.units[0][padding].any()
+    n_real = (~padding).sum() + sum(edge.index.numel() for edge in layout.edges)
+    assert n_real == layout.n_weights
+    spoiled = Tokens(torch.where(padding, torch.full_like(tokens.units, 9.0), tokens.units), tokens.edges)
+    assert torch.equal(layout.decode(spoiled), weights)
+
+
+def test_every_weight_belongs_to_one_action_token(deep):
+    layout = _layout(deep, {"name": "unit"})
+    counts = torch.bincount(layout.token_of, minlength=layout.n_action_tokens)
+    assert counts.sum() == layout.n_weights
+    assert (counts > 0).all()
+    assert layout.n_action_tokens == 7 + 5 + 1 + 5  # units, the fixed token, one edge row per unit of the second layer
+
+
+@pytest.mark.parametrize("task_name", ["tiny", "deep"])
+@pytest.mark.parametrize("trunk", [{}, {"inducing": 3}])
+def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, request):
+    task = request.getfixturevalue(task_name)
+    symmetry = Symmetry.of_chain(task.network.spec, task.network.chain)
+    backbone = {"name": "set_transformer", "dim": 16, "depth": 2, "heads": 2, "edge_dim": 8, **trunk}
+    policy, weights = make_policy(task, backbone), task.draw_start("val", [0, 1]) / 0.1
+    torch.manual_seed(3)
+    permutations = {group: torch.randperm(size) for group, size in symmetry.groups.items()}
+    moved = symmetry.permute(policy(weights, 2, task.network).mean, permutations)
+    assert torch.allclose(policy(symmetry.permute(weights, permutations), 2, task.network).mean, moved, atol=1e-5)
+    assert (moved - policy(weights, 2, task.network).mean).abs().max() > 1e-2, "the permutation moves nothing: no evidence"
+
+
+@pytest.mark.parametrize("backbone", [None, {"name": "flat_mlp", "hidden": 16, "step_dim": 4}])
+def test_chunk_policies_are_not_equivariant(backbone, tiny):
+    """The negative control: tokens with positions must break what unit tokens keep."""
+    symmetry = Symmetry.of_chain(tiny.network.spec, tiny.network.chain)
+    policy = make_policy(tiny, backbone, {"name": "chunk", "size": 64 if backbone is None else 0})
+    weights, permutations = tiny.draw_start("val", [0]) / 0.1, {"hidden1": torch.arange(7, -1, -1)}
+    moved = symmetry.permute(policy(weights, 2, tiny.network).mean, permutations)
+    assert not torch.allclose(policy(symmetry.permute(weights, permutations), 2, tiny.network).mean, moved, atol=1e-3)
+
+
+def test_token_rows_follow_a_permutation_of_units(deep):
+    symmetry = Symmetry.of_chain(deep.network.spec, deep.network.chain)
+    layout, weights = _layout(deep, {"name": "unit"}), deep.draw_start("val", [0])
+    permutations = {"hidden1": torch.tensor([3, 0, 1, 2, 6, 5, 4])}
+    expected = layout.encode(weights).units[:, hidden_tokens(layout, symmetry, permutations)]
+    assert torch.equal(layout.encode(symmetry.permute(weights, permutations)).units, expected)
+
+
+def test_one_policy_serves_other_widths_but_not_other_inputs(tiny):
+    policy = make_policy(tiny)
+    wide = build_task("digits-mlp", hidden=[19])
+    assert policy(wide.draw_start("val", [0]), 1, wide.network).mean.shape == (1, wide.network.spec.n_weights)
+    foreign = build_task("mnist5k-mlp")
+    with pytest.raises(InputError, match="does not cover"):
+        policy.layout(foreign.network)
+
+
+def test_a_policy_without_edges_refuses_deeper_nets(tiny, deep):
+    with pytest.raises(InputError, match="edge"):
+        make_policy(tiny).layout(deep.network)

@@ -1,0 +1,116 @@
+import os
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from synthnet import files
+from synthnet.errors import InputError
+from synthnet.weights import WeightSpec, WeightState, read_weights, write_weights
+
+
+class WithBuffers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm = nn.Linear(3, 2), nn.BatchNorm1d(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_file_round_trip_is_bit_exact(tmp_path, dtype):
+    tensors = {"b": torch.randn(3, 4, dtype=dtype), "a": torch.randn(2, dtype=dtype), "n": torch.tensor(7)}
+    write_weights(tmp_path / "w.safetensors", WeightState(tensors, {"synthnet.seed": "3"}))
+    again = read_weights(tmp_path / "w.safetensors")
+    assert again.metadata["synthnet.seed"] == "3"
+    for name, value in tensors.items():
+        assert again.tensors[name].dtype == value.dtype
+        assert torch.equal(again.tensors[name], value)
+
+
+def test_flatten_is_inverted_exactly_with_leading_axes():
+    spec = WeightSpec.of_module(nn.Linear(3, 2))
+    flat = torch.randn(5, 4, spec.n_weights)
+    assert spec.n_weights == 8
+    assert torch.equal(spec.flatten(spec.unflatten(flat)), flat)
+
+
+def test_spec_knows_parameters_buffers_and_integers():
+    roles = {t.name: (t.role, t.integer) for t in WeightSpec.of_module(WithBuffers()).tensors}
+    assert roles["fc.weight"] == ("parameter", False)
+    assert roles["norm.running_mean"] == ("buffer", False)
+    assert roles["norm.num_batches_tracked"] == ("buffer", True)
+
+
+def test_integer_tensors_pass_through_and_dtypes_are_kept():
+    spec = WeightSpec.of_module(WithBuffers())
+    tensors = {n: v.half() if v.is_floating_point() else v + 5 for n, v in WithBuffers().state_dict().items()}
+    new = WeightState(tensors).replaced(spec, torch.zeros(spec.n_weights), {})
+    assert new.tensors["norm.num_batches_tracked"] == 5
+    assert new.tensors["fc.weight"].dtype == torch.float16
+    assert not new.tensors["fc.weight"].any()
+
+
+def test_differences_name_every_mismatch():
+    expected = WeightSpec.of_tensors({"a": torch.zeros(2), "b": torch.zeros(3), "c": torch.zeros(1)})
+    found = WeightSpec.of_tensors({"a": torch.zeros(4), "c": torch.zeros(1, dtype=torch.int64), "d": torch.zeros(1)})
+    text = "; ".join(expected.differences(found))
+    for part in ("missing b [3]", "unexpected d [1]", "a is [4], expected [2]", "c holds integers"):
+        assert part in text
+    assert expected.differences(expected) == []
+
+
+def _bad_files(folder):
+    good = {"a": torch.randn(64)}
+    save_file(good, folder / "good.safetensors")
+    raw = (folder / "good.safetensors").read_bytes()
+    (folder / "empty.safetensors").write_bytes(b"")
+    (folder / "truncated.safetensors").write_bytes(raw[:-30])
+    (folder / "lying.safetensors").write_bytes(struct.pack("<Q", 10**9) + raw[8:])
+    (folder / "junk.safetensors").write_bytes(b"hello, this is not it")
+    torch.save(good, folder / "torch.safetensors")
+    save_file({"a": torch.tensor([1.0, float("nan")])}, folder / "nan.safetensors")
+    save_file({"a": torch.tensor([1.0, float("inf")])}, folder / "inf.safetensors")
+    header = b'{"a":{"dtype":"F32","shape":[999],"data_offsets":[0,8]}}'
+    (folder / "sizes.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent", "does not exist"),
+        ("empty", "is empty"),
+        ("truncated", "not a valid .safetensors"),
+        ("lying", "header reaches past the end"),
+        ("junk", "safetensors"),
+        ("torch", "pickle or a torch.save"),
+        ("nan", "NaN or infinite"),
+        ("inf", "NaN or infinite"),
+        ("sizes", "not a valid .safetensors"),
+    ],
+)
+def test_bad_files_get_one_clear_message(tmp_path, name, message):
+    _bad_files(tmp_path)
+    with pytest.raises(InputError, match=message) as caught:
+        read_weights(tmp_path / f"{name}.safetensors")
+    assert f"{name}.safetensors" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_not_a_file(tmp_path):
+    with pytest.raises(InputError, match="is a folder"):
+        read_weights(tmp_path)
+
+
+def test_a_killed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    write_weights(path, WeightState({"a": torch.ones(3)}))
+
+    def die(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", die)
+    with pytest.raises(InputError, match="No space left"):
+        write_weights(path, WeightState({"a": torch.zeros(3)}))
+    assert torch.equal(load_file(path)["a"], torch.ones(3))
+    assert os.listdir(tmp_path) == ["w.safetensors"]
