@@ -97,6 +97,19 @@ def test_bad_files_get_one_clear_message(tmp_path, name, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_header_length_that_looks_like_a_pickle_is_read(tmp_path):
+    """A header of 640 bytes starts with 0x80 0x02, as a pickle does."""
+    from synthnet.files import safetensors_bytes
+
+    for padding in range(700):
+        raw = safetensors_bytes({"a": torch.ones(2)}, {"x": "y" * padding})
+        if raw[:2] == b"\x80\x02":
+            break
+    (tmp_path / "w.safetensors").write_bytes(raw)
+    assert raw[:2] == b"\x80\x02"
+    assert torch.equal(read_weights(tmp_path / "w.safetensors").tensors["a"], torch.ones(2))
+
+
 def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
         read_weights(tmp_path)

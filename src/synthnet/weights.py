@@ -197,12 +197,12 @@ def _opened(path: str | Path):
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if size == 0:
         raise InputError(f"{path} is empty")
-    if head[:2] == b"\x80\x02" or head[:4] == b"PK\x03\x04":
-        raise InputError(
-            f"{path} is a pickle or a torch.save file, not .safetensors; convert it with "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)"
-        )
     if size >= 8 and struct.unpack("<Q", head[:8])[0] > size - 8:
+        if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
+            raise InputError(
+                f"{path} is a pickle or a torch.save file, not .safetensors; convert it with "
+                "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)"
+            )
         raise InputError(f"{path} is not a whole .safetensors file: its header reaches past the end ({size} bytes)")
     try:
         return safe_open(path, framework="pt")

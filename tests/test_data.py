@@ -1,0 +1,115 @@
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from synthnet import data
+from synthnet.errors import InputError
+from synthnet.tasks import build_task, task_names
+
+
+def write_idx(path, array):
+    raw = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+
+
+def write_mnist(folder, n=40, suffix=""):
+    """Four IDX files in the real format with n training and n/2 test images."""
+    rng, folder = np.random.default_rng(0), folder
+    arrays = {}
+    for index, count in enumerate((n, n // 2)):
+        images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        write_idx(folder / (data.IDX_NAMES["images"][index] + suffix), images)
+        write_idx(folder / (data.IDX_NAMES["labels"][index] + suffix), labels)
+        arrays[index] = (images, labels)
+    return arrays
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_files_are_read_exactly(tmp_path, suffix):
+    arrays = write_mnist(tmp_path, suffix=suffix)
+    images, labels = data.load("idx", tmp_path)
+    assert images.shape == (60, 28, 28)
+    assert torch.equal((images[:40] * 255).round().to(torch.uint8), torch.from_numpy(arrays[0][0]))
+    assert torch.equal(labels[40:], torch.from_numpy(arrays[1][1].astype(np.int64)))
+
+
+def test_the_mnist_task_trains_on_local_files(tmp_path):
+    write_mnist(tmp_path, n=200)
+    task = build_task("mnist5k-mlp", data_dir=str(tmp_path))
+    inputs, labels = task.data("train")
+    assert inputs.shape == (210, 784)
+    assert task.network.logits(task.draw_start("val", [0]), inputs).shape == (1, 210, 10)
+    assert labels.max() == 9
+
+
+def test_cifar_binary_is_read_exactly(tmp_path):
+    rng = np.random.default_rng(0)
+    records = rng.integers(0, 256, (6, 4, data.CIFAR_RECORD), dtype=np.uint8)
+    records[:, :, 0] %= 10
+    for name, part in zip([*data.CIFAR_FILES, "test_batch.bin"], records, strict=True):
+        (tmp_path / name).write_bytes(part.tobytes())
+    images, labels = data.load("cifar10", tmp_path)
+    assert images.shape == (24, 3, 32, 32)
+    assert torch.equal(labels, torch.from_numpy(records[:, :, 0].reshape(-1).astype(np.int64)))
+    assert images[5, 1, 0, 0].item() == pytest.approx(records[1, 1, 1 + 1024] / 255)
+
+
+@pytest.mark.parametrize(
+    ("source", "spoil", "message"),
+    [
+        ("idx", lambda folder: None, "put the four IDX files"),
+        ("idx", lambda folder: write_mnist(folder) and (folder / data.IDX_NAMES["images"][0]).write_bytes(b"junk"), "not an IDX"),
+        ("idx", lambda folder: write_mnist(folder) and _cut(folder / data.IDX_NAMES["images"][1]), "truncated"),
+        ("cifar10", lambda folder: None, "cifar-10-binary.tar.gz"),
+        ("cifar10", lambda folder: (folder / data.CIFAR_FILES[0]).write_bytes(b"x" * 100), "truncated"),
+    ],
+)
+def test_missing_or_damaged_files_get_one_message(tmp_path, source, spoil, message):
+    spoil(tmp_path)
+    with pytest.raises(InputError, match=message):
+        data.load(source, tmp_path)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_missing_data_says_which_file_goes_where():
+    with pytest.raises(InputError, match="put train-images-idx3-ubyte.* pass data_dir"):
+        data.load("idx", None)
+    with pytest.raises(InputError, match="not a folder"):
+        data.load("cifar10", "/nowhere/at/all")
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_splits_are_disjoint_complete_and_fixed(name):
+    task = build_task(name)
+    indices = data.split_indices(task.source, len(data.load(task.source)[1]), 0)
+    together = torch.cat(list(indices.values()))
+    assert len(together.unique()) == len(together)
+    assert {split: len(part) for split, part in indices.items()} == {
+        "digits": {"train": 1100, "reward": 100, "val": 100, "test": 497},
+        "mnist5k": {"train": 3500, "reward": 250, "val": 250, "test": 1000},
+    }[task.source]
+    order = torch.randperm(len(together), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(indices["train"], order[: len(indices["train"])])
+    inputs, _ = task.data("train")
+    assert abs(inputs.mean().item()) < 1e-4
+    assert inputs.std().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_start_weights_of_different_purposes_and_seeds_differ(tiny):
+    draws = torch.cat([tiny.draw_start(purpose, [0, 1]) for purpose in ("zoo", "heldout", "val", "test", "user")])
+    assert len({tuple(row.tolist()) for row in draws}) == 10
+    assert torch.equal(tiny.draw_start("zoo", [5])[0], tiny.draw_start("zoo", [3, 5])[1])
+
+
+def test_the_test_split_is_refused_outside_evaluation(tiny):
+    with pytest.raises(InputError, match="evaluation and reports only"):
+        tiny.data("test")
+    with pytest.raises(InputError, match="evaluation and reports only"):
+        tiny.data("train+test")
