@@ -1,7 +1,7 @@
 import torch
-from conftest import make_policy
 from torch.distributions import Normal, kl_divergence
 
+from conftest import make_policy
 from synthnet.action import WeightGaussian
 
 

@@ -1,15 +1,14 @@
 """The command line as a stranger meets it: files in and out, JSON, exit codes, one-line errors, nothing overwritten."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import make_policy
 from safetensors.torch import load_file, save_file
 
+from conftest import make_policy
 from synthnet.cli import main
 from synthnet.tasks import build_task
 
@@ -55,14 +54,26 @@ def test_a_folder_in_a_folder_out_and_each_net_is_its_own(folder, capsys):
     assert code == 0
     outputs = [load_file(f"made/start{seed}.safetensors")["fc1.weight"] for seed in range(3)]
     assert not torch.allclose(outputs[0], outputs[1])
-    run(capsys, "synthesize", "in/start1.safetensors", "-o", "alone.safetensors", "--policy", "policy.safetensors", "--steps", 1)
+    run(
+        capsys, "synthesize", "in/start1.safetensors", "-o", "alone.safetensors", "--policy", "policy.safetensors", "--steps", 1
+    )
     assert torch.allclose(load_file("alone.safetensors")["fc1.weight"], outputs[1], atol=1e-6)
 
 
 def test_sampling_is_seeded(folder, capsys):
     made = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(capsys, "synthesize", "start0.safetensors", "-o", f"{name}.safetensors", "--policy", "policy.safetensors", "--sample", seed)
+        run(
+            capsys,
+            "synthesize",
+            "start0.safetensors",
+            "-o",
+            f"{name}.safetensors",
+            "--policy",
+            "policy.safetensors",
+            "--sample",
+            seed,
+        )
         made.append(load_file(f"{name}.safetensors")["fc1.weight"])
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
@@ -189,21 +200,34 @@ def test_bad_input_exits_2_with_one_line_and_overwrites_nothing(folder, capsys, 
     assert message in lines[0]
     assert "Traceback" not in err
     assert (folder / "kept.safetensors").read_bytes() == b"precious"
-    assert not (folder / "made").exists() or not os.listdir(folder / "made")
+    assert not (folder / "made").exists() or not list((folder / "made").iterdir())
 
 
 @pytest.mark.filterwarnings("default:.*never trained on")
 def test_too_many_steps_and_unseen_widths_warn_but_work(folder, capsys):
     wide = build_task("digits-mlp", hidden=[12])
-    save_file({n: v[0].clone() for n, v in wide.network.spec.unflatten(wide.draw_start("user", [0])).items()}, "wide.safetensors")
-    code, _, err = run(capsys, "synthesize", "wide.safetensors", "-o", "new.safetensors", "--policy", "policy.safetensors", "--steps", 9)
+    save_file(
+        {n: v[0].clone() for n, v in wide.network.spec.unflatten(wide.draw_start("user", [0])).items()}, "wide.safetensors"
+    )
+    code, _, err = run(
+        capsys, "synthesize", "wide.safetensors", "-o", "new.safetensors", "--policy", "policy.safetensors", "--steps", 9
+    )
     assert code == 0
     assert "never trained on" in err
     assert "above the policy's k_max" in err
 
 
 def test_a_bare_file_of_the_wrong_architecture_is_compared_with_the_task(folder, capsys):
-    arguments = ["synthesize", "start0.safetensors", "-o", "new.safetensors", "--policy", "policy.safetensors", "--task", "digits-mlp"]
+    arguments = [
+        "synthesize",
+        "start0.safetensors",
+        "-o",
+        "new.safetensors",
+        "--policy",
+        "policy.safetensors",
+        "--task",
+        "digits-mlp",
+    ]
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert "fc1.weight is [8, 64], expected [32, 64]" in err

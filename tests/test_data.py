@@ -62,7 +62,11 @@ def test_cifar_binary_is_read_exactly(tmp_path):
     ("source", "spoil", "message"),
     [
         ("idx", lambda folder: None, "put the four IDX files"),
-        ("idx", lambda folder: write_mnist(folder) and (folder / data.IDX_NAMES["images"][0]).write_bytes(b"junk"), "not an IDX"),
+        (
+            "idx",
+            lambda folder: write_mnist(folder) and (folder / data.IDX_NAMES["images"][0]).write_bytes(b"junk"),
+            "not an IDX",
+        ),
         ("idx", lambda folder: write_mnist(folder) and _cut(folder / data.IDX_NAMES["images"][1]), "truncated"),
         ("cifar10", lambda folder: None, "cifar-10-binary.tar.gz"),
         ("cifar10", lambda folder: (folder / data.CIFAR_FILES[0]).write_bytes(b"x" * 100), "truncated"),
@@ -79,7 +83,7 @@ def _cut(path):
 
 
 def test_missing_data_says_which_file_goes_where():
-    with pytest.raises(InputError, match="put train-images-idx3-ubyte.* pass data_dir"):
+    with pytest.raises(InputError, match=r"put train-images-idx3-ubyte.* pass data_dir"):
         data.load("idx", None)
     with pytest.raises(InputError, match="not a folder"):
         data.load("cifar10", "/nowhere/at/all")

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from conftest import make_policy
 
+from conftest import make_policy
 from synthnet.action import WeightGaussian
 from synthnet.errors import InputError
 from synthnet.grpo import bounded_reward, group_advantages, mirrored_sign, surrogate

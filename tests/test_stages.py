@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from itertools import pairwise
 
 import pytest
 import torch
-from conftest import make_policy
 from safetensors.torch import load_file
 
+from conftest import make_policy
 from synthnet import training
 from synthnet.errors import InputError
 from synthnet.policy import load_policy
@@ -147,7 +148,7 @@ def test_chains_rise_from_the_start_to_the_clean_state():
         assert chain[-1] == 5
         assert chain == sorted(set(chain))
         assert len(chain) - 1 <= 4
-        seen |= {(i, j) for i, j in zip(chain, chain[1:], strict=False)}
+        seen |= {(i, j) for i, j in pairwise(chain)}
     assert seen == {(i, j) for i in range(6) for j in range(i + 1, 6)}, "every pair i < j is reachable"
     assert draw_chain(PairsConfig(single=1, short=0, long=0, skipped=0), 6, 4, draw) == [0, 5]
 
@@ -178,7 +179,8 @@ def test_pairs_resume_equals_uninterrupted_and_foreign_settings_are_refused(zoo_
 @COLLAPSE
 @pytest.mark.parametrize("stage", ["distil", "grpo"])
 @pytest.mark.parametrize(
-    "trunk", [[], ["tokens=chunk", "tokens.size=64"], ["tokens=chunk", "tokens.size=0", "backbone=flat_mlp"], ["action.head=x0"]]
+    "trunk",
+    [[], ["tokens=chunk", "tokens.size=64"], ["tokens=chunk", "tokens.size=0", "backbone=flat_mlp"], ["action.head=x0"]],
 )
 def test_every_trunk_and_token_scheme_goes_through_the_same_stages(zoo_dir, tmp_path, stage, trunk):
     small = [s for s in SMALL if not (s.startswith("backbone") and "backbone=flat_mlp" in trunk)]

@@ -75,8 +75,14 @@ def test_scale_is_torchs_initial_bound():
 
 
 def test_chains_of_other_modules_are_traced():
-    chain = trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 5, bias=False), nn.Sigmoid(), nn.Linear(5, 2)))
-    assert [(layer.n_in, layer.n_out, layer.activation) for layer in chain.layers] == [(4, 6, "gelu"), (6, 5, "sigmoid"), (5, 2, None)]
+    chain = trace(
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 5, bias=False), nn.Sigmoid(), nn.Linear(5, 2))
+    )
+    assert [(layer.n_in, layer.n_out, layer.activation) for layer in chain.layers] == [
+        (4, 6, "gelu"),
+        (6, 5, "sigmoid"),
+        (5, 2, None),
+    ]
     assert chain.layers[1].bias is None
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from conftest import make_policy
 
+from conftest import make_policy
 from synthnet.errors import InputError
 from synthnet.symmetry import Symmetry
 from synthnet.tasks import build_task

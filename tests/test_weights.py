@@ -1,4 +1,3 @@
-import os
 import struct
 
 import pytest
@@ -126,4 +125,4 @@ def test_a_killed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="No space left"):
         write_weights(path, WeightState({"a": torch.zeros(3)}))
     assert torch.equal(load_file(path)["a"], torch.ones(3))
-    assert os.listdir(tmp_path) == ["w.safetensors"]
+    assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]

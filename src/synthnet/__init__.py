@@ -5,7 +5,17 @@ from synthnet.policy import Policy, load_policy
 from synthnet.synthesis import synthesize
 from synthnet.weights import WeightSpec, WeightState, read_weights, write_weights
 
-__all__ = ["InputError", "Policy", "WeightSpec", "WeightState", "evaluate", "load_policy", "read_weights", "synthesize", "write_weights"]
+__all__ = [
+    "InputError",
+    "Policy",
+    "WeightSpec",
+    "WeightState",
+    "evaluate",
+    "load_policy",
+    "read_weights",
+    "synthesize",
+    "write_weights",
+]
 
 
 def evaluate(files, split: str = "test", task: str | None = None) -> list[dict]:

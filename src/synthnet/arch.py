@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class MLP(nn.Module):
         if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
             raise InputError(f"an mlp needs at least two positive layer sizes, got {sizes}")
         self.n_layers = len(sizes) - 1
-        for index, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+        for index, (n_in, n_out) in enumerate(pairwise(sizes), 1):
             self.add_module(f"fc{index}", nn.Linear(n_in, n_out))
 
     def forward(self, x: Tensor) -> Tensor:

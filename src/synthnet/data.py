@@ -36,7 +36,9 @@ def load(source: str, data_dir: str | Path | None = None) -> tuple[Tensor, Tenso
     if source == "mnist5k":
         return _mnist5k()
     if source == "idx":
-        return read_idx_folder(_required(data_dir, "MNIST or Fashion-MNIST", IDX_NAMES["images"][0] + "[.gz] and its three siblings"))
+        return read_idx_folder(
+            _required(data_dir, "MNIST or Fashion-MNIST", IDX_NAMES["images"][0] + "[.gz] and its three siblings")
+        )
     if source == "cifar10":
         return read_cifar_folder(_required(data_dir, "CIFAR-10", "data_batch_1.bin … data_batch_5.bin (the binary archive)"))
     raise unknown("data source", source, ["digits", "mnist5k", "idx", "cifar10"])

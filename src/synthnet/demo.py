@@ -80,7 +80,9 @@ def print_table(task: Task, synth: dict[int, Tensor], sgd: Tensor, n_nets: int, 
     for k, values in list(synth.items())[1:]:
         share, cost = percent(values.mean().item() / twin), f"{1e3 * synthesis_s / n_nets:.1f} ms"
         rows.append(accuracy_row(f"synthesised, K = {k}", summary(values), share, cost))
-    rows.append(accuracy_row(f"SGD twins, {len(sgd) - 1} epochs", summary(sgd[-1]), percent(1.0), f"{1e3 * sgd_s / n_nets:.1f} ms"))
+    rows.append(
+        accuracy_row(f"SGD twins, {len(sgd) - 1} epochs", summary(sgd[-1]), percent(1.0), f"{1e3 * sgd_s / n_nets:.1f} ms")
+    )
     title = f"{task.name}: {n_nets} fresh seeds, test split; synthesis reads no data"
     table(title, ["weights", "accuracy, mean ± sd", "worst", "best", "share of SGD", "time per net"], rows)
 
@@ -95,21 +97,23 @@ def draw(task: Task, synth: dict[int, Tensor], sgd: Tensor, before: Tensor, afte
     except ImportError as error:
         raise missing_extra("matplotlib", "plot") from error
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=[1.5, 1, 1], layout="constrained")
-    epochs = torch.arange(len(sgd))
-    mean, low, high = sgd.mean(1), sgd.min(1).values, sgd.max(1).values
-    left.plot(epochs, 100 * mean, color="tab:gray", label="SGD twins, by epoch")
-    left.fill_between(epochs, 100 * low, 100 * high, color="tab:gray", alpha=0.2, lw=0, label="worst to best")
+    epochs = range(len(sgd))
+    mean, low, high = (100 * part.numpy() for part in (sgd.mean(1), sgd.min(1).values, sgd.max(1).values))
+    left.plot(epochs, mean, color="tab:gray", label="SGD twins, by epoch")
+    left.fill_between(epochs, low, high, color="tab:gray", alpha=0.2, lw=0, label="worst to best")
     steps = list(synth)
-    centres = torch.stack([values.mean() for values in synth.values()])
-    spread = torch.stack([values.std() for values in synth.values()])
-    left.errorbar(steps, 100 * centres, 100 * spread, color="tab:orange", marker="o", capsize=3, label="SynthNet, by synth step")
-    left.axhline(100 * mean[-1], color="tab:gray", ls=":", lw=1)
+    centres = [100 * values.mean().item() for values in synth.values()]
+    spread = [100 * values.std().item() for values in synth.values()]
+    left.errorbar(
+        steps, 100 * centres, 100 * spread, color="tab:orange", marker="o", capsize=3, label="SynthNet, by synth step"
+    )
+    left.axhline(mean[-1], color="tab:gray", ls=":", lw=1)
     left.set(xlabel="synth steps / SGD epochs", ylabel="test accuracy (%)", title=f"{task.name}, {sgd.shape[1]} unseen seeds")
     left.legend(loc="lower right", frameon=False)
     for axes, flat, title in ((middle, before, "start weights"), (right, after, f"after {steps[-1]} synth steps")):
         image = _first_layer(task, flat)
         bound = image.abs().max().item()
-        axes.imshow(image, cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
+        axes.imshow(image.numpy(), cmap="RdBu_r", vmin=-bound, vmax=bound, interpolation="nearest")
         axes.set_title(f"first layer of one net:\n{title}", fontsize=10)
         axes.axis("off")
     path = folder / "demo.png"

@@ -48,7 +48,9 @@ def _ends(arch: Arch) -> tuple[int, int]:
     return sizes[0], sizes[-1]
 
 
-def evaluate_files(files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings) -> list[dict]:
+def evaluate_files(
+    files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings
+) -> list[dict]:
     """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""
     opened = [open_net(path) for path in input_files(files)]
     results = []
@@ -81,7 +83,9 @@ def interval(values: Tensor, seed: int = 0) -> list[float]:
     return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
 
 
-def evaluate_policy(policy: Policy, task: Task, n_seeds: int = 256, steps: Sequence[int] = (1, 2, 4), split: str = "test") -> dict:
+def evaluate_policy(
+    policy: Policy, task: Task, n_seeds: int = 256, steps: Sequence[int] = (1, 2, 4), split: str = "test"
+) -> dict:
     """A policy over fresh seeds beside its controls on the same seeds: start weights and SGD twins; accuracy for each K, paired
     differences with bootstrap intervals over seeds and over images, and the identity measures."""
     net, device = task.network, policy.device

@@ -36,11 +36,8 @@ class Network:
             return None
 
     def logits(self, flat: Tensor, inputs: Tensor, backend: str = "auto") -> Tensor:
-        """Logits [net example class] of weights [net weights] on shared inputs [example …] or own ones [net example …].
-
-        Inputs are 'own' when they have one axis more than a single example batch, which is decided by the
-        leading axis of `flat` and the number of input features of the first layer.
-        """
+        """Logits [net example class] of weights [net weights] on shared inputs [example feature] or own ones
+        [net example feature]. Backend: batched, vmap, loop, or auto (batched for chains, else loop)."""
         return self.logits_of(self.spec.unflatten(flat), inputs, backend)
 
     def logits_of(self, tensors: dict[str, Tensor], inputs: Tensor, backend: str = "auto") -> Tensor:

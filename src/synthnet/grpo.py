@@ -52,7 +52,9 @@ def clip_shares(log_ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_h
     return {"clip_ratio/low_mean": low, "clip_ratio/high_mean": high}
 
 
-def bounded_reward(accuracy: Tensor, loss: Tensor, n_classes: int, accuracy_weight: float = 0.5, loss_weight: float = 0.5) -> Tensor:
+def bounded_reward(
+    accuracy: Tensor, loss: Tensor, n_classes: int, accuracy_weight: float = 0.5, loss_weight: float = 0.5
+) -> Tensor:
     """0.5·accuracy + 0.5·(1 − min(CE, 2 ln C)/ln C): the second term is 0 at chance, 1 at perfection, −1 at worst.
 
     Accuracy alone is quantised at 1/n and ties; the bounded loss breaks ties and lets no outlier dominate a group.

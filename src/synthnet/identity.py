@@ -34,7 +34,10 @@ def aligned_distance(symmetry: Symmetry, flat: Tensor, n_pairs: int = 64, seed: 
 
 
 def disagreement(probabilities: Tensor) -> float:
-    """Share of examples on which two different nets predict different classes, over all pairs; [net example class] -> [0, 1]."""
+    """Share of examples on which two different nets predict different classes, over all pairs, in [0, 1].
+
+    Takes class probabilities [net example class].
+    """
     predicted = probabilities.argmax(-1)
     n_nets = len(predicted)
     counts = torch.nn.functional.one_hot(predicted, probabilities.shape[-1]).sum(0).double()

@@ -101,7 +101,7 @@ class Policy(nn.Module):
         return self._layouts[key]
 
     def forward(self, scaled: Tensor, steps_left: Tensor | int, net: Network) -> WeightGaussian:
-        """The Gaussian over the next weights, given weights [net weights] in scale units and the steps left (this one included)."""
+        """The Gaussian over the next weights, given weights [net weights] in scale units and the steps left (with this one)."""
         layout = self.layout(net)
         if isinstance(steps_left, int):
             steps_left = torch.full((len(scaled),), steps_left, device=scaled.device)

@@ -20,7 +20,10 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         made.add_column(column, justify="right" if index else "left")
     for row in rows:
         made.add_row(*row)
-    Console().print(made)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # a pipe or a file has no width of its own
+    console.print(made)
 
 
 def percent(value: float, digits: int = 2) -> str:
@@ -53,10 +56,18 @@ def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
         loaded = load_policy(path)
         return {"kind": "policy", "file": str(path), "parameters": loaded.n_parameters, **policy}
     state = read_weights(path)
-    tensors = [{"name": n, "shape": list(v.shape), "dtype": str(v.dtype).removeprefix("torch.")} for n, v in state.tensors.items()]
+    tensors = [
+        {"name": n, "shape": list(v.shape), "dtype": str(v.dtype).removeprefix("torch.")} for n, v in state.tensors.items()
+    ]
     recorded = metadata_json(state.metadata, "synthnet.arch", path)
     arch = arch or (Arch.from_dict(recorded) if recorded else recognise(state.spec))
-    found = {"kind": "weights", "file": str(path), "n_weights": state.spec.n_weights, "tensors": tensors, "metadata": state.metadata}
+    found = {
+        "kind": "weights",
+        "file": str(path),
+        "n_weights": state.spec.n_weights,
+        "tensors": tensors,
+        "metadata": state.metadata,
+    }
     if arch is None:
         layout = build_layout({"name": "chunk"}, state.spec, None)
         return {**found, "arch": None, "groups": {}, "tokens": {"scheme": "chunk", "tokens": layout.n_tokens}}
@@ -80,12 +91,18 @@ def print_description(found: dict) -> None:
             ["k_max / best K", f"{config['k_max']} / {found['record'].get('best_k')}"],
             ["task", str(found["record"].get("task"))],
             ["trained on", ", ".join(str(Arch.from_dict(arch)) for arch in found["archs"])],
-            *[[f"stage {i}", f"{s['stage']}: {' '.join(s['command'])}"] for i, s in enumerate(found["record"].get("stages", []), 1)],
+            *[
+                [f"stage {i}", f"{s['stage']}: {' '.join(s['command'])}"]
+                for i, s in enumerate(found["record"].get("stages", []), 1)
+            ],
         ]
         table(found["file"], ["policy", ""], rows)
         return
     axes = found.get("axes", {})
-    rows = [[t["name"], str(t["shape"]), t["dtype"], " x ".join(g or "fixed" for g in axes.get(t["name"], []))] for t in found["tensors"]]
+    rows = [
+        [t["name"], str(t["shape"]), t["dtype"], " x ".join(g or "fixed" for g in axes.get(t["name"], []))]
+        for t in found["tensors"]
+    ]
     table(f"{found['file']}: {found['n_weights']:,} weights", ["tensor", "shape", "dtype", "unit group of each axis"], rows)
     arch = Arch.from_dict(found["arch"]) if found["arch"] else "unknown (chunk tokens only)"
     print(f"architecture {arch}; unit groups {found['groups']}; tokens {found['tokens']}")

@@ -25,12 +25,16 @@ def run_stage(stage: str, settings: list[str]) -> Path:
     if stage == "zoo":
         return build_zoo(task, config.zoo, run_dir, text, config.device).path
     if stage == "grpo":
-        return train_grpo(_start_policy(config, task), task, config.grpo, config.reward, run_dir, text, config.seed, config.device)
+        return train_grpo(
+            _start_policy(config, task), task, config.grpo, config.reward, run_dir, text, config.seed, config.device
+        )
     zoo = Zoo.open(config.zoo_dir or f"runs/zoo-{task.name}-0")
     if stage == "distil":
         policy = _start_policy(config, task)
         return train_distil(policy, task, zoo, config.distil, config.pairs, run_dir, text, config.seed, config.device)
-    policy = _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), [task.arch], config.seed)
+    policy = (
+        _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), [task.arch], config.seed)
+    )
     return train_pairs(policy, task, zoo, config.pairs, run_dir, text, config.seed, config.device)
 
 

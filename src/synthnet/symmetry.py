@@ -84,7 +84,7 @@ class Symmetry:
         return self.spec.flatten(tensors)
 
     def align(self, flat: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """One net's weights [weights] with units permuted to lie as near to `reference` [weights] as a greedy fixed point allows.
+        """One net's weights [weights], its units permuted to lie as near to `reference` [weights] as a fixed point allows.
 
         Coordinate descent over groups with the Hungarian algorithm (Ainsworth et al. 2022, 'Git Re-Basin', algorithm 1);
         exact for a single hidden layer. Returns the aligned weights and the permutation of each group.

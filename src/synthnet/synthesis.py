@@ -85,7 +85,9 @@ def find_policy(arch: Arch) -> str:
     for name in bundled_policies():
         if arch in load_policy(POLICY_DIR / f"{name}.safetensors").archs:
             return name
-    raise InputError(f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file")
+    raise InputError(
+        f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file"
+    )
 
 
 def check_cover(policy: Policy, file: NetFile) -> None:
@@ -107,7 +109,9 @@ def choose_steps(policy: Policy, steps: int | None) -> int:
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
     if steps > policy.config.k_max:
-        warnings.warn(f"steps={steps} is above the policy's k_max={policy.config.k_max}; it was never trained on so many", stacklevel=3)
+        warnings.warn(
+            f"steps={steps} is above the policy's k_max={policy.config.k_max}; it was never trained on so many", stacklevel=3
+        )
     return steps
 
 
@@ -140,8 +144,9 @@ def synthesize(
     """Turn files of randomly initialised weights into working weights, with no data.
 
     `weights`: one file, a folder, or a list of files; one file gives one state, else a list. `policy`: a bundled policy's
-    name or a policy file; by default the bundled one trained on this architecture. `steps`: synth steps K; by default the policy's
-    best. `out`: a file for one input file, a folder for several. `sample`: draw actions with this seed instead of the mean.
+    name or a policy file; by default the bundled one trained on this architecture. `steps`: synth steps K; by default the
+    policy's best. `out`: a file for one input file, a folder for several. `sample`: a seed to draw actions with instead of
+    taking their mean.
     Raises: InputError; then nothing has been written.
     """
     paths = input_files(weights)

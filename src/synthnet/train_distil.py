@@ -44,9 +44,7 @@ class DistilConfig:
     val_seeds: int = 64
     stop_on_collapse: bool = False
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=800, validate_every=50, checkpoint_every=100))
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(learning_rate=3e-4, weight_decay=0.0, warmup=20, ema=0.98)
-    )
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=3e-4, weight_decay=0.0, warmup=20, ema=0.98))
 
 
 @torch.no_grad()

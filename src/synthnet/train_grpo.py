@@ -29,7 +29,7 @@ FIRST_PROMPT_SEED = 1 << 24  # start seeds of prompts begin here, far above thos
 
 @dataclass
 class RewardConfig:
-    """The reward: accuracy and bounded cross-entropy, weighted, on `batch` images of `split`, the same for all rollouts of an update."""
+    """The reward: weighted accuracy and bounded cross-entropy on `batch` images of `split`, shared by an update's rollouts."""
 
     accuracy: float = 0.5
     bounded_loss: float = 0.5
@@ -41,8 +41,9 @@ class RewardConfig:
 class GrpoConfig:
     """Settings of `synthnet grpo`; names as in TRL where the meaning is the same.
 
-    steps: the K that sequences may have, one drawn per update. noisy_steps: all, or one drawn per update while the others take the
-    mean action (cheaper: rollouts of a prompt share their states up to it; MixGRPO, arXiv 2507.21802). sigma: action noise in scale units while sampling (None: the policy's own).
+    steps: the K that sequences may have, one drawn per update. noisy_steps: all, or one drawn per update while the others
+    take the mean action (cheaper: rollouts of a prompt share their states up to it; MixGRPO, arXiv 2507.21802). sigma:
+    action noise in scale units (None: the policy's own). target_kl: where further passes over the same samples stop.
     """
 
     prompts: int = 16
@@ -68,7 +69,9 @@ class GrpoConfig:
 def check(config: GrpoConfig, policy: Policy) -> None:
     """Refuse unsound settings before any work, with the reason."""
     if config.num_generations < 2:
-        raise InputError(f"grpo.num_generations must be at least 2 (an advantage is relative to a group), got {config.num_generations}")
+        raise InputError(
+            f"grpo.num_generations must be at least 2 (an advantage is relative to a group), got {config.num_generations}"
+        )
     if config.mirrored and config.num_generations % 2:
         raise InputError(f"grpo.mirrored pairs rollouts: num_generations must be even, got {config.num_generations}")
     if not config.steps or min(config.steps) < 1 or max(config.steps) > policy.config.k_max:
@@ -87,8 +90,8 @@ def check(config: GrpoConfig, policy: Policy) -> None:
 
 @dataclass(frozen=True)
 class NoisyStep:
-    """One synth step at which actions were drawn: states before it and actions taken [rollout weights], in scale units, and the
-    actions' log-probability [rollout token] under the sampling policy. `group` rollouts in a row share their state (1: none do)."""
+    """One synth step at which actions were drawn: states before it and actions taken [rollout weights], in scale units, and
+    the actions' log-probability [rollout token] under the sampling policy. `group` rollouts in a row share their state."""
 
     steps_left: int
     states: Tensor
@@ -98,7 +101,7 @@ class NoisyStep:
 
 
 def action_of(policy: Policy, states: Tensor, steps_left: int, net: Network, group: int) -> WeightGaussian:
-    """The policy's Gaussians for states [rollout weights]; where `group` rollouts in a row share their state, one forward serves all."""
+    """The Gaussians for states [rollout weights]; where `group` rollouts in a row share their state, one forward serves all."""
     action = policy(states[::group], steps_left, net)
     return replace(action, mean=action.mean.repeat_interleave(group, 0)) if group > 1 else action
 
@@ -136,7 +139,14 @@ def _group_noise(config: GrpoConfig, n_weights: int, seed: int, update: int, pro
 
 
 def train_grpo(
-    policy: Policy, task: Task, config: GrpoConfig, reward: RewardConfig, run_dir: str | Path, config_yaml: str, seed: int, device: str = "auto"
+    policy: Policy,
+    task: Task,
+    config: GrpoConfig,
+    reward: RewardConfig,
+    run_dir: str | Path,
+    config_yaml: str,
+    seed: int,
+    device: str = "auto",
 ) -> Path:
     """Run the stage; returns the path of the policy it wrote."""
     check(config, policy)

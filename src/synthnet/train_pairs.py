@@ -29,10 +29,10 @@ CHAINS = ("single", "short", "long", "skipped")
 class PairsConfig:
     """Settings of `synthnet pairs`.
 
-    single, short, long, skipped: relative frequencies of the chains W0→W_final; with one or two states between; through
-    every state; through a random half of the states. rollin: how often a transition starts from what the policy itself made of the
-    chain so far instead of the run's own state, so that later steps learn to correct earlier ones. function: weight of the error
-    in what each layer computes on `images` training images, beside the plain error of the weights (0: weights only).
+    single, short, long, skipped: relative frequencies of the chains W0→W_final; with one or two states between; through every
+    state; through a random half of the states. rollin: how often a transition starts from what the policy itself made of the
+    chain so far, not from the run's own state, so that later steps learn to correct earlier ones. function: weight of the
+    error in what each layer computes on `images` training images, beside the plain error of the weights (0: weights only).
     """
 
     single: float = 0.4
@@ -137,7 +137,14 @@ def move(batch: PairBatch, device: torch.device) -> PairBatch:
 
 
 def train_pairs(
-    policy: Policy, task: Task, zoo: Zoo, config: PairsConfig, run_dir: str | Path, config_yaml: str, seed: int, device: str = "auto"
+    policy: Policy,
+    task: Task,
+    zoo: Zoo,
+    config: PairsConfig,
+    run_dir: str | Path,
+    config_yaml: str,
+    seed: int,
+    device: str = "auto",
 ) -> Path:
     """Run the stage; returns the path of the policy it wrote."""
     shares = [getattr(config, name) for name in CHAINS]

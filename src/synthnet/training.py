@@ -1,8 +1,8 @@
 """The loop that every policy stage shares: updates, schedule, EMA, validation, checkpoints, exact resume, early stop.
 
-A stage gives a `step` and a `validate(policy, share of updates done)` (-> metrics with `score`); what differs between stages is in those two
-functions alone. `step(update, policy)` yields (loss, metrics) once per optimiser step: more than once where a stage goes over the
-same samples again.
+A stage gives a `step` and a `validate(policy, share of updates done)` (-> metrics with `score`); what differs between stages
+is in those two functions alone. `step(update, policy)` yields (loss, metrics) once per optimiser step: more than once where a
+stage goes over the same samples again.
 """
 
 import copy
@@ -37,7 +37,7 @@ class OptimConfig:
 
 @dataclass
 class LoopConfig:
-    """How long a stage runs and how often it looks: `patience` (validations without a better score, 0: never) stops it early."""
+    """How long a stage runs and how often it looks; after `patience` validations without a better score (0: never) it stops."""
 
     updates: int = 1000
     validate_every: int = 100
@@ -72,8 +72,8 @@ def train(
 ) -> Policy:
     """Run the updates and return the average policy with the best validation score (higher is better).
 
-    Ctrl-C finishes the update, saves a checkpoint and leaves. Continues from the run directory's checkpoint, bit for bit where the
-    machine and the thread count are the same.
+    Ctrl-C finishes the update, saves a checkpoint and leaves. Continues from the run directory's checkpoint, bit for bit
+    where the machine and the thread count are the same.
     """
     check_settings(loop, optim)
     average = copy.deepcopy(policy)
@@ -122,7 +122,8 @@ def _exhausted(state: dict, loop: LoopConfig) -> bool:
 def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim: OptimConfig) -> dict:
     for group in optimizer.param_groups:
         group["lr"] = rate_at(update, loop.updates, optim)
-    for loss, metrics in step(update, policy):
+    loss, metrics, norm = torch.zeros(()), {}, torch.zeros(())
+    for loss, metrics in step(update, policy):  # noqa: B007 (the last ones are reported)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), optim.max_grad_norm)

@@ -1,4 +1,4 @@
-"""What every stage measures on the val split with unseen seeds: accuracy by synth step, and how much nets of different seeds differ."""
+"""What every stage measures on val with unseen seeds: accuracy by synth step, and how much nets of different seeds differ."""
 
 import warnings
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Validation:
         return cls(task.network, start, inputs, labels, tuple(steps))
 
     def __call__(self, policy: Policy) -> dict:
-        """Mean accuracy and loss of WK for each K; `score` is the mean over K of accuracy − 0.1 · loss (the loss breaks ties)."""
+        """Mean accuracy and loss of WK for each K; `score` is the mean over K of accuracy − 0.1 · loss, so loss breaks ties."""
         metrics, scores = {}, []
         for n_steps in self.steps:
             final = synthesize_flat(policy, self.start, n_steps, self.network)[:, -1]
@@ -75,7 +75,10 @@ class CollapseWatch:
             metrics[f"aligned_ratio_k{n_steps}"] = aligned_distance(self.symmetry, final) / self.reference
         lowest = min(value for name, value in metrics.items() if name.startswith("aligned_ratio"))
         if progress >= 0.1 and lowest < COLLAPSE_RATIO and not self.warned:
-            message = f"outputs of different seeds are {lowest:.2f} times as far apart as SGD nets (below {COLLAPSE_RATIO}): the policy may be collapsing to one solution"
+            message = (
+                f"outputs of different seeds are {lowest:.2f} times as far apart as SGD nets (below {COLLAPSE_RATIO}): "
+                "the policy may be collapsing to one solution"
+            )
             if self.stop:
                 raise InputError(message + "; stopped, as stop_on_collapse asks. The last checkpoint is kept")
             warnings.warn(message, stacklevel=2)

@@ -87,7 +87,12 @@ def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: s
     """Train the zoo of a task into `run_dir`; go on where an earlier build was stopped."""
     if config.runs < 1 or config.heldout < 0 or config.shard < 1:
         raise InputError(f"zoo.runs and zoo.shard must be positive, got {config.runs} and {config.shard}")
-    if len(config.states) < 2 or config.states[0] != 0 or config.states[-1] != 1 or list(config.states) != sorted(config.states):
+    if (
+        len(config.states) < 2
+        or config.states[0] != 0
+        or config.states[-1] != 1
+        or list(config.states) != sorted(config.states)
+    ):
         raise InputError(f"zoo.states must rise from 0 to 1, got {list(config.states)}")
     epochs = sorted({round(share * task.recipe.epochs) for share in config.states})
     jobs = [
@@ -141,11 +146,17 @@ def import_zoo(folder: str | Path, out: str | Path, task: str | None = None) -> 
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of runs")
-    runs = [found for sub in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())] if len(found := _state_files(sub)) > 1]
+    runs = [
+        found for sub in [folder, *sorted(p for p in folder.iterdir() if p.is_dir())] if len(found := _state_files(sub)) > 1
+    ]
     if not runs:
-        raise InputError(f"{folder} holds no runs: expected at least two .safetensors or .pth files per run, in it or in subfolders")
+        raise InputError(
+            f"{folder} holds no runs: expected at least two .safetensors or .pth files per run, in it or in subfolders"
+        )
     if len({len(files) for files in runs}) > 1:
-        raise InputError(f"{folder}: runs have {sorted({len(files) for files in runs})} states; expected the same number in each")
+        raise InputError(
+            f"{folder}: runs have {sorted({len(files) for files in runs})} states; expected the same number in each"
+        )
     first = _read_state(runs[0][0])
     arch = build_task(task).arch if task else recognise(WeightSpec.of_tensors(first))
     if arch is None:

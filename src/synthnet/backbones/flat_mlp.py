@@ -40,7 +40,9 @@ class FlatMLP(nn.Module):
 
     def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tokens:
         if tuple(layout.unit_index.shape) != self.shape:
-            raise InputError(f"this flat_mlp policy serves nets of {self.shape} tokens x weights, got {tuple(layout.unit_index.shape)}")
+            raise InputError(
+                f"this flat_mlp policy serves nets of {self.shape} tokens x weights, got {tuple(layout.unit_index.shape)}"
+            )
         x = torch.cat([tokens.units.flatten(1), self.steps_left(steps_left)], dim=-1)
         return Tokens(self.head(self.layers(x)).unflatten(1, self.shape), ())
 

@@ -59,7 +59,9 @@ class Block(nn.Module):
         self.gather = Attention(dim, config.heads) if config.inducing else None
         self.ffn_norm, self.ffn = FilmNorm(dim, dim), FeedForward(dim, config.ffn * dim)
 
-    def forward(self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
         if edges:
             units, edges = self.exchange(units, edges, layout)
         x = self.attention_norm(units, condition)

@@ -30,7 +30,9 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
     if config.size == 0:
         unit_index, descriptors = flat[None], torch.zeros(1, 1)
     else:
-        pieces = [(t, piece) for t in spec.floats for piece in _pieces(flat[spec.slices()[t.name]], config.size, spec.n_weights)]
+        pieces = [
+            (t, piece) for t in spec.floats for piece in _pieces(flat[spec.slices()[t.name]], config.size, spec.n_weights)
+        ]
         unit_index = torch.stack([piece for _, piece in pieces])
         totals = {t.name: sum(owner.name == t.name for owner, _ in pieces) for t in spec.floats}
         seen, rows = {}, []
@@ -69,9 +71,3 @@ def _descriptor(tensor: TensorSpec, order: float, place: float) -> list[float]:
         fan_in *= n
     waves = [f(2**band * pi * x) for x in (order, place) for band in range(FOURIER_BANDS) for f in (sin, cos)]
     return [float(tensor.role == "buffer"), len(tensor.shape) / 4, log(fan_out) / 5, log(fan_in) / 5, order, place, *waves]
-
-
-
-
-
-

@@ -1,0 +1,143 @@
+"""A policy over unseen seeds beside every control, on the test split: one JSON file and one table.
+
+python benchmarks/controls.py POLICY --zoo ZOO_DIR [--before POLICY_BEFORE_GRPO] [--seeds 256] [--split-seed 0] -o FILE.json
+
+Controls: start weights; SGD twins by the fixed recipe; twins trained on train + reward; SGD tuned on val over nine settings;
+SGD with soft labels, without and with input noise; zoo net + noise (two levels); one constant net; the mean of 16 zoo nets;
+best-of-K sampling of the policy before GRPO, with as many draws per seed as asked for.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synthnet.action import standard_noise
+from synthnet.evaluate import evaluate_policy, interval, split_data, summary
+from synthnet.files import write_atomic
+from synthnet.functional import score
+from synthnet.grpo import bounded_reward
+from synthnet.policy import Policy, load_policy
+from synthnet.population import Training, grow_twins, train_population
+from synthnet.report import percent, table
+from synthnet.rollout import rollout
+from synthnet.seeds import generator
+from synthnet.symmetry import init_scale
+from synthnet.synthesis import policy_path
+from synthnet.tasks import Recipe, Task, build_task
+from synthnet.train_distil import ensemble_labels
+from synthnet.zoo import Zoo
+
+RATES, EPOCHS = (1.0, 0.33, 3.0), (1.0, 0.5, 2.0)
+NOISES = (0.05, 0.1)  # standard deviations in units of each tensor's initial scale
+BEST_OF_SIGMAS = (0.05, 0.1, 0.2)
+
+
+def trained(task: Task, start: Tensor, recipe: Recipe, labels: Tensor | None = None, noise: float = 0.0) -> Tensor:
+    inputs, own = task.data("train")
+    training = Training(recipe, input_noise=noise)
+    labels = own if labels is None else labels
+    parts = [train_population(task.network, w, inputs, labels, training, [recipe.epochs])[:, 0] for w in start.split(128)]
+    return torch.cat(parts)
+
+
+def tuned_recipe(task: Task) -> Recipe:
+    """The best of nine settings on val (64 seeds of purpose val)."""
+    start, (inputs, labels) = task.draw_start("val", list(range(64))), task.data("val")
+    base, found = task.recipe, []
+    for rate in RATES:
+        for share in EPOCHS:
+            recipe = Recipe(base.learning_rate * rate, base.batch_size, round(base.epochs * share))
+            accuracy = score(task.network, trained(task, start, recipe), inputs, labels)[0].mean().item()
+            found.append((accuracy, recipe))
+    return max(found, key=lambda entry: entry[0])[1]
+
+
+@torch.no_grad()
+def best_of(policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int, sigma: float) -> Tensor:
+    """Per seed, the best of `draws` sampled sequences by the reward on train + reward images."""
+    net, (inputs, labels) = task.network, task.data("train+reward")
+    policy.log_sigma.data.fill_(sigma).log_()
+    best, top = start.clone(), torch.full((len(start),), -torch.inf, dtype=torch.float64)
+    for draw in range(draws):
+        noise = lambda step, d=draw: standard_noise(start.shape, generator(0, "best-of", d, step), start.device)  # noqa: E731
+        made = rollout(policy, start, n_steps, net, noise)[-1]
+        reward = bounded_reward(*score(net, made, inputs, labels), task.n_classes)
+        better = reward > top
+        best[better], top[better] = made[better], reward[better]
+    return best
+
+
+def controls(task: Task, zoo: Zoo, n_seeds: int) -> dict[str, Tensor]:
+    """Weights [seed weights] of each control that does not depend on the policy."""
+    start, net = task.draw_start("test", list(range(n_seeds))), task.network
+    states = zoo.states("zoo", 256)[:, -1]
+    val = score(net, states, *task.data("val"))[0]
+    soft = ensemble_labels(task, zoo, task.data("train")[0], 256)
+    scale = init_scale(net.spec)
+    draw = generator(0, "controls")
+    picks = states[torch.randint(len(states), (n_seeds,), generator=draw)]
+    made = {
+        "SGD twins on train + reward": grow_twins(task, start, "train+reward"),
+        "SGD tuned on val": trained(task, start, tuned_recipe(task)),
+        "SGD, soft labels": trained(task, start, task.recipe, soft),
+        "SGD, soft labels, input noise 0.3": trained(task, start, task.recipe, soft, 0.3),
+        "constant net (best zoo net on val)": states[val.argmax()].expand(n_seeds, -1).clone(),
+        "mean of 16 zoo nets": torch.stack([states[torch.randperm(256, generator=draw)[:16]].mean(0) for _ in range(n_seeds)]),
+    }
+    for noise in NOISES:
+        made[f"zoo net + noise {noise}"] = picks + noise * scale * torch.randn(picks.shape, generator=draw)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("policy")
+    parser.add_argument("--zoo", required=True)
+    parser.add_argument("--before", help="the policy GRPO started from, for best-of-K and the gain of GRPO")
+    parser.add_argument("--draws", type=int, default=200, help="best-of-K: sampled sequences per seed")
+    parser.add_argument("--best-of-seeds", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=256)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--split-seed", type=int, default=0)
+    parser.add_argument("-o", "--out", required=True)
+    options = parser.parse_args()
+    policy, zoo = load_policy(policy_path(options.policy)), Zoo.open(options.zoo)
+    task = build_task(policy.record["task"], split_seed=options.split_seed)
+    report = evaluate_policy(policy, task, options.seeds, options.steps)
+    inputs, labels = split_data(task, "test")
+    twins = grow_twins(task, task.draw_start("test", list(range(options.seeds))))
+    reference = score(task.network, twins, inputs, labels)[0]
+    report["controls"] = {}
+    for name, weights in controls(task, zoo, options.seeds).items():
+        accuracies = score(task.network, weights, inputs, labels)[0]
+        gain = accuracies - reference
+        report["controls"][name] = {**summary(accuracies), "minus_sgd": gain.mean().item(), "interval": interval(gain)}
+    if options.before:
+        report["before_grpo"] = evaluate_policy(load_policy(policy_path(options.before)), task, options.seeds, options.steps)
+        report["best_of"] = best_of_report(options, task)
+    write_atomic(options.out, json.dumps(report, indent=1) + "\n")
+    rows = [[name, f"{percent(r['mean'])} ± {100 * r['sd']:.2f}", percent(r["min"])] for name, r in report["controls"].items()]
+    for k, row in report["steps"].items():
+        rows.append([f"SynthNet, K = {k}", percent(row["accuracy"]["mean"]), percent(row["accuracy"]["min"])])
+    table(f"{task.name}, test split, {options.seeds} seeds -> {Path(options.out).name}", ["weights", "accuracy", "worst"], rows)
+
+
+def best_of_report(options: argparse.Namespace, task: Task) -> dict:
+    """Best-of-K for K = 1 and 2 synth steps; sigma chosen on val seeds by val accuracy."""
+    inputs, labels = split_data(task, "test")
+    val, start = task.draw_start("val", list(range(16))), task.draw_start("test", list(range(options.best_of_seeds)))
+    made = {}
+    for n_steps in (1, 2):
+        policy = load_policy(policy_path(options.before))
+        trials = {s: best_of(policy, task, val, n_steps, options.draws // 4, s) for s in BEST_OF_SIGMAS}
+        sigma = max(trials, key=lambda s: score(task.network, trials[s], *task.data("val"))[0].mean().item())
+        accuracies = score(task.network, best_of(policy, task, start, n_steps, options.draws, sigma), inputs, labels)[0]
+        made[str(n_steps)] = {**summary(accuracies), "sigma": sigma, "draws": options.draws, "seeds": options.best_of_seeds}
+    return made
+
+
+if __name__ == "__main__":
+    main()

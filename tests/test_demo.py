@@ -1,0 +1,31 @@
+"""The demo with a tiny policy: what it writes, and that its table tells start weights, synthesis and SGD apart."""
+
+import pytest
+from conftest import make_policy
+
+from synthnet import demo
+from synthnet.errors import InputError
+from synthnet.tasks import build_task
+from synthnet.weights import read_weights
+
+
+def test_demo_leaves_files_a_table_and_a_figure(tmp_path, monkeypatch, capsys):
+    task = build_task("digits-mlp")
+    policy = make_policy(task)
+    policy.record = {"best_k": 2, "task": "digits-mlp"}
+    policy.save(tmp_path / "p.safetensors")
+    monkeypatch.setattr(demo, "find_policy", lambda arch: tmp_path / "p.safetensors")
+    demo.demo("digits-mlp", 3, str(tmp_path / "out"), rebuild=False, distil=False, device="cpu")
+    printed = capsys.readouterr().out
+    for words in ("start weights", "synthesised, K = 1", "synthesised, K = 2", "SGD twins, 40 epochs"):
+        assert words in printed
+    assert (tmp_path / "out" / "demo.png").stat().st_size > 10_000
+    for folder in ("start", "synthesised-k1", "synthesised-k2"):
+        files = sorted((tmp_path / "out" / folder).glob("*.safetensors"))
+        assert len(files) == 3
+        assert read_weights(files[0]).spec.n_weights == 2410
+
+
+def test_distil_goes_with_train():
+    with pytest.raises(InputError, match="--train"):
+        demo.demo("digits-mlp", 4, "out", rebuild=False, distil=True, device="cpu")
