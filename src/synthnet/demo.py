@@ -104,9 +104,7 @@ def draw(task: Task, synth: dict[int, Tensor], sgd: Tensor, before: Tensor, afte
     steps = list(synth)
     centres = [100 * values.mean().item() for values in synth.values()]
     spread = [100 * values.std().item() for values in synth.values()]
-    left.errorbar(
-        steps, 100 * centres, 100 * spread, color="tab:orange", marker="o", capsize=3, label="SynthNet, by synth step"
-    )
+    left.errorbar(steps, centres, spread, color="tab:orange", marker="o", capsize=3, label="SynthNet, by synth step")
     left.axhline(mean[-1], color="tab:gray", ls=":", lw=1)
     left.set(xlabel="synth steps / SGD epochs", ylabel="test accuracy (%)", title=f"{task.name}, {sgd.shape[1]} unseen seeds")
     left.legend(loc="lower right", frameon=False)
