@@ -91,7 +91,7 @@ def test_masked_tokens_change_nothing():
 # --- rollouts ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noisy_steps", ["all", "one"])
+@pytest.mark.parametrize("noisy_steps", ["all", "one", "last"])
 @pytest.mark.parametrize("task_name", ["tiny", "deep"])
 def test_ratio_is_one_before_any_update(task_name, noisy_steps, request):
     task = request.getfixturevalue(task_name)
@@ -167,6 +167,15 @@ def test_a_deterministic_step_takes_the_mean(tiny):
     _, all_noisy = sample_rollouts(policy, start, 3, tiny.network, _config(), seed=0, update=0)
     _, one_noisy = sample_rollouts(policy, start, 3, tiny.network, _config(noisy_steps="one"), seed=0, update=0)
     assert torch.allclose(all_noisy, one_noisy, atol=1e-4)
+
+
+def test_with_the_last_step_noisy_a_group_shares_its_states_before_it(tiny):
+    policy, start = make_policy(tiny), tiny.draw_start("val", [0, 1, 2])
+    sampled, final = sample_rollouts(policy, start, 3, tiny.network, _config(noisy_steps="last"), seed=0, update=0)
+    (step,) = sampled
+    assert step.steps_left == 1
+    assert torch.equal(step.states.view(3, 4, -1)[:, 0], step.states.view(3, 4, -1)[:, 3])
+    assert not torch.equal(final[0], final[1])
 
 
 # --- known answers -------------------------------------------------------------------------------------------------

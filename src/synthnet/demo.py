@@ -106,6 +106,10 @@ def draw(task: Task, synth: dict[int, Tensor], sgd: Tensor, before: Tensor, afte
     spread = [100 * values.std().item() for values in synth.values()]
     left.errorbar(steps, centres, spread, color="tab:orange", marker="o", capsize=3, label="SynthNet, by synth step")
     left.axhline(mean[-1], color="tab:gray", ls=":", lw=1)
+    left.set_xscale("symlog", linthresh=4)
+    left.set_xlim(-0.2, len(sgd) - 1)
+    ticks = [k for k in (0, 1, 2, 4, 10, 20, 40, 100) if k < len(sgd)]
+    left.set_xticks(ticks, ticks)
     left.set(xlabel="synth steps / SGD epochs", ylabel="test accuracy (%)", title=f"{task.name}, {sgd.shape[1]} unseen seeds")
     left.legend(loc="lower right", frameon=False)
     for axes, flat, title in ((middle, before, "start weights"), (right, after, f"after {steps[-1]} synth steps")):
@@ -125,7 +129,8 @@ def _first_layer(task: Task, flat: Tensor) -> Tensor:
     layer = task.network.chain.layers[0]
     weight = task.network.spec.unflatten(flat)[layer.weight]
     side = round(layer.n_in**0.5)
-    columns = -(-len(weight) // max(round(len(weight) ** 0.5), 1))
+    root = len(weight) ** 0.5
+    columns = next((n for n in range(1, len(weight) + 1) if len(weight) % n == 0 and root <= n <= 2 * root), round(root) + 1)
     rows = -(-len(weight) // columns)
     canvas = torch.zeros(rows * (side + 1) - 1, columns * (side + 1) - 1)
     for unit, image in enumerate(weight[:, : side * side].reshape(-1, side, side)):

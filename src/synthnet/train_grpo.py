@@ -29,20 +29,25 @@ FIRST_PROMPT_SEED = 1 << 24  # start seeds of prompts begin here, far above thos
 
 @dataclass
 class RewardConfig:
-    """The reward: weighted accuracy and bounded cross-entropy on `batch` images of `split`, shared by an update's rollouts."""
+    """The reward: weighted accuracy and bounded cross-entropy on `batch` images of `split`, shared by an update's rollouts.
+
+    input_noise: standard deviation of Gaussian noise on the images, drawn once per update; it keeps the reward from saturating
+    on images that the policy's nets already classify.
+    """
 
     accuracy: float = 0.5
     bounded_loss: float = 0.5
     split: str = "train+reward"
     batch: int = 512
+    input_noise: float = 0.0
 
 
 @dataclass
 class GrpoConfig:
     """Settings of `synthnet grpo`; names as in TRL where the meaning is the same.
 
-    steps: the K that sequences may have, one drawn per update. noisy_steps: all, or one drawn per update while the others
-    take the mean action (cheaper: rollouts of a prompt share their states up to it; MixGRPO, arXiv 2507.21802). sigma:
+    steps: the K that sequences may have, one drawn per update. noisy_steps: all; or one, drawn per update, while the others
+    take the mean action (MixGRPO, arXiv 2507.21802); or the last (cheapest: rollouts share their states up to it). sigma:
     action noise in scale units (None: the policy's own). target_kl: where further passes over the same samples stop.
     """
 
@@ -76,8 +81,8 @@ def check(config: GrpoConfig, policy: Policy) -> None:
         raise InputError(f"grpo.mirrored pairs rollouts: num_generations must be even, got {config.num_generations}")
     if not config.steps or min(config.steps) < 1 or max(config.steps) > policy.config.k_max:
         raise InputError(f"grpo.steps must lie in 1..{policy.config.k_max} (the policy's k_max), got {list(config.steps)}")
-    if config.noisy_steps not in ("all", "one"):
-        raise InputError(f"grpo.noisy_steps must be all or one, got {config.noisy_steps!r}")
+    if config.noisy_steps not in ("all", "one", "last"):
+        raise InputError(f"grpo.noisy_steps must be all, one or last, got {config.noisy_steps!r}")
     if config.sigma is not None and not config.sigma > 0:
         raise InputError(f"grpo.sigma must be positive on every trained step, got {config.sigma}")
     if config.num_iterations > 1 and config.target_kl is None:
@@ -117,10 +122,11 @@ def sample_rollouts(
     """
     scale, group = policy.scale(net), config.num_generations
     chosen = torch.randint(n_steps, (1,), generator=generator(seed, "noisy-step", update)).item()
+    noisy = {"all": range(n_steps), "one": [chosen], "last": [n_steps - 1]}[config.noisy_steps]
     state, sampled = (start / scale).repeat_interleave(group, 0), []
     for step in range(n_steps):
         action = action_of(policy, state, n_steps - step, net, group)
-        if config.noisy_steps == "one" and step != chosen:
+        if step not in noisy:
             state = action.mean
             continue
         noise = torch.cat([_group_noise(config, start.shape[1], seed, update, prompt, step) for prompt in range(len(start))])
@@ -165,8 +171,11 @@ def train_grpo(
         first = FIRST_PROMPT_SEED + update * config.prompts
         start = task.draw_start("zoo", list(range(first, first + config.prompts))).to(place)
         chosen = torch.randperm(len(labels), generator=draw)[: reward.batch].to(place)
+        images = inputs[chosen]
+        if reward.input_noise:
+            images = images + reward.input_noise * torch.randn(images.shape, generator=draw).to(place)
         sampled, final = sample_rollouts(learner, start, n_steps, net, config, seed, update)
-        accuracies, losses = score(net, final, inputs[chosen], labels[chosen])
+        accuracies, losses = score(net, final, images, labels[chosen])
         rewards = bounded_reward(accuracies, losses, task.n_classes, reward.accuracy, reward.bounded_loss)
         rewards = rewards.view(config.prompts, config.num_generations)
         advantages = group_advantages(rewards, config.noise_floor).flatten().to(place)
