@@ -1,8 +1,8 @@
 """The demo with a tiny policy: what it writes, and that its table tells start weights, synthesis and SGD apart."""
 
 import pytest
-from conftest import make_policy
 
+from conftest import make_policy
 from synthnet import demo
 from synthnet.errors import InputError
 from synthnet.tasks import build_task
