@@ -16,7 +16,6 @@ from synthnet.policy import load_policy, sha256_of
 from synthnet.synthesis import POLICY_DIR
 
 
-
 def card(name: str, path: Path, report: dict, report_path: str) -> str:
     """The model card as Markdown."""
     policy = load_policy(path)
@@ -44,8 +43,9 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
     twins = report["sgd_twins"]
     lines += [
         "",
-        "The pairs stage reads the zoo's weight states and, for its error measure, training images; distil reads training images and the",
-        "zoo ensemble's predictions on them; GRPO reads rewards measured on train + reward images. Synthesis reads nothing.",
+        "The pairs stage reads the zoo's weight states and, for its error measure, training images; distil reads training",
+        "images and the zoo ensemble's predictions on them; GRPO reads rewards measured on train + reward images. Synthesis",
+        "reads nothing.",
         "",
         f"## Measured on this file: {report['seeds']} unseen seeds, {report['n_images']} test images",
         "",
@@ -63,8 +63,9 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
         "",
         "## Limits",
         "",
-        "Trained on one architecture; other hidden widths with the same inputs and outputs run with a warning and are not claimed.",
-        "Start weights must be torch's default initialisation (uniform in ±1/√fan_in). There is no BatchNorm, so no running statistics.",
+        "Trained on one architecture; other hidden widths with the same inputs and outputs run with a warning, unclaimed.",
+        "Start weights must be torch's default initialisation (uniform in ±1/√fan_in).",
+        "There is no BatchNorm, so there are no running statistics.",
         "",
     ]
     return "\n".join(lines)

@@ -40,7 +40,7 @@ class PairsConfig:
     long: float = 0.1
     skipped: float = 0.2
     rollin: float = 0.5
-    function: float = 1.0
+    function: float = 2.0
     images: int = 128
     batch: int = 64
     runs: int | None = None
