@@ -18,7 +18,7 @@ ORDER = [
     ["functional", "symmetry"],
     ["identity", "tokens", "action", "grpo", "tasks"],
     ["backbones", "population"],
-    ["policy", "zoo"],
+    ["policy", "zoo", "prompts"],
     ["rollout", "training"],
     ["validation", "synthesis"],
     ["train_pairs", "train_grpo", "evaluate"],

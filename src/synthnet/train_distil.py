@@ -16,6 +16,7 @@ from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.functional import cross_entropy, predictions
 from synthnet.policy import Policy
+from synthnet.prompts import draw_prompt
 from synthnet.rollout import rollout
 from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
@@ -81,20 +82,15 @@ def train_distil(
     watch = CollapseWatch(task, validation, config.stop_on_collapse)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
-        draw = generator(seed, "distil", update)
-        n_steps = config.steps[torch.randint(len(config.steps), (1,), generator=draw).item()]
-        first = FIRST_START_SEED + update * config.nets
-        start = task.draw_start("zoo", list(range(first, first + config.nets))).to(place)
-        chosen = torch.randperm(len(inputs), generator=draw)[: config.images].to(place)
-        x = inputs[chosen]
-        if config.input_noise:
-            x = x + config.input_noise * torch.randn(x.shape, generator=draw).to(place)
+        n_steps, start, images, targets = draw_prompt(
+            "distil", task, (inputs, labels), config.steps, config.nets, config.images, config.input_noise, seed, update
+        )
         final = rollout(learner, start, n_steps, net)[-1]
-        target_loss = cross_entropy(net.logits(final, x), labels[chosen]).mean()
+        target_loss = cross_entropy(net.logits(final, images), targets).mean()
         loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}
         if config.anchor:
             batch = draw_pairs(pairs, states, learner.config.k_max, generator(seed, "distil-anchor", update))
-            anchor = pairs_loss(learner, move(batch, place), net, pairs.function, inputs[chosen])
+            anchor = pairs_loss(learner, move(batch, place), net, pairs.function, images)
             loss, metrics["anchor_loss"] = loss + config.anchor * anchor, anchor.item()
         yield loss, metrics
 
@@ -103,6 +99,3 @@ def train_distil(
         best = train(run, f"distil {task.name}", policy, config.loop, config.optim, step, watch)
         best.record["best_k"] = validation.best_steps(best)
         return finish(run, best, "distil", {"seed": seed, "before": before, "after": validation(best)})
-
-
-FIRST_START_SEED = 1 << 23  # start seeds begin here: above those of any zoo, below those of GRPO's prompts

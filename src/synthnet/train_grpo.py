@@ -18,13 +18,12 @@ from synthnet.errors import InputError
 from synthnet.functional import Network, score
 from synthnet.grpo import bounded_reward, clip_shares, group_advantages, mirrored_sign, surrogate
 from synthnet.policy import Policy
+from synthnet.prompts import draw_prompt
 from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
 from synthnet.tasks import Task
 from synthnet.training import LoopConfig, OptimConfig, finish, train
 from synthnet.validation import CollapseWatch, Validation
-
-FIRST_PROMPT_SEED = 1 << 24  # start seeds of prompts begin here, far above those of any zoo
 
 
 @dataclass
@@ -161,21 +160,16 @@ def train_grpo(
         policy.log_sigma.data.fill_(config.sigma).log_()
     policy.to(place)
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
-    inputs, labels = (part.to(place) for part in task.data(reward.split))
+    data = tuple(part.to(place) for part in task.data(reward.split))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     watch = CollapseWatch(task, validation, config.stop_on_collapse)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
-        draw = generator(seed, "grpo", update)
-        n_steps = config.steps[torch.randint(len(config.steps), (1,), generator=draw).item()]
-        first = FIRST_PROMPT_SEED + update * config.prompts
-        start = task.draw_start("zoo", list(range(first, first + config.prompts))).to(place)
-        chosen = torch.randperm(len(labels), generator=draw)[: reward.batch].to(place)
-        images = inputs[chosen]
-        if reward.input_noise:
-            images = images + reward.input_noise * torch.randn(images.shape, generator=draw).to(place)
+        n_steps, start, images, targets = draw_prompt(
+            "grpo", task, data, config.steps, config.prompts, reward.batch, reward.input_noise, seed, update
+        )
         sampled, final = sample_rollouts(learner, start, n_steps, net, config, seed, update)
-        accuracies, losses = score(net, final, images, labels[chosen])
+        accuracies, losses = score(net, final, images, targets)
         rewards = bounded_reward(accuracies, losses, task.n_classes, reward.accuracy, reward.bounded_loss)
         rewards = rewards.view(config.prompts, config.num_generations)
         advantages = group_advantages(rewards, config.noise_floor).flatten().to(place)

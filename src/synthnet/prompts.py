@@ -1,0 +1,48 @@
+"""What one update of distil or GRPO works on: fresh start weights, how many synth steps, and a minibatch of images."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from synthnet.seeds import generator
+from synthnet.tasks import Task
+
+# Start seeds of each stage begin far above those of any zoo, so that no stage sees another's start weights.
+FIRST_SEED = {"distil": 1 << 23, "grpo": 1 << 24}
+
+
+class Prompt(NamedTuple):
+    """n_steps synth steps from `start` [net weights]; images [example feature] and labels [example] or [example class]."""
+
+    n_steps: int
+    start: Tensor
+    images: Tensor
+    labels: Tensor
+
+
+def draw_prompt(
+    stage: str,
+    task: Task,
+    data: tuple[Tensor, Tensor],
+    steps: Sequence[int],
+    n_starts: int,
+    n_images: int,
+    input_noise: float,
+    seed: int,
+    update: int,
+) -> Prompt:
+    """The prompt of one update: a pure function of (stage, seed, update), on the device of `data`.
+
+    Gaussian noise of standard deviation `input_noise` is added to the images. Each start state is used in one update only.
+    """
+    draw, (inputs, labels) = generator(seed, stage, update), data
+    n_steps = steps[torch.randint(len(steps), (1,), generator=draw).item()]
+    first = FIRST_SEED[stage] + update * n_starts
+    start = task.draw_start("zoo", list(range(first, first + n_starts))).to(inputs.device)
+    chosen = torch.randperm(len(inputs), generator=draw)[:n_images].to(inputs.device)
+    images = inputs[chosen]
+    if input_noise:
+        images = images + input_noise * torch.randn(images.shape, generator=draw).to(images)
+    return Prompt(n_steps, start, images, labels[chosen])
