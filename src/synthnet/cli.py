@@ -5,6 +5,7 @@ import argparse
 import json
 import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 from synthnet.errors import InputError
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="synthnet", description="Random network weights in, trained network weights out.")
+    parser.add_argument("--version", action="version", version=f"synthnet {version('synthnet')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run, help: str) -> argparse.ArgumentParser:

@@ -68,10 +68,13 @@ class RunDirectory:
         write_atomic(self.path / "run.json", json.dumps(record, indent=1) + "\n")
 
     def log(self, update: int, metrics: dict) -> None:
-        """Append one line to metrics.jsonl and touch the heartbeat."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"update": update, "patch_version": 0, **metrics}) + "\n")
-        (self.path / "heartbeat").write_text(str(time.time()))
+        """Append one line to metrics.jsonl and touch the heartbeat. Raises: InputError when the disk is full."""
+        try:
+            with (self.path / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"update": update, "patch_version": 0, **metrics}) + "\n")
+            (self.path / "heartbeat").write_text(str(time.time()))
+        except OSError as error:
+            raise InputError(f"cannot write into {self.path}: {error.strerror}; the last checkpoint is kept") from error
 
     def metrics(self) -> list[dict]:
         """All complete lines of metrics.jsonl."""
