@@ -45,7 +45,7 @@ def test_every_weight_belongs_to_one_action_token(deep):
 
 
 @pytest.mark.parametrize("task_name", ["tiny", "deep"])
-@pytest.mark.parametrize("trunk", [{}, {"inducing": 3}, {"skip": True}])
+@pytest.mark.parametrize("trunk", [{}, {"inducing": 3}])
 def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, request):
     task = request.getfixturevalue(task_name)
     symmetry = Symmetry.of_chain(task.network.spec, task.network.chain)

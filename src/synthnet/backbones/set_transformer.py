@@ -15,11 +15,7 @@ from synthnet.tokens import TokenLayout, Tokens
 
 @dataclass
 class Config:
-    """`inducing`: 0 for full self-attention (SAB), else the number of inducing points (ISAB, linear in tokens).
-
-    `skip`: also map each unit's own weights linearly to its update. Where a unit has more weights than the trunk is wide, this
-    is what can remove start noise from all of them.
-    """
+    """`inducing`: 0 for full self-attention (SAB), else the number of inducing points (ISAB, linear in tokens)."""
 
     name: str = "set_transformer"
     dim: int = 160
@@ -29,7 +25,6 @@ class Config:
     summary: int = 4
     inducing: int = 0
     edge_dim: int = 32
-    skip: bool = False
 
 
 class EdgeExchange(nn.Module):
@@ -85,7 +80,6 @@ class SetTransformer(nn.Module):
         self.steps_left = StepsLeft(k_max, dim)
         self.blocks = nn.ModuleList(Block(config, has_edges) for _ in range(config.depth))
         self.norm, self.head = FilmNorm(dim, dim), _zero(nn.Linear(dim, layout.n_features))
-        self.skip = _zero(nn.Linear(layout.n_features, layout.n_features)) if config.skip else None
         if has_edges:
             self.edge_embed = nn.Linear(1, config.edge_dim)
             self.edge_describe = nn.Linear(layout.edge_descriptors.shape[1], config.edge_dim)
@@ -102,8 +96,6 @@ class SetTransformer(nn.Module):
         for block in self.blocks:
             units, edges = block(units, edges, layout, condition)
         out = self.head(self.norm(units[:, : layout.n_tokens], condition))
-        if self.skip is not None:
-            out = out + self.skip(tokens.units) * layout.n_features**-0.5  # keeps a step of Adam as small as in the trunk
         return Tokens(out, tuple(self.edge_head(edge) for edge in edges))
 
 
