@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.action import standard_noise
 from synthnet.evaluate import evaluate_policy, interval, split_data, summary
 from synthnet.files import write_atomic
 from synthnet.functional import score
@@ -32,7 +31,8 @@ from synthnet.zoo import Zoo
 
 RATES, EPOCHS = (1.0, 0.33, 3.0), (1.0, 0.5, 2.0)
 NOISES = (0.05, 0.1)  # standard deviations in units of each tensor's initial scale
-BEST_OF_SIGMAS = (0.05, 0.1, 0.2)
+BEST_OF_SIGMAS = (0.02, 0.05, 0.1, 0.2)
+BEST_OF_BATCH = 32
 
 
 def trained(task: Task, start: Tensor, recipe: Recipe, labels: Tensor | None = None, noise: float = 0.0) -> Tensor:
@@ -57,17 +57,23 @@ def tuned_recipe(task: Task) -> Recipe:
 
 @torch.no_grad()
 def best_of(policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int, sigma: float) -> Tensor:
-    """Per seed, the best of `draws` sampled sequences by the reward on train + reward images."""
-    net, (inputs, labels) = task.network, task.data("train+reward")
-    policy.log_sigma.data.fill_(sigma).log_()
-    best, top = start.clone(), torch.full((len(start),), -torch.inf, dtype=torch.float64)
-    for draw in range(draws):
-        noise = lambda step, d=draw: standard_noise(start.shape, generator(0, "best-of", d, step), start.device)  # noqa: E731
-        made = rollout(policy, start, n_steps, net, noise)[-1]
-        reward = bounded_reward(*score(net, made, inputs, labels), task.n_classes)
-        better = reward > top
-        best[better], top[better] = made[better], reward[better]
-    return best
+    """Per seed, the best of `draws` actions at the last step by the reward that GRPO had, on all train + reward images.
+
+    The sampling is the one the shipped policies were trained with: earlier steps take the mean action.
+    """
+    net, (inputs, labels), scale = task.network, task.data("train+reward"), init_scale(task.network.spec)
+    state = start if n_steps == 1 else rollout(policy, start, n_steps, net)[-2]
+    mean = policy(state / scale, 1, net).mean
+    best, top = mean.clone(), torch.full((len(start),), -torch.inf, dtype=torch.float64)
+    seeds = torch.arange(len(start))
+    for batch in range(draws // BEST_OF_BATCH):
+        draw = generator(0, "best-of", n_steps, batch)
+        made = mean + sigma * torch.randn((BEST_OF_BATCH, *mean.shape), generator=draw)
+        reward = bounded_reward(*score(net, made.flatten(0, 1) * scale, inputs, labels), task.n_classes).view(BEST_OF_BATCH, -1)
+        value, which = reward.max(0)
+        better = value > top
+        best[better], top[better] = made[which, seeds][better], value[better]
+    return best * scale
 
 
 def controls(task: Task, zoo: Zoo, n_seeds: int) -> dict[str, Tensor]:
@@ -97,7 +103,7 @@ def main() -> None:
     parser.add_argument("policy")
     parser.add_argument("--zoo", required=True)
     parser.add_argument("--before", help="the policy GRPO started from, for best-of-K and the gain of GRPO")
-    parser.add_argument("--draws", type=int, default=200, help="best-of-K: sampled sequences per seed")
+    parser.add_argument("--draws", type=int, default=6400, help="best-of-K: draws per seed (GRPO's evaluations / 256)")
     parser.add_argument("--best-of-seeds", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=256)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4])
@@ -132,7 +138,7 @@ def best_of_report(options: argparse.Namespace, task: Task) -> dict:
     made = {}
     for n_steps in (1, 2):
         policy = load_policy(policy_path(options.before))
-        trials = {s: best_of(policy, task, val, n_steps, options.draws // 4, s) for s in BEST_OF_SIGMAS}
+        trials = {s: best_of(policy, task, val, n_steps, options.draws // 10, s) for s in BEST_OF_SIGMAS}
         sigma = max(trials, key=lambda s: score(task.network, trials[s], *task.data("val"))[0].mean().item())
         accuracies = score(task.network, best_of(policy, task, start, n_steps, options.draws, sigma), inputs, labels)[0]
         made[str(n_steps)] = {**summary(accuracies), "sigma": sigma, "draws": options.draws, "seeds": options.best_of_seeds}

@@ -58,7 +58,7 @@ def test_reward_values_at_perfection_chance_and_ruin():
     loss = torch.tensor([0.0, math.log(10), 1e9, math.nan, math.inf])
     reward = bounded_reward(accuracy, loss, 10, 0.0, 1.0)
     assert reward.tolist() == pytest.approx([1.0, 0.0, -1.0, -1.0, -1.0], abs=1e-6)
-    assert bounded_reward(accuracy, loss, 10)[0].item() == pytest.approx(1.0)
+    assert bounded_reward(accuracy, loss, 10).tolist() == pytest.approx([1.0, 0.05, -0.45, -0.5, -0.5], abs=1e-6)
 
 
 def test_a_ruined_net_gets_a_negative_advantage():

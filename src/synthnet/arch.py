@@ -16,6 +16,7 @@ from synthnet.errors import InputError, unknown
 from synthnet.weights import WeightSpec
 
 ARCH_VERSION = 1
+MAX_LAYERS, MAX_WIDTH = 64, 1 << 20
 
 
 class MLP(nn.Module):
@@ -23,8 +24,9 @@ class MLP(nn.Module):
 
     def __init__(self, sizes: list[int]):
         super().__init__()
-        if len(sizes) < 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
-            raise InputError(f"an mlp needs at least two positive layer sizes, got {sizes}")
+        plain = isinstance(sizes, list) and 2 <= len(sizes) <= MAX_LAYERS
+        if not plain or not all(type(n) is int and 0 < n < MAX_WIDTH for n in sizes):
+            raise InputError(f"an mlp needs 2 to {MAX_LAYERS} layer sizes between 1 and {MAX_WIDTH}, got {str(sizes)[:60]}")
         self.n_layers = len(sizes) - 1
         for index, (n_in, n_out) in enumerate(pairwise(sizes), 1):
             self.add_module(f"fc{index}", nn.Linear(n_in, n_out))
@@ -60,7 +62,7 @@ class Arch:
             raise InputError(f"architecture version {value['version']} is not known; this SynthNet reads {ARCH_VERSION}")
         if not isinstance(kwargs, dict):
             raise InputError(f"architecture kwargs should be an object, got {kwargs!r}")
-        arch = cls.of(builder, **kwargs)
+        arch = cls(builder, json.dumps(kwargs, sort_keys=True))
         arch.skeleton()  # refuses arguments the builder does not take
         return arch
 
@@ -93,7 +95,7 @@ class Arch:
 def recognise(spec: WeightSpec) -> Arch | None:
     """The architecture whose names and shapes a file shows, if it is one of our families: today fc1, fc2, … MLPs."""
     shapes = {tensor.name: tensor.shape for tensor in spec.tensors}
-    layers = sorted(int(m[1]) for m in (re.fullmatch(r"fc(\d+)\.weight", name) for name in shapes) if m)
+    layers = sorted(int(m[1]) for m in (re.fullmatch(r"fc([1-9][0-9]?)\.weight", name) for name in shapes) if m)
     if not layers or layers != list(range(1, len(layers) + 1)):
         return None
     weights = [shapes[f"fc{index}.weight"] for index in layers]

@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", type=int, default=256)
     sub.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     sub.add_argument("--split", default="test", choices=["train", "reward", "val", "test"])
-    sub.add_argument("--split-seed", type=int, default=0)
+    sub.add_argument("--split-seed", type=int, help="by default the one the policy was trained on, else 0")
     _shared(sub, json=True, data=True)
 
     sub = command("inspect", _inspect, "what a weight file or policy holds: tensors, architecture, unit groups, tokens")
@@ -114,9 +114,9 @@ def _arch(options):
 
 
 def _init(options) -> None:
-    from synthnet.synthesis import output_files
+    from synthnet.synthesis import output_files, write_all
     from synthnet.tasks import build_task
-    from synthnet.weights import WeightState, write_weights
+    from synthnet.weights import WeightState
 
     if options.count < 1:
         raise InputError(f"--count must be at least 1, got {options.count}")
@@ -124,14 +124,16 @@ def _init(options) -> None:
     seeds = list(range(options.seed, options.seed + options.count))
     names = [Path(f"{task.name}-{seed:04d}.safetensors") for seed in seeds]
     targets = output_files(names, options.out, options.count == 1)
-    for seed, target, flat in zip(seeds, targets, task.draw_start("user", seeds), strict=True):
+    states = []
+    for seed, flat in zip(seeds, task.draw_start("user", seeds), strict=True):
         metadata = {
             "synthnet.format": "1",
             "synthnet.arch": json.dumps(task.arch.to_dict()),
             "synthnet.task": task.name,
             "synthnet.seed": str(seed),
         }
-        write_weights(target, WeightState(task.network.spec.unflatten(flat), metadata))
+        states.append(WeightState(task.network.spec.unflatten(flat), metadata))
+    write_all(targets, states, options.count == 1)
     print(f"wrote {len(targets)} start state(s) of {task.name} to {options.out}", file=sys.stderr)
 
 
@@ -151,7 +153,7 @@ def _evaluate(options) -> None:
 
     if bool(options.files) == bool(options.policy):
         raise InputError("name weight files, or --policy, and not both")
-    settings = {"split_seed": options.split_seed, "data_dir": options.data_dir}
+    settings = {"split_seed": options.split_seed or 0, "data_dir": options.data_dir}
     if options.policy:
         from synthnet.device import choose_device
         from synthnet.evaluate import evaluate_policy, task_of
@@ -163,6 +165,8 @@ def _evaluate(options) -> None:
         if min(options.steps) < 1:
             raise InputError(f"--steps must be at least 1, got {min(options.steps)}")
         policy = load_policy(policy_path(options.policy), choose_device(options.device))
+        if options.split_seed is None:
+            settings["split_seed"] = policy.record.get("data", {}).get("split_seed", 0)
         task = task_of(policy.archs[0], options.task or policy.record.get("task"), **settings)
         report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)
         print(json.dumps(report, indent=1)) if options.json else print_policy(report)
@@ -187,14 +191,13 @@ def _sgd(options) -> None:
     from synthnet.evaluate import task_of
     from synthnet.population import grow_twins
     from synthnet.progress import Bar
-    from synthnet.synthesis import input_files, open_net, output_files
-    from synthnet.weights import write_weights
+    from synthnet.synthesis import input_files, open_net, output_files, write_all
 
     paths = input_files(options.files)
     single = len(options.files) == 1 and not Path(options.files[0]).is_dir()
     targets = output_files(paths, options.out, single)
     files = [open_net(path, _arch(options)) for path in paths]
-    device = choose_device(options.device)
+    device, grown = choose_device(options.device), {}
     with Bar("sgd", len(files)) as bar:
         for arch in dict.fromkeys(file.arch for file in files):
             members = [i for i, file in enumerate(files) if file.arch == arch]
@@ -202,8 +205,10 @@ def _sgd(options) -> None:
             task = task_of(arch, recorded, data_dir=options.data_dir)
             twins = grow_twins(task, torch.stack([files[i].flat for i in members]).to(device)).cpu()
             for i, twin in zip(members, twins, strict=True):
-                write_weights(targets[i], files[i].state.replaced(files[i].net.spec, twin, files[i].state.metadata))
+                kept = {key: text for key, text in files[i].state.metadata.items() if key != "synthnet.provenance"}
+                grown[i] = files[i].state.replaced(files[i].net.spec, twin, kept)
             bar.advance(len(members))
+    write_all(targets, [grown[i] for i in range(len(files))], single)
 
 
 def _demo(options) -> None:

@@ -45,8 +45,7 @@ class Config:
     policy_from: str | None = None
 
     def build_task(self) -> Task:
-        module = importlib.import_module(f"synthnet.tasks.{self.task.name.replace('-', '_')}")
-        return module.build(self.task)
+        return tasks.build_task(**vars(self.task))
 
     def policy_config(self) -> PolicyConfig:
         return PolicyConfig(vars(self.tokens), vars(self.backbone), self.action, self.k_max)

@@ -5,6 +5,7 @@ Images are float32 [example feature…] in [0, 1] unless a task standardises the
 
 import gzip
 import struct
+import zlib
 from functools import lru_cache
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     path = Path(path)
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path}: {error}") from error
     if len(raw) < 4 or raw[:3] != b"\0\0\x08" or len(raw) < 4 + 4 * raw[3]:
         raise InputError(f"{path} is not an IDX file of unsigned bytes")
@@ -99,10 +100,12 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 def read_idx_folder(folder: Path) -> tuple[Tensor, Tensor]:
     """MNIST-like data from four IDX files: train and t10k, images and labels. Images [example 28 28] in [0, 1]."""
-    arrays = {kind: np.concatenate([read_idx(_idx_path(folder, name)) for name in names]) for kind, names in IDX_NAMES.items()}
-    if arrays["images"].shape[0] != arrays["labels"].shape[0]:
-        raise InputError(f"{folder}: {arrays['images'].shape[0]} images but {arrays['labels'].shape[0]} labels")
-    return torch.from_numpy(arrays["images"].astype(np.float32) / 255.0), torch.from_numpy(arrays["labels"].astype(np.int64))
+    parts = {kind: [read_idx(_idx_path(folder, name)) for name in names] for kind, names in IDX_NAMES.items()}
+    for images, labels in zip(parts["images"], parts["labels"], strict=True):
+        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or not len(labels):
+            raise InputError(f"{folder}: expected [n 28 28] images with n labels, got {images.shape} and {labels.shape}")
+    images, labels = (np.concatenate(parts[kind]) for kind in ("images", "labels"))
+    return torch.from_numpy(images.astype(np.float32) / 255.0), torch.from_numpy(labels.astype(np.int64))
 
 
 def _idx_path(folder: Path, name: str) -> Path:

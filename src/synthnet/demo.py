@@ -9,6 +9,7 @@ from torch import Tensor
 from synthnet.device import choose_device
 from synthnet.errors import InputError, missing_extra
 from synthnet.evaluate import split_data, summary
+from synthnet.files import make_folder
 from synthnet.functional import score
 from synthnet.policy import load_policy
 from synthnet.population import Training, train_population
@@ -26,22 +27,23 @@ def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, dev
     if distil and not rebuild:
         raise InputError("--distil goes with --train: the bundled policy is already trained")
     folder, task = Path(out), build_task(task_name)
-    policy = rebuild_policy(task, folder / "train", distil) if rebuild else policy_path(find_policy(task.arch))
+    choose_device(device)
+    make_folder(folder / "start")
+    policy = rebuild_policy(task, folder / "train", distil, device) if rebuild else policy_path(find_policy(task.arch))
     record = load_policy(policy)
     n_steps = max(choose_steps(record, None), 2)
 
     began = time.perf_counter()
     starts = task.draw_start("user", list(range(n_nets)))
-    (folder / "start").mkdir(parents=True, exist_ok=True)
-    for index, flat in enumerate(starts):
-        state = WeightState(task.network.spec.unflatten(flat))  # bare tensors: no metadata is needed
-        write_weights(folder / "start" / f"net-{index:04d}.safetensors", state)
+    names = [f"net-{index:04d}.safetensors" for index in range(n_nets)]
+    for name, flat in zip(names, starts, strict=True):
+        write_weights(folder / "start" / name, WeightState(task.network.spec.unflatten(flat)))  # bare: no metadata is needed
     synthesis_began = time.perf_counter()
     for k in range(1, n_steps + 1):
-        synthesize(folder / "start", policy, k, folder / f"synthesised-k{k}", device=device)
+        synthesize([folder / "start" / name for name in names], policy, k, folder / f"synthesised-k{k}", device=device)
     synthesis_s = (time.perf_counter() - synthesis_began) / n_steps
 
-    files = {k: sorted((folder / f"synthesised-k{k}").glob("*.safetensors")) for k in range(1, n_steps + 1)}
+    files = {k: [folder / f"synthesised-k{k}" / name for name in names] for k in range(1, n_steps + 1)}
     outputs = {k: torch.stack([read_weights(path).flat(task.network.spec) for path in paths]) for k, paths in files.items()}
     sgd_began = time.perf_counter()
     trained = sgd_states(task, starts, choose_device(device))
@@ -56,9 +58,9 @@ def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, dev
     print(f"files in {folder}/start and {folder}/synthesised-k*; figure {figure}; {time.perf_counter() - began:.0f} s in all")
 
 
-def rebuild_policy(task: Task, folder: Path, distil: bool) -> Path:
+def rebuild_policy(task: Task, folder: Path, distil: bool, device: str) -> Path:
     """A policy from nothing: zoo → pairs → (distil) → GRPO, with the settings of configs/experiment/demo.yaml."""
-    common = [f"task={task.name}", "experiment=demo", f"zoo_dir={folder / 'zoo'}"]
+    common = [f"device={device}", f"task={task.name}", "experiment=demo", f"zoo_dir={folder / 'zoo'}"]
     run_stage("zoo", [*common, f"run_dir={folder / 'zoo'}"])
     policy = run_stage("pairs", [*common, f"run_dir={folder / 'pairs'}"])
     if distil:

@@ -17,7 +17,7 @@ from synthnet.rollout import synthesize_flat
 from synthnet.seeds import generator
 from synthnet.symmetry import Symmetry
 from synthnet.synthesis import input_files, open_net
-from synthnet.tasks import Task, build_task, task_names
+from synthnet.tasks import Task, build_task, check_same_data, task_names
 
 BOOTSTRAP_DRAWS = 2000
 
@@ -65,7 +65,8 @@ def evaluate_files(
 
 def summary(values: Tensor) -> dict:
     """Mean, standard deviation and distribution of one figure over seeds."""
-    quantiles = torch.quantile(values.double(), torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)).tolist()
+    values = values.double().cpu()
+    quantiles = torch.quantile(values, torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)).tolist()
     return {
         "mean": values.mean().item(),
         "sd": values.std().item() if len(values) > 1 else 0.0,
@@ -79,7 +80,7 @@ def interval(values: Tensor, seed: int = 0) -> list[float]:
     """Bootstrap 95 % interval of a mean over the last axis [unit]."""
     draw = generator(seed, "bootstrap")
     picks = torch.randint(len(values), (BOOTSTRAP_DRAWS, len(values)), generator=draw)
-    means = values.double()[picks].mean(-1)
+    means = values.double().cpu()[picks].mean(-1)
     return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
 
 
@@ -88,6 +89,7 @@ def evaluate_policy(
 ) -> dict:
     """A policy over fresh seeds beside its controls on the same seeds: start weights and SGD twins; accuracy for each K, paired
     differences with bootstrap intervals over seeds and over images, and the identity measures."""
+    check_same_data(policy.record.get("data"), task, "this policy")
     net, device = task.network, policy.device
     inputs, labels = (part.to(device) for part in split_data(task, split))
     start = task.draw_start("test", list(range(n_seeds))).to(device)

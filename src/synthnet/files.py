@@ -19,10 +19,12 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
 
     Raises: InputError when the place cannot be written to (missing folder, no permission, full disk).
     """
-    path = Path(path)
+    path = Path(path).resolve()
     data = content.encode() if isinstance(content, str) else content
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"cannot write {path}: it is not a regular file")
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -39,6 +41,14 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and its parents. Raises: InputError where that cannot be."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
 def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -61,8 +61,9 @@ def bounded_reward(
     Non-finite nets get the floor of both terms.
     """
     chance = math.log(n_classes)
+    accuracy = torch.where(torch.isfinite(loss), accuracy.double(), 0.0)
     loss = torch.nan_to_num(loss.double(), nan=2 * chance, posinf=2 * chance).clamp(max=2 * chance)
-    return accuracy_weight * accuracy.double() + loss_weight * (1 - loss / chance)
+    return accuracy_weight * accuracy + loss_weight * (1 - loss / chance)
 
 
 def mirrored_sign(n_rollouts: int) -> Tensor:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load
 from torch import Tensor, nn
 
 from synthnet.action import WeightGaussian
@@ -22,9 +21,10 @@ from synthnet.functional import Network, network
 from synthnet.seeds import generator
 from synthnet.symmetry import Symmetry, init_scale
 from synthnet.tokens import TokenLayout, build_layout
-from synthnet.weights import metadata_json, read_metadata
+from synthnet.weights import metadata_json, read_metadata, read_weights
 
 POLICY_FORMAT = 1
+LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
 HEADS = ("delta", "x0")
 
 
@@ -142,22 +142,35 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
         raise InputError(f"{path} is not a policy file: it has no synthnet.policy metadata")
     if record.get("format") != POLICY_FORMAT:
         raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {POLICY_FORMAT}")
+    tensors = read_weights(path).tensors
     try:
-        config = dict(record["config"])
-        config["action"] = ActionConfig(**config["action"])
-        archs = [Arch.from_dict(arch) for arch in record["archs"]]
-        policy = Policy(PolicyConfig(**config), archs, record["vocabulary"])
-        policy.record = record["record"]
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{path}: its policy metadata is incomplete or malformed ({error})") from error
-    tensors = {name: value.float() for name, value in load(path.read_bytes()).items()}
-    try:
-        policy.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"{path}: its tensors do not fit its metadata: {error}") from error
-    if not all(torch.isfinite(value).all() for value in tensors.values()):
-        raise InputError(f"{path}: the policy holds NaN or infinite values")
+        policy = _rebuild(record)
+        policy.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError, RuntimeError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: its policy metadata is malformed or does not fit its tensors ({text})") from error
     return policy.to(device).eval()
+
+
+def _rebuild(record: dict) -> Policy:
+    """A policy as its metadata describes it, with sizes bounded before anything is allocated."""
+    config = dict(record["config"])
+    config["action"] = ActionConfig(**config["action"])
+    sizes = [*config["backbone"].values(), *config["tokens"].values(), *record["vocabulary"].values(), config["k_max"]]
+    if any(isinstance(size, int) and not 0 <= size <= LARGEST_SIZE for size in sizes):
+        raise InputError(f"policy metadata holds a size outside 0..{LARGEST_SIZE}")
+    archs = [Arch.from_dict(arch) for arch in record["archs"]]
+    if sum(arch.spec().n_weights for arch in archs) > LARGEST_NET:
+        raise InputError(f"policy metadata names networks of more than {LARGEST_NET} weights")
+    policy = Policy(PolicyConfig(**config), archs, record["vocabulary"])
+    made, stages = record["record"], record["record"].get("stages", [])
+    best = made.get("best_k", 1)
+    if type(best) is not int or not 1 <= best <= config["k_max"] or not all(isinstance(s, dict) for s in stages):
+        raise InputError("policy metadata holds a malformed record")
+    policy.record = made
+    return policy
 
 
 def sha256_of(path: str | Path) -> str:

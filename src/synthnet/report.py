@@ -3,23 +3,25 @@
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from synthnet.arch import Arch, recognise
 from synthnet.functional import network
 from synthnet.policy import load_policy
 from synthnet.symmetry import Symmetry
+from synthnet.synthesis import check_fit, recorded_arch
 from synthnet.tokens import build_layout
 from synthnet.weights import metadata_json, read_metadata, read_weights
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print one table on standard output; the first column is text, the others figures."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=escape(title), title_justify="left")
     for index, column in enumerate(columns):
         made.add_column(column, justify="right" if index else "left")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(escape, row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)  # a pipe or a file has no width of its own
@@ -59,8 +61,7 @@ def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
     tensors = [
         {"name": n, "shape": list(v.shape), "dtype": str(v.dtype).removeprefix("torch.")} for n, v in state.tensors.items()
     ]
-    recorded = metadata_json(state.metadata, "synthnet.arch", path)
-    arch = arch or (Arch.from_dict(recorded) if recorded else recognise(state.spec))
+    arch = arch or recorded_arch(state.metadata, path) or recognise(state.spec)
     found = {
         "kind": "weights",
         "file": str(path),
@@ -68,10 +69,13 @@ def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
         "tensors": tensors,
         "metadata": state.metadata,
     }
+    if arch is None and not state.spec.n_weights:
+        return {**found, "arch": None, "groups": {}, "tokens": {}}
     if arch is None:
         layout = build_layout({"name": "chunk"}, state.spec, None)
         return {**found, "arch": None, "groups": {}, "tokens": {"scheme": "chunk", "tokens": layout.n_tokens}}
     net = network(arch)
+    check_fit(path, arch, net.spec, state.spec)
     symmetry = Symmetry.of_chain(net.spec, net.chain)
     layout = build_layout({"name": "unit"}, net.spec, symmetry)
     edges = sum(edge.index.shape[0] * edge.index.shape[1] for edge in layout.edges)

@@ -8,7 +8,7 @@ from synthnet.config import Config, compose
 from synthnet.errors import InputError
 from synthnet.policy import Policy, load_policy
 from synthnet.synthesis import policy_path
-from synthnet.tasks import Task
+from synthnet.tasks import Task, check_same_data
 from synthnet.train_distil import train_distil
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import train_pairs
@@ -18,6 +18,8 @@ from synthnet.zoo import Zoo, build_zoo, import_zoo
 def run_stage(stage: str, settings: list[str]) -> Path:
     """Run one stage; returns what it made: the zoo folder, or the policy file. Raises: InputError for bad settings."""
     config, text = compose(settings)
+    if config.threads < 0:
+        raise InputError(f"threads must not be negative, got {config.threads}")
     if config.threads:
         torch.set_num_threads(config.threads)
     task = config.build_task()
@@ -28,7 +30,7 @@ def run_stage(stage: str, settings: list[str]) -> Path:
         return train_grpo(
             _start_policy(config, task), task, config.grpo, config.reward, run_dir, text, config.seed, config.device
         )
-    zoo = Zoo.open(config.zoo_dir or f"runs/zoo-{task.name}-0")
+    zoo = _open_zoo(config, task)
     if stage == "distil":
         policy = _start_policy(config, task)
         return train_distil(policy, task, zoo, config.distil, config.pairs, run_dir, text, config.seed, config.device)
@@ -45,7 +47,18 @@ def _start_policy(config: Config, task: Task) -> Policy:
     source = Path(config.policy_from)
     policy = load_policy(source / "policy.safetensors" if source.is_dir() else policy_path(config.policy_from))
     policy.layout(task.network)
+    check_same_data(policy.record.get("data"), task, str(source))
+    policy.record["data"] = task.data_key
     return policy.train()
+
+
+def _open_zoo(config: Config, task: Task) -> Zoo:
+    """The zoo a stage reads, checked against the task. Raises: InputError for another architecture or other data."""
+    zoo = Zoo.open(config.zoo_dir or f"runs/zoo-{task.name}-0")
+    if wrong := task.network.spec.differences(zoo.arch.spec()):
+        raise InputError(f"{zoo.path} holds {zoo.arch}, not the net of {task.name}: {'; '.join(wrong)}")
+    check_same_data(zoo.data, task, str(zoo.path))
+    return zoo
 
 
 def import_runs(settings: list[str]) -> Path:

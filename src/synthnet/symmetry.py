@@ -81,7 +81,7 @@ class Symmetry:
                 largest = max(largest, (ratio - 1).abs().max().item())
             if largest < 1e-6:
                 break
-        return self.spec.flatten(tensors)
+        return torch.cat([tensors[t.name].reshape(*flat.shape[:-1], -1) for t in self.spec.floats], dim=-1)
 
     def align(self, flat: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """One net's weights [weights], its units permuted to lie as near to `reference` [weights] as a fixed point allows.

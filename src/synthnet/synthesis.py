@@ -14,6 +14,7 @@ from synthnet.action import standard_noise
 from synthnet.arch import Arch, recognise
 from synthnet.device import choose_device
 from synthnet.errors import InputError, unknown
+from synthnet.files import make_folder
 from synthnet.functional import Network, network
 from synthnet.policy import Policy, load_policy, sha256_of
 from synthnet.rollout import rollout
@@ -46,17 +47,27 @@ def open_net(path: str | Path, arch: Arch | None = None) -> NetFile:
     state = read_weights(path)
     spec = state.spec
     if arch is None:
-        recorded = metadata_json(state.metadata, "synthnet.arch", path)
-        arch = Arch.from_dict(recorded) if recorded else recognise(spec)
+        arch = recorded_arch(state.metadata, path) or recognise(spec)
     if arch is None:
         shown = ", ".join(f"{t.name} {list(t.shape)}" for t in spec.tensors[:6])
         raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; pass --task NAME")
     net = network(arch)
-    _check_fit(path, arch, net.spec, spec)
+    check_fit(path, arch, net.spec, spec)
     return NetFile(Path(path), state, arch, net)
 
 
-def _check_fit(path: str | Path, arch: Arch, expected: WeightSpec, found: WeightSpec) -> None:
+def recorded_arch(metadata: dict[str, str], path: str | Path) -> Arch | None:
+    """The architecture that a file's metadata names, if it names one. Raises: InputError, naming the file."""
+    recorded = metadata_json(metadata, "synthnet.arch", path)
+    if recorded is None:
+        return None
+    try:
+        return Arch.from_dict(recorded)
+    except InputError as error:
+        raise InputError(f"{path}: metadata synthnet.arch: {error}") from error
+
+
+def check_fit(path: str | Path, arch: Arch, expected: WeightSpec, found: WeightSpec) -> None:
     if wrong := expected.differences(found):
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         raise InputError(f"{path} is not {arch}: {'; '.join(wrong[:8])}{more}")
@@ -126,8 +137,6 @@ def synthesize_nets(policy: Policy, files: Sequence[NetFile], n_steps: int, samp
         if sample is not None:
             noise = lambda step, shape=start.shape: standard_noise(shape, generator(sample, "sample", step), policy.device)  # noqa: E731
         final = rollout(policy, start, n_steps, files[members[0]].net, noise)[-1].cpu()
-        if not torch.isfinite(final).all():
-            raise InputError("the policy produced NaN or infinite weights for these inputs; nothing was written")
         results |= dict(zip(members, final, strict=True))
     return [results[i] for i in range(len(files))]
 
@@ -161,8 +170,11 @@ def synthesize(
     finals = synthesize_nets(trained, files, n_steps, sample)
     digest = sha256_of(where)
     states = [_result(file, final, digest, n_steps) for file, final in zip(files, finals, strict=True)]
-    for state, target in zip(states, targets or [], strict=False):
-        write_weights(target, state)
+    for file, state in zip(files, states, strict=True):
+        if not all(torch.isfinite(value).all() for value in state.tensors.values() if value.is_floating_point()):
+            raise InputError(f"{file.path}: synthesis gave NaN or infinite weights; nothing was written")
+    if targets is not None:
+        write_all(targets, states, single)
     return states[0] if single else states
 
 
@@ -197,7 +209,7 @@ def input_files(weights: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def output_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]:
-    """Where results go: `out` itself for one file, else files of the same names in the folder `out` (made if absent)."""
+    """Where results go: `out` itself for one file, else files of the same names in the folder `out`."""
     out = Path(out)
     if single:
         if out.is_dir():
@@ -208,8 +220,12 @@ def output_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]
     names = [path.name for path in paths]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their outputs would collide in {out}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {out}: {error.strerror}") from error
     return [out / name for name in names]
+
+
+def write_all(targets: Sequence[Path], states: Sequence[WeightState], single: bool) -> None:
+    """Write results; the folder of several is made just before the first."""
+    if not single:
+        make_folder(targets[0].parent)
+    for target, state in zip(targets, states, strict=True):
+        write_weights(target, state)

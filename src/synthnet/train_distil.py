@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from synthnet.device import choose_device
-from synthnet.errors import InputError
+from synthnet.errors import InputError, at_least
 from synthnet.functional import cross_entropy, predictions
 from synthnet.policy import Policy
 from synthnet.prompts import draw_prompt
@@ -22,7 +22,7 @@ from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
 from synthnet.tasks import Task
 from synthnet.train_pairs import PairsConfig, draw_pairs, move, pairs_loss
-from synthnet.training import LoopConfig, OptimConfig, finish, train
+from synthnet.training import LoopConfig, OptimConfig, check_steps, finish, train
 from synthnet.validation import CollapseWatch, Validation
 from synthnet.zoo import Zoo
 
@@ -70,8 +70,10 @@ def train_distil(
     """Run the stage; returns the path of the policy it wrote."""
     if config.labels not in ("soft", "hard"):
         raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
-    if not config.steps or min(config.steps) < 1 or max(config.steps) > policy.config.k_max:
-        raise InputError(f"distil.steps must lie in 1..{policy.config.k_max} (the policy's k_max), got {list(config.steps)}")
+    check_steps("distil.steps", config.steps, policy)
+    at_least(1, "distil", config, "nets", "images", "teachers")
+    at_least(0, "distil", config, "input_noise", "anchor")
+    at_least(2, "distil", config, "val_seeds")
     place, net = choose_device(device), task.network
     policy.to(place)
     inputs, labels = (part.to(place) for part in task.data("train"))

@@ -5,6 +5,7 @@ minibatch, group-relative advantages, one clipped policy-gradient step with a cl
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from synthnet.action import WeightGaussian, standard_noise
 from synthnet.device import choose_device
-from synthnet.errors import InputError
+from synthnet.errors import InputError, at_least
 from synthnet.functional import Network, score
 from synthnet.grpo import bounded_reward, clip_shares, group_advantages, mirrored_sign, surrogate
 from synthnet.policy import Policy
@@ -22,7 +23,7 @@ from synthnet.prompts import draw_prompt
 from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
 from synthnet.tasks import Task
-from synthnet.training import LoopConfig, OptimConfig, finish, train
+from synthnet.training import LoopConfig, OptimConfig, check_steps, finish, train
 from synthnet.validation import CollapseWatch, Validation
 
 
@@ -78,12 +79,13 @@ def check(config: GrpoConfig, policy: Policy) -> None:
         )
     if config.mirrored and config.num_generations % 2:
         raise InputError(f"grpo.mirrored pairs rollouts: num_generations must be even, got {config.num_generations}")
-    if not config.steps or min(config.steps) < 1 or max(config.steps) > policy.config.k_max:
-        raise InputError(f"grpo.steps must lie in 1..{policy.config.k_max} (the policy's k_max), got {list(config.steps)}")
+    check_steps("grpo.steps", config.steps, policy)
+    at_least(1, "grpo", config, "prompts", "num_iterations")
+    at_least(2, "grpo", config, "val_seeds")
     if config.noisy_steps not in ("all", "one", "last"):
         raise InputError(f"grpo.noisy_steps must be all, one or last, got {config.noisy_steps!r}")
-    if config.sigma is not None and not config.sigma > 0:
-        raise InputError(f"grpo.sigma must be positive on every trained step, got {config.sigma}")
+    if config.sigma is not None and not 0 < config.sigma < math.inf:
+        raise InputError(f"grpo.sigma must be positive and finite on every trained step, got {config.sigma}")
     if config.num_iterations > 1 and config.target_kl is None:
         raise InputError("grpo.num_iterations > 1 reuses old samples: set grpo.target_kl, the KL at which passes stop")
     if not (0 < config.epsilon < 1 and config.epsilon_high > 0) or config.beta < 0:
@@ -155,9 +157,12 @@ def train_grpo(
 ) -> Path:
     """Run the stage; returns the path of the policy it wrote."""
     check(config, policy)
+    at_least(1, "reward", reward, "batch")
+    at_least(0, "reward", reward, "input_noise")
     place, net = choose_device(device), task.network
     if config.sigma is not None:
         policy.log_sigma.data.fill_(config.sigma).log_()
+        policy.config.action.sigma = config.sigma
     policy.to(place)
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
     data = tuple(part.to(place) for part in task.data(reward.split))
@@ -182,9 +187,9 @@ def train_grpo(
             "n_steps": n_steps,
             "evaluations": (update + 1) * rewards.numel(),
         }
-        for _ in range(config.num_iterations):
+        for iteration in range(config.num_iterations):
             loss, stats = policy_loss(learner, frozen, sampled, advantages, net, config)
-            if config.target_kl is not None and stats["kl_old"] > config.target_kl:
+            if iteration and stats["kl_old"] > config.target_kl:
                 break
             yield loss, {**metrics, **stats}
 

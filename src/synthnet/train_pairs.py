@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from synthnet.device import choose_device
-from synthnet.errors import InputError
+from synthnet.errors import InputError, at_least
 from synthnet.functional import Network, layer_errors
 from synthnet.policy import Policy
 from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
 from synthnet.tasks import Task
-from synthnet.training import LoopConfig, OptimConfig, finish, train
+from synthnet.training import LoopConfig, OptimConfig, check_steps, finish, train
 from synthnet.validation import Validation
 from synthnet.zoo import Zoo
 
@@ -150,11 +150,12 @@ def train_pairs(
     shares = [getattr(config, name) for name in CHAINS]
     if min(shares) < 0 or sum(shares) <= 0:
         raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
+    at_least(1, "pairs", config, "batch", "images")
+    at_least(2, "pairs", config, "val_seeds")
+    check_steps("pairs.val_steps", config.val_steps, policy)
     place = choose_device(device)
     policy.to(place)
     states, heldout = zoo.states("zoo", config.runs), zoo.states("heldout")[:, [0, -1]].to(place)
-    if wrong := task.network.spec.differences(zoo.arch.spec()):
-        raise InputError(f"{zoo.path} holds {zoo.arch}, not the net of {task.name}: {'; '.join(wrong)}")
     validation = Validation.of_task(task, config.val_seeds, config.val_steps, place)
     inputs = task.data("train")[0].to(place)
     scale = policy.scale(task.network)
@@ -173,5 +174,5 @@ def train_pairs(
     with RunDirectory(run_dir, config_yaml) as run:
         best = train(run, f"pairs {task.name}", policy, config.loop, config.optim, step, validate)
         best.record["best_k"] = validation.best_steps(best)
-        best.record["task"] = task.name
+        best.record |= {"task": task.name, "data": task.data_key}
         return finish(run, best, "pairs", {"seed": seed, "zoo_runs": len(states), "val": validation(best)})

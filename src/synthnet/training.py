@@ -82,7 +82,7 @@ def train(
     state = {"update": 0, "best_score": -math.inf, "since_best": 0}
     if (loaded := run.load_checkpoint()) is not None:
         _restore(loaded, policy, average, best, optimizer, state)
-        run.cut_back(state["update"])
+    run.cut_back(state["update"] if loaded is not None else -1)
     began = time.monotonic()
     with Bar(title, loop.updates, state["update"]) as bar, StopRequest() as stop:
         if state["update"] == 0:
@@ -115,6 +115,12 @@ def check_settings(loop: LoopConfig, optim: OptimConfig) -> None:
         raise InputError(f"learning_rate and max_grad_norm must be positive and ema in [0, 1), got {optim}")
 
 
+def check_steps(name: str, steps: list[int], policy: Policy) -> None:
+    """Refuse numbers of synth steps that the policy was not built for."""
+    if not steps or min(steps) < 1 or max(steps) > policy.config.k_max:
+        raise InputError(f"{name} must lie in 1..{policy.config.k_max} (the policy's k_max), got {list(steps)}")
+
+
 def _exhausted(state: dict, loop: LoopConfig) -> bool:
     return bool(loop.patience) and state["since_best"] >= loop.patience
 
@@ -127,8 +133,12 @@ def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), optim.max_grad_norm)
-        if torch.isfinite(norm):
-            optimizer.step()
+        if not torch.isfinite(norm):
+            raise InputError(
+                f"the gradient of update {update + 1} is not finite; lower the learning rate or the noise. "
+                "The last checkpoint is kept"
+            )
+        optimizer.step()
     return {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"], **metrics}
 
 

@@ -151,13 +151,18 @@ def read_weights(path: str | Path) -> WeightState:
     Raises: InputError, naming the file, when it is missing, empty, truncated, not a safetensors file, has no tensors,
     or holds NaN or infinite values or a data type that is not a number.
     """
-    with _opened(path) as file:
-        names = list(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names}
-        metadata = dict(file.metadata() or {})
+    try:
+        with _opened(path) as file:
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in names}
+            metadata = dict(file.metadata() or {})
+    except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{path} holds a tensor that cannot be read: {' '.join(str(error).split())[:120]}") from error
     if not tensors:
         raise InputError(f"{path} holds no tensors")
     for name, value in tensors.items():
+        if value.numel() == 0:
+            raise InputError(f"{path}: {name} has shape {list(value.shape)} and holds no values")
         if value.dtype not in FLOAT_DTYPES + INTEGER_DTYPES:
             raise InputError(f"{path}: {name} has data type {value.dtype}; expected float16, bfloat16, float32 or float64")
         if value.dtype.is_floating_point and not torch.isfinite(value).all():
@@ -176,8 +181,8 @@ def metadata_json(metadata: Mapping[str, str], key: str, path: str | Path = "the
         return None
     try:
         value = json.loads(metadata[key])
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: metadata {key} is not valid JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: metadata {key} is not valid JSON ({str(error)[:80]})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: metadata {key} should be a JSON object, got {type(value).__name__}")
     return value
@@ -185,14 +190,14 @@ def metadata_json(metadata: Mapping[str, str], key: str, path: str | Path = "the
 
 def _opened(path: str | Path):
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, expected a .safetensors file")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder, expected a .safetensors file")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(16)
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if size == 0:

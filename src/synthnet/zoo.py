@@ -1,7 +1,7 @@
 """The zoo: many independent training runs, each kept at its start and several later states.
 
 A zoo folder is a run directory with shards (`states-00000.safetensors`: tensor `states` [run state weights]) and
-`index.jsonl`, one line per run {run, purpose, seed, shard, row, epochs, accuracy}. A shard is written whole or not at
+`index.jsonl`, one line per run {run, purpose, seed, shard, row, epochs, val_accuracy}. A shard is written whole or not at
 all, so a killed build resumes at the first missing shard. Runs with purpose `heldout` are never trained on.
 """
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from synthnet.arch import Arch, recognise
 from synthnet.device import choose_device
-from synthnet.errors import InputError
+from synthnet.errors import InputError, at_least
 from synthnet.files import write_atomic, write_safetensors
 from synthnet.functional import score
 from synthnet.population import Training, train_population
@@ -45,6 +45,7 @@ class Zoo:
     path: Path
     arch: Arch
     task: str | None
+    data: dict | None
     index: tuple[dict, ...]
 
     @classmethod
@@ -53,9 +54,14 @@ class Zoo:
         path = Path(path)
         if not (path / "zoo.json").exists():
             raise InputError(f"{path} is not a finished zoo (no zoo.json); build one with: synthnet zoo run_dir={path}")
-        record = json.loads((path / "zoo.json").read_text())
-        index = tuple(json.loads(line) for line in (path / "index.jsonl").read_text().splitlines())
-        return cls(path, Arch.from_dict(record["arch"]), record["task"], index)
+        try:
+            record = json.loads((path / "zoo.json").read_text())
+            index = tuple(json.loads(line) for line in (path / "index.jsonl").read_text().splitlines())
+            if any(Path(row["shard"]).name != row["shard"] for row in index):
+                raise InputError(f"{path}/index.jsonl names a shard outside the zoo")
+            return cls(path, Arch.from_dict(record["arch"]), record["task"], record.get("data"), index)
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise InputError(f"{path} is a damaged zoo: {error!r}; build it again") from error
 
     def states(self, purpose: str = "zoo", n_runs: int | None = None) -> Tensor:
         """Weights [run state weights] of the first `n_runs` runs of one purpose, in order of seed.
@@ -75,8 +81,13 @@ class Zoo:
             shards.setdefault(row["shard"], []).append(row["row"])
         parts = []
         for shard, wanted in shards.items():
-            with safe_open(self.path / shard, framework="pt") as file:
-                parts.append(file.get_tensor("states")[wanted])
+            try:
+                with safe_open(self.path / shard, framework="pt") as file:
+                    parts.append(file.get_tensor("states")[wanted])
+            except (OSError, SafetensorError, IndexError) as error:
+                raise InputError(
+                    f"{self.path / shard} is missing or damaged ({error}); delete it and build the zoo again"
+                ) from error
         return torch.cat(parts)
 
     def seeds(self, purpose: str = "zoo") -> list[int]:
@@ -85,8 +96,8 @@ class Zoo:
 
 def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: str, device: str = "auto") -> Zoo:
     """Train the zoo of a task into `run_dir`; go on where an earlier build was stopped."""
-    if config.runs < 1 or config.heldout < 0 or config.shard < 1:
-        raise InputError(f"zoo.runs and zoo.shard must be positive, got {config.runs} and {config.shard}")
+    at_least(1, "zoo", config, "runs", "shard")
+    at_least(0, "zoo", config, "heldout")
     if (
         len(config.states) < 2
         or config.states[0] != 0
@@ -106,7 +117,7 @@ def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: s
             if not shard.exists():
                 _train_shard(task, config, purpose, seeds, epochs, shard, choose_device(device))
             bar.advance(len(seeds))
-        _write_index(run.path, task.arch, task.name, jobs, epochs)
+        _write_index(run.path, task.arch, task, jobs, epochs)
     return Zoo.open(run_dir)
 
 
@@ -123,7 +134,7 @@ def _train_shard(
     write_safetensors(shard, payload, {"seeds": json.dumps(seeds), "purpose": purpose})
 
 
-def _write_index(path: Path, arch: Arch, task: str | None, jobs: list[tuple[str, list[int]]], epochs: list[int]) -> None:
+def _write_index(path: Path, arch: Arch, task: Task | None, jobs: list[tuple[str, list[int]]], epochs: list[int]) -> None:
     lines, run = [], 0
     for number, (purpose, seeds) in enumerate(jobs):
         shard = f"states-{number:05d}.safetensors"
@@ -133,8 +144,9 @@ def _write_index(path: Path, arch: Arch, task: str | None, jobs: list[tuple[str,
             entry = {"run": run, "purpose": purpose, "seed": seed, "shard": shard, "row": row}
             lines.append(json.dumps({**entry, "epochs": epochs, "val_accuracy": accuracy}))
             run += 1
+    record = {"arch": arch.to_dict(), "task": task.name if task else None, "data": task.data_key if task else None}
     write_atomic(path / "index.jsonl", "\n".join(lines) + "\n")
-    write_atomic(path / "zoo.json", json.dumps({"arch": arch.to_dict(), "task": task}) + "\n")
+    write_atomic(path / "zoo.json", json.dumps(record) + "\n")
 
 
 def import_zoo(folder: str | Path, out: str | Path, task: str | None = None) -> Zoo:
@@ -169,19 +181,25 @@ def import_zoo(folder: str | Path, out: str | Path, task: str | None = None) -> 
                 raise InputError(f"{file} is not {arch}: {'; '.join(wrong)}")
         states.append(torch.stack([spec.flatten(state) for state in tensors]))
     out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not an empty folder; pass run_dir=PATH of a new one")
     out.mkdir(parents=True, exist_ok=True)
     n_heldout = max(len(runs) // 10, 1) if len(runs) > 1 else 0
     jobs = [("zoo", list(range(len(runs) - n_heldout)))] + ([("heldout", list(range(n_heldout)))] if n_heldout else [])
     parts = torch.stack(states).split([len(seeds) for _, seeds in jobs])
     for number, part in enumerate(parts):
         write_safetensors(out / f"states-{number:05d}.safetensors", {"states": part})
-    _write_index(out, arch, task, jobs, list(range(len(runs[0]))))
+    _write_index(out, arch, None, jobs, list(range(len(runs[0]))))
     return Zoo.open(out)
 
 
 def _state_files(folder: Path) -> list[Path]:
     files = [p for p in folder.iterdir() if p.suffix in (".safetensors", ".pth", ".pt")]
-    return sorted(files, key=lambda p: ([int(n) for n in re.findall(r"\d+", p.stem)], p.name))
+    numbers = {path: [int(n) for n in re.findall(r"\d+", path.stem)] for path in files}
+    if len({len(found) for found in numbers.values()}) > 1 or [] in numbers.values():
+        names = ", ".join(sorted(path.name for path in files)[:4])
+        raise InputError(f"{folder}: expected one numbering in all names (weights_epoch_0, weights_epoch_1, …), got {names}")
+    return sorted(files, key=lambda path: numbers[path])
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
@@ -191,6 +209,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for foreign files; all mean the same here
         raise InputError(f"{path} is not a state dict that torch.load(weights_only=True) reads: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{path} is not a plain state dict (tensor by name)")
+    plain = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not plain or not all(isinstance(value, Tensor) and value.layout == torch.strided for value in state.values()):
+        raise InputError(f"{path} is not a plain state dict (dense tensor by name)")
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise InputError(f"{path} holds NaN or infinite values; expected finite weights")
     return state

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from synthnet.backbones._attention import Attention, FeedForward, FilmNorm, StepsLeft
+from synthnet.errors import InputError, at_least
 from synthnet.tokens import TokenLayout, Tokens
 
 
@@ -106,4 +107,8 @@ def _zero(layer: nn.Linear) -> nn.Linear:
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:
+    at_least(1, "backbone", config, "dim", "depth", "heads", "ffn", "edge_dim", "summary")
+    at_least(0, "backbone", config, "inducing")
+    if config.dim % config.heads:
+        raise InputError(f"backbone.dim must be a multiple of backbone.heads, got {config.dim} and {config.heads}")
     return SetTransformer(config, layout, k_max)

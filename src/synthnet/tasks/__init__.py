@@ -41,6 +41,11 @@ class Task:
         return network(self.arch)
 
     @property
+    def data_key(self) -> dict[str, int | str]:
+        """What decides which images are train and which are test; recorded in zoos and policies."""
+        return {"source": self.source, "split_seed": self.split_seed}
+
+    @property
     def n_classes(self) -> int:
         return self.network.chain.layers[-1].n_out
 
@@ -76,11 +81,24 @@ class Task:
         return (2 * torch.stack(draws) - 1) * scale
 
 
+def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
+    """Refuse to mix splits: what was training data of `owner` would be test data of the task.
+
+    Raises: InputError when the recorded data key (None: unknown) is not the task's.
+    """
+    if recorded is not None and recorded != task.data_key:
+        raise InputError(
+            f"{owner} was made on {recorded}, but this is {task.data_key}: training images of the one are test images of the other"
+        )
+
+
 @lru_cache(maxsize=8)
 def _splits(source: str, data_dir: str | None, split_seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Inputs [example feature], standardised by the one mean and one deviation of all training pixels; labels; index sets."""
     images, labels = data.load(source, data_dir)
     inputs, indices = images.flatten(1), data.split_indices(source, len(labels), split_seed)
+    if min(map(len, indices.values())) < 1:
+        raise InputError(f"{len(labels)} images are too few to split into train, reward, val and test")
     train = inputs[indices["train"]]
     return (inputs - train.mean()) / train.std(), labels, indices
 
