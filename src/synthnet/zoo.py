@@ -85,9 +85,7 @@ class Zoo:
                 with safe_open(self.path / shard, framework="pt") as file:
                     parts.append(file.get_tensor("states")[wanted])
             except (OSError, SafetensorError, IndexError) as error:
-                raise InputError(
-                    f"{self.path / shard} is missing or damaged ({error}); delete it and build the zoo again"
-                ) from error
+                raise InputError(f"{self.path / shard} is missing or damaged ({error}); delete it and build again") from error
         return torch.cat(parts)
 
     def seeds(self, purpose: str = "zoo") -> list[int]:

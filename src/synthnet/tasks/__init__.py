@@ -88,7 +88,8 @@ def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
     """
     if recorded is not None and recorded != task.data_key:
         raise InputError(
-            f"{owner} was made on {recorded}, but this is {task.data_key}: training images of the one are test images of the other"
+            f"{owner} was made on {recorded}, but this is {task.data_key}: "
+            "training images of the one are test images of the other"
         )
 
 
