@@ -267,3 +267,91 @@ def test_inference_opens_no_data_set_and_no_network(folder):
     control = ISOLATED.replace("import synthnet\n", "import synthnet, synthnet.data\n")
     failed = subprocess.run([sys.executable, "-c", control], capture_output=True, text=True, cwd=folder, check=False)
     assert "inference imported synthnet.data" in failed.stderr, "the guard itself must bite"
+
+
+def _edited_policy(edit):
+    """The fixture's policy file with its metadata changed."""
+    from synthnet.files import write_safetensors
+    from synthnet.weights import read_weights
+
+    state = read_weights("policy.safetensors")
+    record = json.loads(state.metadata["synthnet.policy"])
+    edit(record)
+    write_safetensors("edited.safetensors", state.tensors, {"synthnet.policy": json.dumps(record)})
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda r: r.update(record=None),
+        lambda r: r.update(record={"best_k": 0}),
+        lambda r: r.update(record={"best_k": 10**6}),
+        lambda r: r.update(record={"stages": [1]}),
+        lambda r: r.update(format=99),
+        lambda r: r.pop("config"),
+        lambda r: r["config"].update(k_max=10**9),
+        lambda r: r["config"]["backbone"].update(dim=-4),
+        lambda r: r["config"]["backbone"].update(heads=0),
+        lambda r: r["config"]["backbone"].update(name="os"),
+        lambda r: r["config"]["tokens"].update(name="..policy"),
+        lambda r: r["config"]["action"].update(sigma="x"),
+        lambda r: r.update(vocabulary={"edge": 1}),
+        lambda r: r["archs"][0].update(kwargs={"sizes": [64, 10**9, 10]}),
+        lambda r: r["archs"][0].update(builder="eval"),
+    ],
+)
+def test_edited_policy_metadata_is_refused_in_one_line(folder, capsys, edit):
+    _edited_policy(edit)
+    code, _, err = run(capsys, "synthesize", "start0.safetensors", "-o", "new.safetensors", "--policy", "edited.safetensors")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert not (folder / "new.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        ({"a": torch.zeros(0, 3)}, {}),
+        ({"fc01.weight": torch.zeros(2, 3)}, {}),
+        ({"x[/b]": torch.zeros(2)}, {"synthnet.arch": "[" * 100_000}),
+        ({"a": torch.zeros(2)}, {"synthnet.arch": json.dumps({"builder": "mlp", "kwargs": {"sizes": [2**62, 2**62, 10]}})}),
+        ({"a": torch.zeros(2)}, {"synthnet.arch": json.dumps({"builder": "mlp", "kwargs": {"builder": 1}})}),
+        ({"a": torch.zeros(2)}, {"synthnet.arch": json.dumps({"builder": "mlp", "kwargs": {"sizes": "abc"}})}),
+    ],
+)
+def test_hostile_weight_files_are_refused_in_one_line(folder, capsys, tensors, metadata):
+    save_file(tensors, "bad.safetensors", metadata=metadata)
+    code, _, err = run(capsys, "synthesize", "bad.safetensors", "-o", "new.safetensors", "--policy", "policy.safetensors")
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "bad.safetensors" in err
+
+
+def test_inspect_tells_an_unknown_net_from_a_known_one_and_escapes_names(folder, capsys):
+    save_file({"x[/b]": torch.zeros(5), "n": torch.arange(3)}, "odd[red].safetensors")
+    code, out, _ = run(capsys, "inspect", "odd[red].safetensors")
+    assert code == 0
+    assert "x[/b]" in out
+    assert "unknown" in out
+    code, _, err = run(capsys, "inspect", "start0.safetensors", "--task", "mnist5k-mlp")
+    assert code == 2
+    assert "fc1.weight is [8, 64], expected [10, 784]" in err
+
+
+def test_a_float16_overflow_is_refused_before_anything_is_written(folder, capsys):
+    save_file({n: torch.full_like(v, 65000.0).half() for n, v in load_file("start0.safetensors").items()}, "huge.safetensors")
+    with torch.no_grad():
+        policy = make_policy(build_task("digits-mlp", hidden=[8]))
+        policy.trunk.head.bias += 1e6
+        policy.save("loud.safetensors")
+    code, _, err = run(capsys, "synthesize", "huge.safetensors", "-o", "new.safetensors", "--policy", "loud.safetensors")
+    assert code == 2
+    assert "nothing was written" in err
+    assert not (folder / "new.safetensors").exists()
+
+
+def test_the_twins_of_a_synthesised_file_carry_no_foreign_provenance(folder, capsys):
+    run(capsys, "synthesize", "start0.safetensors", "-o", "new.safetensors", "--policy", "policy.safetensors")
+    run(capsys, "sgd", "new.safetensors", "-o", "twin.safetensors")
+    _, out, _ = run(capsys, "inspect", "twin.safetensors", "--json")
+    assert "synthnet.provenance" not in json.loads(out)["metadata"]

@@ -176,6 +176,72 @@ def test_pairs_resume_equals_uninterrupted_and_foreign_settings_are_refused(zoo_
         run_stage("pairs", [*settings, "seed=1"])
 
 
+def test_a_run_that_died_before_or_after_its_checkpoint_resumes_exactly(zoo_dir, tmp_path, monkeypatch):
+    """Killed without a chance to save: rows after the checkpoint (or all, where there is none) are dropped and made again."""
+    run_stage("pairs", [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'whole'}"])
+    apply = training._apply
+    for died_at in (2, 4):  # checkpoints are written after updates 2, 4 and 6
+        settings = [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / str(died_at)}"]
+        calls = []
+
+        def die(*arguments, calls=calls, died_at=died_at):
+            calls.append(1)
+            if len(calls) == died_at:
+                raise SystemExit
+            return apply(*arguments)
+
+        with monkeypatch.context() as patched, pytest.raises(SystemExit):
+            patched.setattr(training, "_apply", die)
+            run_stage("pairs", settings)
+        run_stage("pairs", settings)
+        assert _metrics(tmp_path / str(died_at)) == _metrics(tmp_path / "whole")
+
+
+def test_zoos_and_policies_of_another_split_are_refused(zoo_dir, tmp_path, tiny):
+    with pytest.raises(InputError, match="test images of the other"):
+        run_stage("pairs", [*PAIRS, "task.split_seed=1", f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'a'}"])
+    with pytest.raises(InputError, match="not the net of"):
+        run_stage("pairs", [*PAIRS, "task.hidden=[9]", f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'b'}"])
+    policy = make_policy(tiny)
+    policy.record = {"data": {"source": "digits", "split_seed": 1}}
+    policy.save(tmp_path / "p.safetensors")
+    with pytest.raises(InputError, match="test images of the other"):
+        run_stage("grpo", [*GRPO, f"policy_from={tmp_path / 'p.safetensors'}", f"run_dir={tmp_path / 'c'}"])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "pairs.batch=0",
+        "pairs.images=0",
+        "pairs.val_steps=[]",
+        "pairs.val_steps=[9]",
+        "pairs.val_seeds=1",
+        "backbone.heads=3",
+        "pairs.optim.learning_rate=0",
+        "pairs.loop.validate_every=0",
+        "threads=-1",
+        "pairs.single=-1",
+        "pairs.runs=99",
+    ],
+)
+def test_settings_out_of_range_are_refused(zoo_dir, tmp_path, setting):
+    with pytest.raises(InputError):
+        run_stage("pairs", [*PAIRS, setting, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'run'}"])
+
+
+def test_import_neither_overwrites_nor_guesses(tmp_path, tiny, zoo_dir):
+    for name in ("weights_final", "weights_epoch_0"):
+        torch.save(tiny.network.spec.unflatten(tiny.draw_start("user", [0])[0]), tmp_path / f"{name}.pth")
+    with pytest.raises(InputError, match="one numbering"):
+        import_zoo(tmp_path, tmp_path / "zoo")
+    (tmp_path / "weights_final.pth").rename(tmp_path / "weights_epoch_1.pth")
+    before = (zoo_dir / "index.jsonl").read_text()
+    with pytest.raises(InputError, match="not an empty folder"):
+        import_zoo(tmp_path, zoo_dir)
+    assert (zoo_dir / "index.jsonl").read_text() == before
+
+
 @COLLAPSE
 @pytest.mark.parametrize("stage", ["distil", "grpo"])
 @pytest.mark.parametrize(

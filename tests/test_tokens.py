@@ -6,7 +6,6 @@ from synthnet.errors import InputError
 from synthnet.symmetry import Symmetry
 from synthnet.tasks import build_task
 from synthnet.tokens import Tokens, build_layout
-from synthnet.tokens.unit import hidden_tokens
 
 
 def _layout(task, scheme):
@@ -66,14 +65,6 @@ def test_chunk_policies_are_not_equivariant(backbone, tiny):
     weights, permutations = tiny.draw_start("val", [0]) / 0.1, {"hidden1": torch.arange(7, -1, -1)}
     moved = symmetry.permute(policy(weights, 2, tiny.network).mean, permutations)
     assert not torch.allclose(policy(symmetry.permute(weights, permutations), 2, tiny.network).mean, moved, atol=1e-3)
-
-
-def test_token_rows_follow_a_permutation_of_units(deep):
-    symmetry = Symmetry.of_chain(deep.network.spec, deep.network.chain)
-    layout, weights = _layout(deep, {"name": "unit"}), deep.draw_start("val", [0])
-    permutations = {"hidden1": torch.tensor([3, 0, 1, 2, 6, 5, 4])}
-    expected = layout.encode(weights).units[:, hidden_tokens(layout, symmetry, permutations)]
-    assert torch.equal(layout.encode(symmetry.permute(weights, permutations)).units, expected)
 
 
 def test_one_policy_serves_other_widths_but_not_other_inputs(tiny):

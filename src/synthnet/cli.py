@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("inspect", _inspect, "what a weight file or policy holds: tensors, architecture, unit groups, tokens")
     sub.add_argument("file")
-    _shared(sub, json=True)
+    _shared(sub, json=True, device=False)
 
     sub = command("sgd", _sgd, "grow the conventionally trained twin of start weights")
     sub.add_argument("files", nargs="+")
@@ -95,13 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shared(sub: argparse.ArgumentParser, json: bool = False, data: bool = False) -> None:
+def _shared(sub: argparse.ArgumentParser, json: bool = False, data: bool = False, device: bool = True) -> None:
     sub.add_argument("--task", help="only where neither metadata nor names and shapes decide")
-    sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    if device:
+        sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     if json:
         sub.add_argument("--json", action="store_true", help="machine-readable result on standard output")
     if data:
-        sub.add_argument("--data-dir", help="folder of IDX or CIFAR files, for tasks that read local data")
+        sub.add_argument("--data-dir", help="folder of IDX files (full MNIST or Fashion-MNIST), for mnist5k-mlp")
 
 
 # --- use commands --------------------------------------------------------------------------------------------------

@@ -83,13 +83,13 @@ def _batched_logits(chain: Chain, tensors: dict[str, Tensor], inputs: Tensor) ->
     return hidden.transpose(1, 2)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy per net [net], in nats. Labels: [example] or [net example] class ids, or soft [example class]."""
     log_probs = F.log_softmax(logits, dim=-1)
     if labels.is_floating_point():
         return -(log_probs * labels).sum(-1).mean(-1)
     picked = log_probs.gather(-1, labels.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-    return -((1 - smoothing) * picked + smoothing * log_probs.mean(-1)).mean(-1)
+    return -picked.mean(-1)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Conventional training of many nets at once: the population is one batched computation, never a loop over nets."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +18,6 @@ class Training:
     order_seed: int = 0
     per_run_order: bool = False
     input_noise: float = 0.0
-    optimizer: str = "adam"
 
 
 def train_population(
@@ -30,7 +28,6 @@ def train_population(
     training: Training,
     save_epochs: list[int],
     run_ids: list[int] | None = None,
-    on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> Tensor:
     """Train nets from start weights [net weights]; return their weights [net state weights] after each epoch in `save_epochs`.
 
@@ -39,9 +36,7 @@ def train_population(
     """
     recipe, n_examples = training.recipe, len(inputs)
     tensors = {name: value.clone().requires_grad_() for name, value in network.spec.unflatten(start).items()}
-    adam = {"lr": recipe.learning_rate, "fused": True}
-    make = {"adam": lambda p: torch.optim.Adam(p, **adam), "sgd": lambda p: torch.optim.SGD(p, momentum=0.9, **adam)}
-    optimizer = make[training.optimizer](list(tensors.values()))
+    optimizer = torch.optim.Adam(list(tensors.values()), lr=recipe.learning_rate, fused=True)
     noise = generator(training.order_seed, "input-noise")
     saved = {0: start} if 0 in save_epochs else {}
     for epoch in range(1, max(save_epochs, default=0) + 1):
@@ -55,7 +50,6 @@ def train_population(
             optimizer.step()
         if epoch in save_epochs:
             saved[epoch] = network.spec.flatten({name: value.detach() for name, value in tensors.items()})
-        on_epoch(epoch)
     return torch.stack([saved[epoch] for epoch in save_epochs], dim=1)
 
 

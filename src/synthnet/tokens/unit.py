@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import log, prod
 
 import torch
-from torch import Tensor
 
 from synthnet.errors import InputError
 from synthnet.symmetry import Symmetry
@@ -107,12 +106,3 @@ def _descriptor(symmetry: Symmetry, group: str | None) -> list[float]:
         return [1.0, 0.0, 0.0, 1.0]
     depth = (list(symmetry.groups).index(group) + 1) / (len(symmetry.groups) + 1)
     return [depth, 1 - depth, log(symmetry.groups[group]) / 5, 0.0]
-
-
-def hidden_tokens(layout: TokenLayout, symmetry: Symmetry, permutations: Mapping[str, Tensor]) -> Tensor:
-    """The order of tokens after permuting hidden units (for tests of equivariance)."""
-    _, rows = _token_rows(symmetry)
-    order = torch.arange(layout.n_tokens)
-    for group, permutation in permutations.items():
-        order[rows[group]] = order[rows[group]][permutation]
-    return order
