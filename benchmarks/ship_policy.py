@@ -1,8 +1,8 @@
 """Put a trained policy into the package: float16, with a model card written from its own record and its report.
 
-python benchmarks/ship_policy.py POLICY NAME --report benchmarks/results/FILE.json
-
-The report must have been measured on the float16 file: run with --half-only first, which writes the file and no card.
+python benchmarks/ship_policy.py NAME --policy POLICY                                 # the file
+python benchmarks/controls.py NAME --zoo ZOO -o benchmarks/results/FILE.json           # measured on that file
+python benchmarks/ship_policy.py NAME --report benchmarks/results/FILE.json           # its card
 """
 
 import argparse
@@ -77,14 +77,14 @@ def _accuracy(stats: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("policy")
     parser.add_argument("name")
-    parser.add_argument("--report")
-    parser.add_argument("--half-only", action="store_true")
+    parser.add_argument("--policy", help="write the float16 file from this policy")
+    parser.add_argument("--report", help="write the card of the file that is there from this report on it")
     options = parser.parse_args()
     path = POLICY_DIR / f"{options.name}.safetensors"
-    load_policy(options.policy).save(path, torch.float16)
-    if not options.half_only:
+    if options.report is None:
+        load_policy(options.policy).save(path, torch.float16)
+    else:
         report = json.loads(Path(options.report).read_text())
         write_atomic(path.with_suffix(".md"), card(options.name, path, report, options.report))
 
