@@ -6,7 +6,7 @@ python benchmarks/compare.py -o FILE.json NAME=POLICY [NAME=POLICY …] [--seeds
 import argparse
 import json
 
-from synthnet.evaluate import evaluate_policy
+from synthnet.evaluation import evaluate_policy
 from synthnet.files import write_atomic
 from synthnet.policy import load_policy
 from synthnet.report import percent, table

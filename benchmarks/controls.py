@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.evaluate import evaluate_policy, interval, split_data, summary
+from synthnet.evaluation import evaluate_policy, interval, split_data, summary
 from synthnet.files import write_atomic
 from synthnet.functional import score
 from synthnet.grpo import bounded_reward

@@ -21,7 +21,7 @@ ORDER = [
     ["policy", "zoo", "prompts"],
     ["rollout", "training"],
     ["validation", "synthesis"],
-    ["train_pairs", "train_grpo", "evaluate"],
+    ["train_pairs", "train_grpo", "evaluation"],
     ["train_distil"],
     ["config", "report"],
     ["stages"],
@@ -61,9 +61,9 @@ def test_only_evaluation_reads_the_test_split():
     for path in FILES:
         calls = [n.func for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
         called = {call.attr for call in calls if isinstance(call, ast.Attribute)}
-        assert "test_data" not in called or path.name == "evaluate.py"
+        assert "test_data" not in called or path.name == "evaluation.py"
         assert not {"_select", "split_indices"} & called or path == ROOT / "tasks" / "__init__.py"
-    readers = {_module(path) for path in FILES if "evaluate" in set(_imports(path))}
+    readers = {_module(path) for path in FILES if "evaluation" in set(_imports(path))}
     assert readers <= {"report", "demo", "cli", "__init__"}, "trainers must not reach evaluation"
 
 

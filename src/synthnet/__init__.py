@@ -20,6 +20,6 @@ __all__ = [
 
 def evaluate(files, split: str = "test", task: str | None = None) -> list[dict]:
     """Accuracy and loss of weight files on a task's data: [{file, task, split, n, accuracy, loss}]."""
-    from synthnet.evaluate import evaluate_files
+    from synthnet.evaluation import evaluate_files
 
     return evaluate_files(files, split, task)

@@ -157,7 +157,7 @@ def _evaluate(options) -> None:
     settings = {"split_seed": options.split_seed or 0, "data_dir": options.data_dir}
     if options.policy:
         from synthnet.device import choose_device
-        from synthnet.evaluate import evaluate_policy, task_of
+        from synthnet.evaluation import evaluate_policy, task_of
         from synthnet.policy import load_policy
         from synthnet.synthesis import policy_path
 
@@ -172,7 +172,7 @@ def _evaluate(options) -> None:
         report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)
         print(json.dumps(report, indent=1)) if options.json else print_policy(report)
         return
-    from synthnet.evaluate import evaluate_files
+    from synthnet.evaluation import evaluate_files
 
     results = evaluate_files(options.files, options.split, options.task, **settings)
     print(json.dumps({"results": results})) if options.json else print_evaluation(results)
@@ -189,7 +189,7 @@ def _sgd(options) -> None:
     import torch
 
     from synthnet.device import choose_device
-    from synthnet.evaluate import task_of
+    from synthnet.evaluation import task_of
     from synthnet.population import grow_twins
     from synthnet.progress import Bar
     from synthnet.synthesis import input_files, open_net, output_files, write_all

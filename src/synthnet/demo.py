@@ -8,7 +8,7 @@ from torch import Tensor
 
 from synthnet.device import choose_device
 from synthnet.errors import InputError, missing_extra
-from synthnet.evaluate import split_data, summary
+from synthnet.evaluation import split_data, summary
 from synthnet.files import make_folder
 from synthnet.functional import score
 from synthnet.policy import load_policy
