@@ -34,11 +34,18 @@ class Validation:
         start = task.draw_start("val", list(range(n_seeds))).to(device)
         return cls(task.network, start, inputs, labels, tuple(steps))
 
+    def finals(self, policy: Policy) -> dict[int, Tensor]:
+        """WK [net weights] for each K."""
+        return {k: synthesize_flat(policy, self.start, k, self.network)[:, -1] for k in self.steps}
+
     def __call__(self, policy: Policy) -> dict:
+        """The metrics of what the policy makes of the start weights."""
+        return self.metrics(self.finals(policy))
+
+    def metrics(self, finals: dict[int, Tensor]) -> dict:
         """Mean accuracy and loss of WK for each K; `score` is the mean over K of accuracy − 0.1 · loss, so loss breaks ties."""
         metrics, scores = {}, []
-        for n_steps in self.steps:
-            final = synthesize_flat(policy, self.start, n_steps, self.network)[:, -1]
+        for n_steps, final in finals.items():
             accuracies, losses = score(self.network, final, self.inputs, self.labels)
             metrics[f"accuracy_k{n_steps}"] = accuracies.mean().item()
             metrics[f"loss_k{n_steps}"] = losses.mean().item()
@@ -69,9 +76,9 @@ class CollapseWatch:
 
     def __call__(self, policy: Policy, progress: float) -> dict:
         """Metrics of the validation and `aligned_ratio_k…` for each K; `progress` is the share of updates done."""
-        metrics = self.validation(policy)
-        for n_steps in self.validation.steps:
-            final = synthesize_flat(policy, self.validation.start, n_steps, self.validation.network)[:, -1]
+        finals = self.validation.finals(policy)
+        metrics = self.validation.metrics(finals)
+        for n_steps, final in finals.items():
             metrics[f"aligned_ratio_k{n_steps}"] = aligned_distance(self.symmetry, final) / self.reference
         lowest = min(value for name, value in metrics.items() if name.startswith("aligned_ratio"))
         if progress >= 0.1 and lowest < COLLAPSE_RATIO and not self.warned:

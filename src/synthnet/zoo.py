@@ -44,7 +44,6 @@ class Zoo:
 
     path: Path
     arch: Arch
-    task: str | None
     data: dict | None
     index: tuple[dict, ...]
 
@@ -59,7 +58,7 @@ class Zoo:
             index = tuple(json.loads(line) for line in (path / "index.jsonl").read_text().splitlines())
             if any(Path(row["shard"]).name != row["shard"] for row in index):
                 raise InputError(f"{path}/index.jsonl names a shard outside the zoo")
-            return cls(path, Arch.from_dict(record["arch"]), record["task"], record.get("data"), index)
+            return cls(path, Arch.from_dict(record["arch"]), record.get("data"), index)
         except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise InputError(f"{path} is a damaged zoo: {error!r}; build it again") from error
 
