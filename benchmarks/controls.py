@@ -39,7 +39,7 @@ def trained(task: Task, start: Tensor, recipe: Recipe, labels: Tensor | None = N
     inputs, own = task.data("train")
     training = Training(recipe, input_noise=noise)
     labels = own if labels is None else labels
-    parts = [train_population(task.network, w, inputs, labels, training, [recipe.epochs])[:, 0] for w in start.split(128)]
+    parts = [train_population(task.network, w, inputs, labels, training, [recipe.epochs])[:, 0] for w in start.split(4096)]
     return torch.cat(parts)
 
 

@@ -8,6 +8,13 @@ from synthnet.tasks import build_task
 
 torch.set_num_threads(1)
 
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the plans of whoever runs it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 TINY_TRUNK = {"name": "set_transformer", "dim": 16, "depth": 2, "heads": 2, "edge_dim": 8}
 
 

@@ -355,3 +355,21 @@ def test_the_twins_of_a_synthesised_file_carry_no_foreign_provenance(folder, cap
     run(capsys, "sgd", "new.safetensors", "-o", "twin.safetensors")
     _, out, _ = run(capsys, "inspect", "twin.safetensors", "--json")
     assert "synthnet.provenance" not in json.loads(out)["metadata"]
+
+
+def test_a_cnn_goes_through_every_command_that_needs_no_policy(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = build_task("mnist5k-cnn")
+    assert task.arch.spec().n_weights == 2698
+    assert run(capsys, "init", "--task", "mnist5k-cnn", "-o", "a.safetensors")[0] == 0
+    save_file(load_file("a.safetensors"), "bare.safetensors")
+    code, out, _ = run(capsys, "evaluate", "bare.safetensors", "--task", "mnist5k-cnn", "--split", "val", "--json")
+    assert code == 0 and json.loads(out)["results"][0]["n"] == 250
+    code, _, err = run(capsys, "evaluate", "bare.safetensors")
+    assert code == 2 and "pass --task NAME" in err
+    code, out, _ = run(capsys, "inspect", "a.safetensors", "--json")
+    assert code == 0 and json.loads(out)["tokens"]["scheme"] == "chunk"
+    code, _, err = run(capsys, "synthesize", "a.safetensors", "-o", "b.safetensors")
+    assert code == 2 and "no bundled policy" in err
+    code, _, err = run(capsys, "pairs", "task=mnist5k-cnn", "zoo_dir=nowhere")
+    assert code == 2 and len(err.strip().splitlines()) == 1

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from synthnet.functional import Network, accuracy, cross_entropy, layer_errors, score
+from synthnet.plan import Plan
 
 
 @pytest.mark.parametrize("own_inputs", [False, True])
@@ -13,14 +14,14 @@ def test_backends_agree(task_name, own_inputs, request):
     weights, inputs = task.draw_start("val", [0, 1, 2]) * 3, task.data("val")[0][:20]
     if own_inputs:
         inputs = torch.stack([inputs, inputs + 0.1, inputs * 2])
-    results = {name: task.network.logits(weights, inputs, name) for name in ("batched", "vmap", "loop")}
+    results = {name: task.network.logits(weights, inputs, name, own_inputs) for name in ("batched", "vmap", "loop")}
     assert results["loop"].shape == (3, 20, 10)
     for name in ("batched", "vmap"):
         assert torch.allclose(results[name], results["loop"], atol=1e-5)
 
 
-def test_a_module_that_is_no_chain_is_scored_by_the_loop():
-    net = Network.of_module(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3)))
+def test_a_module_that_is_no_chain_has_no_chain_and_is_scored_all_the_same():
+    net = Network(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 3)))
     weights, inputs = torch.randn(2, net.spec.n_weights), torch.randn(5, 4)
     assert net.chain is None
     assert net.logits(weights, inputs).shape == (2, 5, 3)
@@ -39,9 +40,21 @@ def test_accuracy_counts():
     assert accuracy(logits, torch.tensor([0, 1, 0])).item() == pytest.approx(2 / 3)
 
 
+def test_accuracy_is_that_of_argmax_with_ties_and_nan():
+    """A dead net has equal logits everywhere: it predicts the first class, not every class. A NaN predicts nothing."""
+    logits = torch.randint(3, (4, 50, 5), generator=torch.Generator().manual_seed(0)).float()
+    labels = torch.arange(50) % 5
+    assert torch.equal(accuracy(logits, labels), (logits.argmax(-1) == labels).double().mean(-1))
+    assert accuracy(torch.zeros(1, 50, 5), labels).item() == pytest.approx(0.2)
+    assert accuracy(torch.full((1, 50, 5), torch.nan), labels).item() == 0
+
+
 def test_score_does_not_depend_on_the_chunk(tiny):
     weights, (inputs, labels) = tiny.draw_start("val", list(range(7))), tiny.data("val")
-    whole, parts = score(tiny.network, weights, inputs, labels), score(tiny.network, weights, inputs, labels, chunk=2)
+    whole, parts = (
+        score(tiny.network, weights, inputs, labels),
+        score(tiny.network, weights, inputs, labels, plan=Plan("batched", 2, 2)),
+    )
     assert torch.equal(whole[0], parts[0])
     assert torch.allclose(whole[1], parts[1], atol=1e-6)
 

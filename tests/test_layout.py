@@ -12,10 +12,10 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A module imports only from lines above its own; plug-in folders stand where their packages do.
 ORDER = [
     ["errors", "seeds", "interrupt"],
-    ["device", "files", "progress"],
-    ["weights", "runs", "data"],
-    ["arch", "chain"],
-    ["functional", "symmetry"],
+    ["device", "files", "progress", "modules", "workers", "forms"],
+    ["weights", "runs", "data", "plan"],
+    ["arch", "chain", "batched"],
+    ["functional", "symmetry", "gradients"],
     ["identity", "tokens", "action", "grpo", "tasks"],
     ["backbones", "population"],
     ["policy", "zoo", "prompts"],

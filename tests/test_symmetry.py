@@ -60,7 +60,7 @@ def test_balancing_keeps_the_function_and_undoes_rescaling(deep):
 
 def test_units_that_are_not_relu_are_not_rescaled():
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
-    net = Network.of_module(module)
+    net = Network(module)
     weights = torch.randn(2, net.spec.n_weights)
     assert torch.equal(Symmetry.of_chain(net.spec, net.chain).balance(weights), weights)
 

@@ -5,40 +5,16 @@ An `Arch` names one of our own builders with its arguments, so a file's metadata
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from synthnet.errors import InputError, unknown
+from synthnet.modules import BUILDERS
 from synthnet.weights import WeightSpec
 
 ARCH_VERSION = 1
-MAX_LAYERS, MAX_WIDTH = 64, 1 << 20
-
-
-class MLP(nn.Module):
-    """Linear layers fc1, fc2, … with ReLU between them; inputs of any shape are flattened."""
-
-    def __init__(self, sizes: list[int]):
-        super().__init__()
-        plain = isinstance(sizes, list) and 2 <= len(sizes) <= MAX_LAYERS
-        if not plain or not all(type(n) is int and 0 < n < MAX_WIDTH for n in sizes):
-            raise InputError(f"an mlp needs 2 to {MAX_LAYERS} layer sizes between 1 and {MAX_WIDTH}, got {str(sizes)[:60]}")
-        self.n_layers = len(sizes) - 1
-        for index, (n_in, n_out) in enumerate(pairwise(sizes), 1):
-            self.add_module(f"fc{index}", nn.Linear(n_in, n_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1)
-        for index in range(1, self.n_layers):
-            x = torch.relu(self.get_submodule(f"fc{index}")(x))
-        return self.get_submodule(f"fc{self.n_layers}")(x)
-
-
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP}
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
 
     Raises: InputError when none fits, or when the architecture is not that task's.
     """
-    sizes = arch.kwargs["sizes"]
-    fits = [name for name in task_names() if _ends(build_task(name).arch) == (sizes[0], sizes[-1])]
+    kind = _kind(arch)
+    fits = [name for name in task_names() if _kind(build_task(name).arch) == kind]
     if recorded is None and len(fits) != 1:
-        raise InputError(f"no single task has {sizes[0]} inputs and {sizes[-1]} outputs ({fits or 'none'}); pass --task NAME")
+        raise InputError(f"no single task has {kind[1]} inputs and {kind[2]} outputs ({fits or 'none'}); pass --task NAME")
     name = recorded or fits[0]
     task = build_task(name, **settings)
     if name not in fits:
@@ -43,16 +43,18 @@ def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
     return replace(task, arch=arch)
 
 
-def _ends(arch: Arch) -> tuple[int, int]:
-    sizes = arch.kwargs["sizes"]
-    return sizes[0], sizes[-1]
+def _kind(arch: Arch) -> tuple[str, int, int]:
+    """What a task's networks share: builder, number of inputs, number of classes."""
+    module = arch.skeleton()
+    return arch.builder, module.n_inputs, module.n_classes
 
 
 def evaluate_files(
     files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings
 ) -> list[dict]:
     """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""
-    opened = [open_net(path) for path in input_files(files)]
+    fallback = build_task(task, **settings).arch if task else None
+    opened = [open_net(path, fallback=fallback) for path in input_files(files)]
     results = []
     for file in opened:
         owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)

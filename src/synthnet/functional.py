@@ -1,32 +1,41 @@
 """Many weight sets of one architecture at once: logits, loss and accuracy as functions of flat weights.
 
-Backends give the same numbers to 1e-5: `batched` (our own, for chains: the population is one large matrix), `vmap`
-(torch.func over functional_call) and `loop`. No module is ever mutated.
+Backends give the same numbers to 1e-5: `batched` (our own), `vmap` (torch.func over functional_call) and `loop`. No module is
+ever mutated. Scoring follows a plan: how many nets at a time, on how many threads.
 """
 
-from dataclasses import dataclass
+import copy
+import hashlib
 from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
 from synthnet.arch import Arch
+from synthnet.batched import Batched, own_copy
 from synthnet.chain import ACTIVATIONS, Chain, UntraceableError, trace
+from synthnet.errors import InputError
+from synthnet.plan import Job, Plan, choose
 from synthnet.weights import WeightSpec
+from synthnet.workers import spread
+
+# an operation that vmap can only run net by net is slow, not wrong; the plan measures it, so there is nothing to warn about
+torch._C._functorch._set_vmap_fallback_warning_enabled(False)
+
+EXAMPLES = 512  # a larger set is scored in blocks, so that memory does not grow with it
+BACKENDS = ("batched", "vmap", "loop")
 
 
-@dataclass(frozen=True)
 class Network:
-    """An architecture prepared for population work: its module skeleton, spec and (where it is one) chain."""
+    """An architecture prepared for population work: its module (without storage), spec, and what tracing found."""
 
-    module: nn.Module
-    spec: WeightSpec
-
-    @classmethod
-    def of_module(cls, module: nn.Module) -> "Network":
-        return cls(module.eval(), WeightSpec.of_module(module))
+    def __init__(self, module: nn.Module):
+        self.module = copy.deepcopy(module).eval().to("meta")
+        self.spec = WeightSpec.of_module(self.module)
+        self._checked: dict[tuple, tuple[str, ...]] = {}
 
     @cached_property
     def chain(self) -> Chain | None:
@@ -35,66 +44,118 @@ class Network:
         except UntraceableError:
             return None
 
-    def logits(self, flat: Tensor, inputs: Tensor, backend: str = "auto") -> Tensor:
-        """Logits [net example class] of weights [net weights] on shared inputs [example feature] or own ones
-        [net example feature]. Backend: batched, vmap, loop, or auto (batched for chains, else loop)."""
-        return self.logits_of(self.spec.unflatten(flat), inputs, backend)
+    @cached_property
+    def batched(self) -> Batched | None:
+        """The traced module, or None where torch.fx cannot trace it."""
+        try:
+            return Batched(self.module)
+        except InputError:
+            return None
 
-    def logits_of(self, tensors: dict[str, Tensor], inputs: Tensor, backend: str = "auto") -> Tensor:
-        """As `logits`, for stacked tensors [net *shape] by name."""
+    @cached_property
+    def name(self) -> str:
+        """A name that changes with the tensors or the operations."""
+        description = (
+            repr(self.spec) + repr(self.module) + str([n.format_node() for n in self.batched.nodes] if self.batched else "")
+        )
+        return f"{type(self.module).__name__}-{hashlib.sha256(description.encode()).hexdigest()[:12]}"
+
+    def logits(self, flat: Tensor, inputs: Tensor, backend: str = "auto", own_inputs: bool = False) -> Tensor:
+        """Logits [net example class] of weights [net weights] on inputs [example …], or own ones [net example …].
+
+        Backend: batched, vmap, loop, or auto: the first of them that serves the module.
+        """
+        return self.logits_of(self.spec.unflatten(flat), inputs, backend, own_inputs)
+
+    def logits_of(
+        self,
+        tensors: dict[str, Tensor],
+        inputs: Tensor,
+        backend: str = "auto",
+        own_inputs: bool = False,
+        training: bool = False,
+    ) -> Tensor:
+        """As `logits`, for stacked tensors [net *shape] by name. `training`: BatchNorm learns, in place; nothing else does."""
         if backend == "auto":
-            backend = "batched" if self.chain is not None else "loop"
+            backend = self.backends(tensors, inputs, own_inputs)[0]
         if backend == "batched":
-            return _batched_logits(self.chain, tensors, inputs)
-        call = lambda weights, x: functional_call(self.module, weights, (x,), strict=True)  # noqa: E731
-        own = inputs.ndim == 3
+            return self.batched(tensors, inputs, own_inputs, training)
+        module = own_copy(self.module, training)
+        call = lambda weights, x: functional_call(module, weights, (x,))  # noqa: E731
         if backend == "vmap":
-            return vmap(call, in_dims=(0, 0 if own else None))(tensors, inputs)
+            return vmap(call, in_dims=(0, 0 if own_inputs else None))(tensors, inputs)
         if backend == "loop":
-            n_nets = next(iter(tensors.values())).shape[0]
-            nets = ({name: value[i] for name, value in tensors.items()} for i in range(n_nets))
-            return torch.stack([call(net, inputs[i] if own else inputs) for i, net in enumerate(nets)])
+            nets = [
+                dict(zip(tensors, net, strict=True))
+                for net in zip(*(value.unbind(0) for value in tensors.values()), strict=True)
+            ]
+            return torch.stack([call(net, inputs[i] if own_inputs else inputs) for i, net in enumerate(nets)])
         raise ValueError(f"backend must be auto, batched, vmap or loop, got {backend!r}")
+
+    @torch.no_grad()
+    def backends(self, tensors: dict[str, Tensor], inputs: Tensor, own_inputs: bool = False) -> tuple[str, ...]:
+        """The backends that serve this module, fastest in general first; each must agree with the loop, here and now."""
+        key = (tuple(inputs.shape[2 if own_inputs else 1 :]), own_inputs)
+        if key not in self._checked:
+            few = {name: value[:2].detach() for name, value in tensors.items()}
+            x = inputs[:2, :3] if own_inputs else inputs[:3]
+            expected = self.logits_of(few, x, "loop", own_inputs)
+            self._checked[key] = tuple(name for name in BACKENDS if self._agrees(name, few, x, own_inputs, expected))
+        return self._checked[key]
+
+    def _agrees(self, backend: str, tensors: dict[str, Tensor], inputs: Tensor, own_inputs: bool, expected: Tensor) -> bool:
+        if backend == "loop":
+            return True
+        if backend == "batched" and self.batched is None:
+            return False
+        try:
+            found = self.logits_of(tensors, inputs, backend, own_inputs)
+        except Exception:  # whatever an operation without a rule raises: another backend serves the module
+            return False
+        return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
+
+    def activations(self, inputs: Tensor) -> tuple[int, float]:
+        """What one net makes of `inputs` [example …]: the numbers its modules put out, and its floating-point operations."""
+        sizes: list[int] = []
+        module = own_copy(self.module, training=False)
+        for part in module.modules():
+            if not list(part.children()):
+                part.register_forward_hook(lambda _, __, out: sizes.append(out.numel() if isinstance(out, Tensor) else 0))
+        try:
+            with FlopCounterMode(display=False) as counter:
+                module(torch.empty(inputs.shape, dtype=inputs.dtype, device="meta"))
+        except RuntimeError:  # control flow that reads values: guess from the weights
+            return len(inputs) * self.spec.n_weights, 2.0 * len(inputs) * self.spec.n_weights
+        return sum(sizes), counter.get_total_flops()
 
 
 @lru_cache(maxsize=256)
 def network(arch: Arch) -> Network:
     """The prepared network of an architecture (cached: tracing happens once)."""
-    return Network.of_module(arch.skeleton())
+    return Network(arch.skeleton())
 
 
-def _batched_logits(chain: Chain, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
-    """Units are rows and examples are columns, so the first layer of all nets is one matrix product."""
-    first = tensors[chain.layers[0].weight]
-    n_nets = first.shape[0]
-    hidden = None
-    for layer in chain.layers:
-        weight = tensors[layer.weight]
-        bias = tensors[layer.bias].unsqueeze(-1) if layer.bias else weight.new_zeros(n_nets, layer.n_out, 1)
-        if hidden is not None:
-            hidden = torch.baddbmm(bias, weight, hidden)
-        elif inputs.ndim == 3:
-            hidden = torch.baddbmm(bias, weight, inputs.transpose(1, 2))
-        else:
-            rows = torch.addmm(bias.reshape(-1, 1), weight.reshape(-1, layer.n_in), inputs.t())
-            hidden = rows.view(n_nets, layer.n_out, -1)
-        if layer.activation:
-            hidden = ACTIVATIONS[layer.activation](hidden)
-    return hidden.transpose(1, 2)
+def _columns(logits: Tensor) -> Tensor:
+    """[… example class] -> [… class example] in memory: reductions over a few classes are then vectorised over examples,
+    fifty times faster on the CPU than along the last axis."""
+    return logits.transpose(-1, -2).contiguous()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy per net [net], in nats. Labels: [example] or [net example] class ids, or soft [example class]."""
-    log_probs = F.log_softmax(logits, dim=-1)
+    """Mean cross-entropy per net [net], in nats. Labels: class ids [(net) example], or probabilities [(net) example class]."""
+    log_probs = F.log_softmax(_columns(logits), dim=-2)
     if labels.is_floating_point():
-        return -(log_probs * labels).sum(-1).mean(-1)
-    picked = log_probs.gather(-1, labels.expand(logits.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+        return -(log_probs * labels.transpose(-1, -2)).sum(-2).mean(-1)
+    picked = log_probs.gather(-2, labels.expand(logits.shape[:-1]).unsqueeze(-2)).squeeze(-2)
     return -picked.mean(-1)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of correct predictions per net [net], in [0, 1], float64."""
-    return (logits.argmax(-1) == labels).double().mean(-1)
+    """Share of correct predictions per net [net], in [0, 1], float64. Among equal logits the first class is the prediction."""
+    columns, n_classes = _columns(logits), logits.shape[-1]
+    places = torch.arange(n_classes, 0, -1, dtype=torch.int16, device=logits.device).unsqueeze(-1)
+    first = ((columns == columns.amax(-2, keepdim=True)) * places).amax(-2)  # n_classes for class 0, down to 1; 0 for NaN
+    return (first == n_classes - labels).double().mean(-1)
 
 
 def layer_errors(network: Network, predicted: Tensor, target: Tensor, inputs: Tensor) -> Tensor:
@@ -117,18 +178,51 @@ def layer_errors(network: Network, predicted: Tensor, target: Tensor, inputs: Te
     return total / chain.depth
 
 
-@torch.no_grad()
-def score(network: Network, flat: Tensor, inputs: Tensor, labels: Tensor, chunk: int = 256) -> tuple[Tensor, Tensor]:
-    """Accuracy and mean cross-entropy of each net, both [net] float64 on the CPU; `chunk` nets at a time bound memory."""
-    accuracies, losses = [], []
-    for weights in flat.split(chunk):
-        logits = network.logits(weights, inputs)
-        accuracies.append(accuracy(logits, labels).cpu())
-        losses.append(cross_entropy(logits, labels).double().cpu())
-    return torch.cat(accuracies), torch.cat(losses)
+def score(
+    network: Network, flat: Tensor, inputs: Tensor, labels: Tensor, plan: Plan | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Accuracy and mean cross-entropy of each net [net weights] on inputs [example …], both [net] float64 on the CPU.
+
+    dtype: what the nets compute in (bfloat16 halves the bytes; LOG.md says what that costs); the loss is always in float32.
+    """
+
+    def measure(logits: Tensor, block: slice) -> Tensor:
+        logits = logits.float()
+        means = torch.stack([accuracy(logits, labels[block]), cross_entropy(logits, labels[block]).double()], dim=-1)
+        return means.unsqueeze(1) * (logits.shape[1] / len(inputs))
+
+    inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
+    accuracies, losses = _over_nets(network, flat.to(dtype), inputs, measure, plan).sum(1).cpu().unbind(1)
+    return accuracies, losses
 
 
-@torch.no_grad()
-def predictions(network: Network, flat: Tensor, inputs: Tensor, chunk: int = 256) -> Tensor:
+def predictions(network: Network, flat: Tensor, inputs: Tensor, plan: Plan | None = None) -> Tensor:
     """Class probabilities [net example class]."""
-    return torch.cat([network.logits(weights, inputs).softmax(-1) for weights in flat.split(chunk)])
+    return _over_nets(network, flat, inputs, lambda logits, _: logits.softmax(-1), plan)
+
+
+def _over_nets(network: Network, flat: Tensor, inputs: Tensor, measure, plan: Plan | None) -> Tensor:
+    """measure(logits [net example class], examples) [net examples' …] of all nets, blocks of examples joined along axis 1."""
+    blocks = [slice(first, first + EXAMPLES) for first in range(0, len(inputs), EXAMPLES)]
+
+    @torch.no_grad()
+    def part(nets: slice, backend: str) -> Tensor:
+        tensors = network.spec.unflatten(flat[nets])
+        return torch.cat([measure(network.logits_of(tensors, inputs[b], backend), b) for b in blocks], dim=1)
+
+    plan = plan or scoring_plan(network, flat, inputs, lambda plan, nets: _spread(part, nets, plan))
+    return _spread(part, slice(0, len(flat)), plan)
+
+
+def _spread(part, nets: slice, plan: Plan) -> Tensor:
+    return torch.cat(spread(lambda rows: part(rows, plan.backend), plan.parts(nets.stop), plan.workers))
+
+
+def scoring_plan(network: Network, flat: Tensor, inputs: Tensor, probe=None) -> Plan:
+    """How a population [net weights] is scored on inputs [example …]."""
+    backends = network.backends(network.spec.unflatten(flat[:2]), inputs)
+    outputs, flops = network.activations(inputs[:EXAMPLES])
+    n_bytes = (outputs + network.spec.n_weights) * flat.element_size()
+    flops *= len(inputs) / len(inputs[:EXAMPLES])
+    name = f"score {network.name} {tuple(inputs.shape)} {flat.dtype}"
+    return choose(Job(name, len(flat), n_bytes, flops, backends, flat.device), probe)

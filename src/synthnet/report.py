@@ -71,17 +71,19 @@ def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
     }
     if arch is None and not state.spec.n_weights:
         return {**found, "arch": None, "groups": {}, "tokens": {}}
-    if arch is None:
+    net = network(arch) if arch is not None else None
+    if net is not None:
+        check_fit(path, arch, net.spec, state.spec)
+        found["arch"] = arch.to_dict()
+    if net is None or net.chain is None:
         layout = build_layout({"name": "chunk"}, state.spec, None)
-        return {**found, "arch": None, "groups": {}, "tokens": {"scheme": "chunk", "tokens": layout.n_tokens}}
-    net = network(arch)
-    check_fit(path, arch, net.spec, state.spec)
+        return {"arch": None, **found, "groups": {}, "tokens": {"scheme": "chunk", "tokens": layout.n_tokens}}
     symmetry = Symmetry.of_chain(net.spec, net.chain)
     layout = build_layout({"name": "unit"}, net.spec, symmetry)
     edges = sum(edge.index.shape[0] * edge.index.shape[1] for edge in layout.edges)
     tokens = {"scheme": "unit", "tokens": layout.n_tokens, "features": layout.n_features, "edges": edges}
     axes = {name: list(groups) for name, groups in symmetry.axes.items()}
-    return {**found, "arch": arch.to_dict(), "groups": dict(symmetry.groups), "axes": axes, "tokens": tokens}
+    return {**found, "groups": dict(symmetry.groups), "axes": axes, "tokens": tokens}
 
 
 def print_description(found: dict) -> None:

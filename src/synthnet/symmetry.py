@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from synthnet.chain import Chain
+from synthnet.errors import InputError
 from synthnet.weights import WeightSpec
 
 ALIGN_SWEEPS = 50
@@ -29,7 +30,10 @@ class Symmetry:
     chain: Chain
 
     @classmethod
-    def of_chain(cls, spec: WeightSpec, chain: Chain) -> "Symmetry":
+    def of_chain(cls, spec: WeightSpec, chain: Chain | None) -> "Symmetry":
+        """Raises: InputError for a network that is no chain (None)."""
+        if chain is None:
+            raise InputError("the unit groups of this network are not known: only chains of Linear layers are traced")
         axes, groups, below = {}, {}, None
         for index, layer in enumerate(chain.layers):
             last = index == chain.depth - 1
@@ -112,6 +116,20 @@ class Symmetry:
 
 
 @lru_cache(maxsize=64)
+def draw_init(spec: WeightSpec, draw: torch.Generator) -> Tensor:
+    """Start weights [weights] by torch's default rule for Linear and Conv: uniform in ±1/√fan_in, biases too.
+
+    A norm starts as the identity: scale and running variance 1, shift and running mean 0.
+    """
+    flat = (2 * torch.rand(spec.n_weights, generator=draw) - 1) * init_scale(spec)
+    shapes = {tensor.name: tensor.shape for tensor in spec.floats}
+    for name, place in spec.slices().items():
+        owner, _, local = name.rpartition(".")
+        if len(shapes[name]) == 1 and len(shapes.get(f"{owner}.weight", ())) < 2:
+            flat[place] = float(local in ("weight", "running_var"))
+    return flat
+
+
 def init_scale(spec: WeightSpec) -> Tensor:
     """The scale of each weight [weights], from names and shapes alone: 1/√fan_in, torch's initial bound for Linear and Conv.
 

@@ -39,15 +39,16 @@ class NetFile:
         return self.state.flat(self.net.spec)
 
 
-def open_net(path: str | Path, arch: Arch | None = None) -> NetFile:
-    """Read a weight file and find its architecture: as given, else from its metadata, else from its names and shapes.
+def open_net(path: str | Path, arch: Arch | None = None, fallback: Arch | None = None) -> NetFile:
+    """Read a weight file and find its architecture: as given, else from its metadata, else from its names and shapes, else
+    the fallback.
 
     Raises: InputError when the file is bad, its architecture unknown, or its tensors are not that architecture's.
     """
     state = read_weights(path)
     spec = state.spec
     if arch is None:
-        arch = recorded_arch(state.metadata, path) or recognise(spec)
+        arch = recorded_arch(state.metadata, path) or recognise(spec) or fallback
     if arch is None:
         shown = ", ".join(f"{t.name} {list(t.shape)}" for t in spec.tensors[:6])
         raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; pass --task NAME")

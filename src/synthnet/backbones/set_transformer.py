@@ -16,7 +16,8 @@ from synthnet.tokens import TokenLayout, Tokens
 
 @dataclass
 class Config:
-    """`inducing`: 0 for full self-attention (SAB), else the number of inducing points (ISAB, linear in tokens)."""
+    """`ffn`: hidden width of the feed-forwards as a multiple of `dim`. `condition`: width of the steps-left embedding that
+    FiLM reads. `inducing`: 0 for full self-attention (SAB), else the number of inducing points (ISAB, linear in tokens)."""
 
     name: str = "set_transformer"
     dim: int = 160
@@ -26,6 +27,7 @@ class Config:
     summary: int = 4
     inducing: int = 0
     edge_dim: int = 32
+    condition: int = 160
 
 
 class EdgeExchange(nn.Module):
@@ -55,10 +57,10 @@ class Block(nn.Module):
         super().__init__()
         dim = config.dim
         self.exchange = EdgeExchange(dim, config.edge_dim) if has_edges else None
-        self.attention_norm, self.attention = FilmNorm(dim, dim), Attention(dim, config.heads)
+        self.attention_norm, self.attention = FilmNorm(dim, config.condition), Attention(dim, config.heads)
         self.inducing = nn.Parameter(torch.randn(1, config.inducing, dim)) if config.inducing else None
         self.gather = Attention(dim, config.heads) if config.inducing else None
-        self.ffn_norm, self.ffn = FilmNorm(dim, dim), FeedForward(dim, config.ffn * dim)
+        self.ffn_norm, self.ffn = FilmNorm(dim, config.condition), FeedForward(dim, config.ffn * dim)
 
     def forward(
         self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Tensor
@@ -78,9 +80,9 @@ class SetTransformer(nn.Module):
         self.embed = nn.Linear(layout.n_features, dim)
         self.describe = nn.Linear(layout.descriptors.shape[1], dim)
         self.summary = nn.Parameter(0.02 * torch.randn(1, config.summary, dim))
-        self.steps_left = StepsLeft(k_max, dim)
+        self.steps_left = StepsLeft(k_max, config.condition)
         self.blocks = nn.ModuleList(Block(config, has_edges) for _ in range(config.depth))
-        self.norm, self.head = FilmNorm(dim, dim), _zero(nn.Linear(dim, layout.n_features))
+        self.norm, self.head = FilmNorm(dim, config.condition), _zero(nn.Linear(dim, layout.n_features))
         if has_edges:
             self.edge_embed = nn.Linear(1, config.edge_dim)
             self.edge_describe = nn.Linear(layout.edge_descriptors.shape[1], config.edge_dim)
@@ -107,7 +109,7 @@ def _zero(layer: nn.Linear) -> nn.Linear:
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:
-    at_least(1, "backbone", config, "dim", "depth", "heads", "ffn", "edge_dim", "summary")
+    at_least(1, "backbone", config, "dim", "depth", "heads", "ffn", "edge_dim", "summary", "condition")
     at_least(0, "backbone", config, "inducing")
     if config.dim % config.heads:
         raise InputError(f"backbone.dim must be a multiple of backbone.heads, got {config.dim} and {config.heads}")

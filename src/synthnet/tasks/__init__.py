@@ -1,11 +1,13 @@
 """Tasks: a target architecture, its data splits, and the conventional training recipe of its twins. One file per task."""
 
 import importlib
+import math
 import pkgutil
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from synthnet import data
@@ -13,7 +15,7 @@ from synthnet.arch import Arch
 from synthnet.errors import InputError, unknown
 from synthnet.functional import Network, network
 from synthnet.seeds import start_generator
-from synthnet.symmetry import init_scale
+from synthnet.symmetry import draw_init
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Task:
-    """A target architecture with data and metric (accuracy in [0, 1])."""
+    """A target architecture with data and metric (accuracy in [0, 1]). `pool`: images are averaged over pool x pool pixels."""
 
     name: str
     arch: Arch
@@ -35,6 +37,7 @@ class Task:
     recipe: Recipe
     split_seed: int = 0
     data_dir: str | None = None
+    pool: int = 1
 
     @property
     def network(self) -> Network:
@@ -47,7 +50,7 @@ class Task:
 
     @property
     def n_classes(self) -> int:
-        return self.network.chain.layers[-1].n_out
+        return self.network.module.n_classes
 
     def data(self, split: str) -> tuple[Tensor, Tensor]:
         """Inputs and labels of train, reward or val, or of several joined with '+', as in 'train+reward'.
@@ -64,7 +67,7 @@ class Task:
         return self._select(["test"])
 
     def _select(self, parts: list[str]) -> tuple[Tensor, Tensor]:
-        inputs, labels, indices = _splits(self.source, self.data_dir, self.split_seed)
+        inputs, labels, indices = _splits(self.source, self.data_dir, self.split_seed, self.pool)
         for part in parts:
             if part not in indices:
                 raise unknown("split", part, indices)
@@ -72,13 +75,10 @@ class Task:
         return inputs[chosen], labels[chosen]
 
     def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
-        """Start weights [seed weights], as torch initialises Linear layers: uniform in ±1/√fan_in.
-
-        Each seed has a generator of its own, so a net does not depend on which others are drawn with it.
-        """
-        spec, scale = self.network.spec, init_scale(self.network.spec)
-        draws = [torch.rand(spec.n_weights, generator=start_generator(purpose, self.name, seed)) for seed in seeds]
-        return (2 * torch.stack(draws) - 1) * scale
+        """Start weights [seed weights] (`draw_init`). Each seed has a generator of its own, so a net does not depend on which
+        others are drawn with it."""
+        spec = self.network.spec
+        return torch.stack([draw_init(spec, start_generator(purpose, self.name, seed)) for seed in seeds])
 
 
 def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
@@ -94,14 +94,22 @@ def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
 
 
 @lru_cache(maxsize=8)
-def _splits(source: str, data_dir: str | None, split_seed: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _splits(source: str, data_dir: str | None, split_seed: int, pool: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Inputs [example feature], standardised by the one mean and one deviation of all training pixels; labels; index sets."""
     images, labels = data.load(source, data_dir)
-    inputs, indices = images.flatten(1), data.split_indices(source, len(labels), split_seed)
+    inputs, indices = _pooled(images, pool).flatten(1), data.split_indices(source, len(labels), split_seed)
     if min(map(len, indices.values())) < 1:
         raise InputError(f"{len(labels)} images are too few to split into train, reward, val and test")
     train = inputs[indices["train"]]
     return (inputs - train.mean()) / train.std(), labels, indices
+
+
+def _pooled(images: Tensor, pool: int) -> Tensor:
+    """Square one-channel images [example …] averaged over pool x pool pixels."""
+    if pool == 1:
+        return images
+    side = math.isqrt(images[0].numel())
+    return F.avg_pool2d(images.reshape(-1, 1, side, side), pool)
 
 
 def task_names() -> list[str]:
