@@ -224,8 +224,22 @@ def _pool(call: Call, value: Value) -> Value:
 def _group_norm(call: Call, value: Value) -> Value:
     if value.form != IMAGES:
         return _module_by_vmap(call, value)
-    weight, bias = (call.tensors[name].flatten() if name in call.tensors else None for name in ("weight", "bias"))
-    return Value(F.group_norm(value.data, call.n_nets * call.module.num_groups, weight, bias, call.module.eps), IMAGES)
+    # torch's kernel for channels-last walks group by group; here sums run along all channels of all nets at once
+    x = value.data.permute(0, 2, 3, 1).flatten(1, 2)  # [example place channel], a view
+    groups, per_group = call.n_nets * call.module.num_groups, call.module.num_channels // call.module.num_groups
+
+    def of_groups(of_channels: Tensor) -> Tensor:
+        return of_channels.unflatten(1, (groups, per_group)).mean(2).repeat_interleave(per_group, 1)
+
+    mean = of_groups(x.mean(1))
+    scale = (of_groups((x - mean.unsqueeze(1)).square().mean(1)) + call.module.eps).rsqrt()
+    if "weight" in call.tensors:
+        scale = scale * call.tensors["weight"].flatten()
+    shift = -mean * scale
+    if "bias" in call.tensors:
+        shift = shift + call.tensors["bias"].flatten()
+    out = torch.addcmul(shift.unsqueeze(1), x, scale.unsqueeze(1))
+    return Value(out.unflatten(1, value.data.shape[2:]).permute(0, 3, 1, 2), IMAGES)
 
 
 def _batch_norm(call: Call, value: Value) -> Value:

@@ -18,14 +18,14 @@ from synthnet.arch import Arch
 from synthnet.batched import Batched, own_copy
 from synthnet.chain import ACTIVATIONS, Chain, UntraceableError, trace
 from synthnet.errors import InputError
-from synthnet.plan import Job, Plan, choose
+from synthnet.plan import CACHE_BYTES, Job, Plan, choose
 from synthnet.weights import WeightSpec
 from synthnet.workers import spread
 
 # an operation that vmap can only run net by net is slow, not wrong; the plan measures it, so there is nothing to warn about
 torch._C._functorch._set_vmap_fallback_warning_enabled(False)
 
-EXAMPLES = 512  # a larger set is scored in blocks, so that memory does not grow with it
+BLOCKS = (512, 256, 128, 64)  # examples scored at a time: as many as leave room in the cache for eight nets
 BACKENDS = ("batched", "vmap", "loop")
 
 
@@ -36,6 +36,7 @@ class Network:
         self.module = copy.deepcopy(module).eval().to("meta")
         self.spec = WeightSpec.of_module(self.module)
         self._checked: dict[tuple, tuple[str, ...]] = {}
+        self._sizes: dict[tuple, tuple[float, float]] = {}
 
     @cached_property
     def chain(self) -> Chain | None:
@@ -114,8 +115,14 @@ class Network:
             return False
         return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
-    def activations(self, inputs: Tensor) -> tuple[int, float]:
-        """What one net makes of `inputs` [example …]: the numbers its modules put out, and its floating-point operations."""
+    def activations(self, inputs: Tensor) -> tuple[float, float]:
+        """What one net makes of one example of `inputs` [example …]: the numbers its modules put out, and its FLOPs."""
+        key = (tuple(inputs.shape[1:]), inputs.dtype)
+        if key not in self._sizes:
+            self._sizes[key] = self._count(torch.empty((2, *inputs.shape[1:]), dtype=inputs.dtype, device="meta"))
+        return self._sizes[key]
+
+    def _count(self, two: Tensor) -> tuple[float, float]:
         sizes: list[int] = []
         module = own_copy(self.module, training=False)
         for part in module.modules():
@@ -123,10 +130,10 @@ class Network:
                 part.register_forward_hook(lambda _, __, out: sizes.append(out.numel() if isinstance(out, Tensor) else 0))
         try:
             with FlopCounterMode(display=False) as counter:
-                module(torch.empty(inputs.shape, dtype=inputs.dtype, device="meta"))
+                module(two)
         except RuntimeError:  # control flow that reads values: guess from the weights
-            return len(inputs) * self.spec.n_weights, 2.0 * len(inputs) * self.spec.n_weights
-        return sum(sizes), counter.get_total_flops()
+            return self.spec.n_weights, 2.0 * self.spec.n_weights
+        return sum(sizes) / 2, counter.get_total_flops() / 2
 
 
 @lru_cache(maxsize=256)
@@ -203,7 +210,8 @@ def predictions(network: Network, flat: Tensor, inputs: Tensor, plan: Plan | Non
 
 def _over_nets(network: Network, flat: Tensor, inputs: Tensor, measure, plan: Plan | None) -> Tensor:
     """measure(logits [net example class], examples) [net examples' …] of all nets, blocks of examples joined along axis 1."""
-    blocks = [slice(first, first + EXAMPLES) for first in range(0, len(inputs), EXAMPLES)]
+    size = _block(network, flat, inputs)
+    blocks = [slice(first, first + size) for first in range(0, len(inputs), size)]
 
     @torch.no_grad()
     def part(nets: slice, backend: str) -> Tensor:
@@ -218,11 +226,15 @@ def _spread(part, nets: slice, plan: Plan) -> Tensor:
     return torch.cat(spread(lambda rows: part(rows, plan.backend), plan.parts(nets.stop), plan.workers))
 
 
+def _block(network: Network, flat: Tensor, inputs: Tensor) -> int:
+    outputs, _ = network.activations(inputs)
+    return next((n for n in BLOCKS if 8 * n * outputs * flat.element_size() <= CACHE_BYTES), BLOCKS[-1])
+
+
 def scoring_plan(network: Network, flat: Tensor, inputs: Tensor, probe=None) -> Plan:
     """How a population [net weights] is scored on inputs [example …]."""
     backends = network.backends(network.spec.unflatten(flat[:2]), inputs)
-    outputs, flops = network.activations(inputs[:EXAMPLES])
-    n_bytes = (outputs + network.spec.n_weights) * flat.element_size()
-    flops *= len(inputs) / len(inputs[:EXAMPLES])
+    outputs, flops = network.activations(inputs)
+    n_bytes = (outputs * min(len(inputs), _block(network, flat, inputs)) + network.spec.n_weights) * flat.element_size()
     name = f"score {network.name} {tuple(inputs.shape)} {flat.dtype}"
-    return choose(Job(name, len(flat), n_bytes, flops, backends, flat.device), probe)
+    return choose(Job(name, len(flat), int(n_bytes), flops * len(inputs), backends, flat.device), probe)

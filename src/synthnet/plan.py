@@ -22,8 +22,8 @@ from synthnet.errors import InputError
 from synthnet.files import write_atomic
 
 CACHE_BYTES = 8 << 20  # a working set that a core's share of the cache holds; measured best on three architectures
-CALIBRATE_FLOPS = 2e10  # jobs below it run by the model alone
-FACTORS = (0.25, 0.5, 1, 2, 4)
+CALIBRATE_FLOPS = 2e9  # jobs below it run by the model alone
+FACTORS = {"batched": (0.25, 0.5, 1, 2, 4), "vmap": (0.5, 2), "loop": (0.25,)}  # chunks tried, in units of the modelled one
 _memory = {"bytes": 1 << 30}
 
 
@@ -86,8 +86,11 @@ def modelled(job: Job) -> Plan:
 def _candidates(job: Job, plan: Plan) -> list[Plan]:
     """Plans around the modelled one, within memory and no larger than a worker's share."""
     most = max(1, min(_memory["bytes"] // (plan.workers * job.bytes_per_net), math.ceil(job.n_nets / plan.workers)))
-    chunks = sorted({min(most, max(1, round(plan.chunk * factor))) for factor in FACTORS})
-    return [replace(plan, backend=backend, chunk=chunk) for backend in job.backends for chunk in chunks]
+    return [
+        replace(plan, backend=backend, chunk=chunk)
+        for backend in job.backends
+        for chunk in sorted({min(most, max(1, round(plan.chunk * factor))) for factor in FACTORS[backend]})
+    ]
 
 
 def _seconds_per_net(plan: Plan, job: Job, probe: Callable[[Plan, slice], Tensor | None]) -> float:

@@ -136,10 +136,11 @@ def training_plan(network: Network, start: Tensor, inputs: Tensor, training: Tra
     if any(tensor.role == "buffer" for tensor in network.spec.floats):
         backends = tuple(name for name in backends if name != "vmap")  # running statistics cannot move under vmap
     outputs, flops = network.activations(batch)
-    n_bytes = 4 * (2 * outputs + 4 * network.spec.n_weights)  # outputs and their gradients; weights, gradients and two moments
+    # outputs and their gradients; weights, their gradients and two moments
+    n_bytes = int(4 * (2 * outputs * len(batch) + 4 * network.spec.n_weights))
     steps = epochs * -(-len(inputs) // len(batch))
     name = f"train {network.name} {tuple(x.shape[-batch.ndim :])} own={own} x{PROBE_STEPS}"
-    return choose(Job(name, len(start), n_bytes, 3 * flops * steps, backends, start.device), probe)
+    return choose(Job(name, len(start), n_bytes, 3 * flops * len(batch) * steps, backends, start.device), probe)
 
 
 def _orders(training: Training, epoch: int, n_examples: int, run_ids: list[int] | None) -> Tensor:
