@@ -67,6 +67,16 @@ def test_a_long_job_is_calibrated_once_and_remembered(cache):
     assert json.loads(cache.read_text())
 
 
+def test_what_a_small_population_was_given_is_not_given_to_a_large_one(cache):
+    """Four nets can be no more than four at a time; a thousand nets must not inherit that."""
+    calls = []
+    for n_nets in (4, 1000, 900, 1000):
+        choose(job(n_nets=n_nets), lambda plan, nets: calls.append(plan))
+        calls.append(n_nets)
+    assert calls.index(1000) > calls.index(4) + 1
+    assert calls[-2:] == [900, 1000], "the same size again is remembered"
+
+
 def test_a_short_job_is_never_probed(cache):
     assert choose(job(flops=SHORT), lambda *_: pytest.fail("probed")) == modelled(job())
     assert not cache.exists()

@@ -66,7 +66,9 @@ def choose(job: Job, probe: Callable[[Plan, slice], Tensor | None] | None = None
     plan = modelled(job)
     if probe is None or job.n_nets * job.flops_per_net < CALIBRATE_FLOPS:
         return plan
-    key = f"{job.name} on {job.device.type}, {torch.get_num_threads()} threads, {_memory['bytes'] >> 20} MiB, {_machine()}"
+    share = 1 << math.ceil(math.log2(min(math.ceil(job.n_nets / plan.workers), max(FACTORS["batched"]) * plan.chunk)))
+    limits = f"{job.device.type}, {torch.get_num_threads()} threads, {_memory['bytes'] >> 20} MiB, {share} nets each"
+    key = f"{job.name} on {limits}, {_machine()}"
     book = _read_book()
     if key in book:
         return Plan(**book[key])
