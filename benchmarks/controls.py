@@ -23,7 +23,7 @@ from synthnet.population import Training, grow_twins, train_population
 from synthnet.report import percent, table
 from synthnet.rollout import rollout
 from synthnet.seeds import generator
-from synthnet.symmetry import init_scale
+from synthnet.start import init_scale
 from synthnet.synthesis import policy_path
 from synthnet.tasks import Recipe, Task, build_task
 from synthnet.train_distil import ensemble_labels

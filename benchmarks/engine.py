@@ -32,10 +32,10 @@ from synthnet.files import write_atomic
 from synthnet.functional import Network, network, score
 from synthnet.population import Training, _orders, train_population
 from synthnet.report import table
-from synthnet.symmetry import draw_init
+from synthnet.start import draw_init
 from synthnet.tasks import Recipe
 
-BATCH, STEPS, IMAGES, RATE = 64, 20, 512, 2e-3
+BATCH, STEPS, IMAGES, RATE, LOOP_NETS = 64, 20, 512, 2e-3, 16
 ARCHS = {  # architecture, nets, nets at a time in training
     "digits-mlp": (Arch.of("mlp", sizes=[64, 32, 10]), 256),
     "mnist5k-mlp": (Arch.of("mlp", sizes=[784, 10, 10]), 256),
@@ -202,35 +202,38 @@ def report_speed(options) -> dict:
         entry = {"n_weights": net.spec.n_weights, "nets": n_nets}
         for kind, arguments in (("train", train), ("score", rate)):
             peer = arguments if kind == "score" else (arch, start, train[2][order], train[3][order])
+            few = (arch, start[:LOOP_NETS], *peer[2:])  # the rate of a loop does not depend on how many nets it runs over
             loop, module = {"train": train_loop, "score": score_loop}[kind], compiled[kind]
             calls = {
                 "engine": partial(ways[kind]["engine"], *arguments),
                 "vmap": partial(ways[kind]["vmap"], *peer),
                 "processes": partial(processes, loop, *peer),
-                "loop": partial(loop, *peer),
-                "compile": partial(loop, *peer, module),
+                "loop": partial(loop, *few),
+                "compile": partial(loop, *few, module),
             }
             calls |= {f"{way}, 1 thread": partial(on_one_thread, calls[way]) for way in ("loop", "compile")}
-            reference = loop(*peer)
-            agreement = {way: (call() - reference).abs().max().item() for way, call in calls.items() if way != "loop"}
+            reference = loop(*few)
+            agreement = {way: (call()[: len(reference)] - reference).abs().max().item() for way, call in calls.items()}
             seconds = alternating(calls, options.rounds)
             for way in ("loop", "compile"):
                 alone = seconds.pop(f"{way}, 1 thread")
                 seconds[way] = min(seconds[way], alone, key=statistics.median)
-            peers = {way: statistics.median(times) for way, times in seconds.items() if way != "engine"}
-            best = min(peers, key=peers.get)
-            work = flops(arch, arguments[2][:BATCH], kind == "train") / BATCH * len(arguments[2]) * n_nets
-            ratios = {
-                way: statistics.median(p / e for p, e in zip(seconds[way], seconds["engine"], strict=True)) for way in peers
-            }
-            engine = statistics.median(seconds["engine"])
+            nets = {way: n_nets if way in ("engine", "vmap", "processes") else LOOP_NETS for way in seconds}
+            rates = {way: [nets[way] / t for t in times] for way, times in seconds.items()}
+            best = max((way for way in rates if way != "engine"), key=lambda way: statistics.median(rates[way]))
+            work = flops(arch, arguments[2][:BATCH], kind == "train") / BATCH * len(arguments[2])
+            reached = work * statistics.median(rates["engine"]) / 1e9
             entry[kind] = {
-                "nets_per_s": {way: n_nets / statistics.median(times) for way, times in seconds.items()},
-                "speedup": ratios,
+                "nets_per_s": {way: statistics.median(found) for way, found in rates.items()},
+                "speedup": {
+                    way: statistics.median(e / p for e, p in zip(rates["engine"], found, strict=True))
+                    for way, found in rates.items()
+                    if way != "engine"
+                },
                 "best_peer": best,
-                "gflops": work / engine / 1e9,
-                "share_of_matmul_rate": work / engine / 1e9 / report["matmul_gflops"],
-                "flop_per_byte": work / (n_nets * _bytes(net, arguments[2], kind)),
+                "gflops": reached,
+                "share_of_matmul_rate": reached / report["matmul_gflops"],
+                "flop_per_byte": work / _bytes(net, arguments[2], kind),
                 "largest_difference_from_loop": agreement,
             }
             print(name, kind, json.dumps(entry[kind]), flush=True)

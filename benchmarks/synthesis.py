@@ -2,16 +2,16 @@
 
 python benchmarks/synthesis.py POLICY [--zoo-runs N --runs RUN_DIR…] -o FILE.json
 
-Times are medians. Synthesis runs on one thread with the policy loaded, one net and 256 nets at a time. SGD is the task's recipe,
-stopped after the first epoch whose mean accuracy on val (64 seeds) is that of the synthesised nets: as a plain PyTorch loop on one
-thread, and batched by the population engine on all threads. The policy's cost is its zoo (batched) and its stages' run directories.
+Times are medians. Synthesis runs on one thread with the policy loaded, one net and 256 nets at a time. SGD is the task's
+recipe, stopped after the first epoch whose mean accuracy on val (64 seeds) is that of the synthesised nets: as a plain PyTorch
+loop on one thread, and batched by the population engine on all threads. The policy's cost is its zoo (batched) and its stages'
+run directories.
 """
 
 import argparse
 import json
 import statistics
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 

@@ -12,7 +12,7 @@ from synthnet.functional import BACKENDS, Network, cross_entropy, score
 from synthnet.gradients import DERIVATIVES, chain_gradients
 from synthnet.plan import Plan
 from synthnet.population import Training, _orders, train_population
-from synthnet.symmetry import draw_init
+from synthnet.start import draw_init
 from synthnet.tasks import Recipe
 
 
@@ -150,11 +150,11 @@ def test_a_module_that_cannot_be_traced_is_served_by_the_loop():
 
 def test_a_rule_that_disagrees_is_not_used(monkeypatch):
     """Control for the check that every backend passes before its first use."""
-    from synthnet import batched
+    from synthnet import population_rules
 
     net, flat, inputs = population("cnn")
-    wrong = lambda call, value: value._replace(data=batched._pool(call, value).data + 0.1)  # noqa: E731
-    monkeypatch.setitem(batched.RULES, nn.MaxPool2d, wrong)
+    wrong = lambda call, value: value._replace(data=population_rules._pool(call, value).data + 0.1)  # noqa: E731
+    monkeypatch.setitem(population_rules.RULES, nn.MaxPool2d, wrong)
     assert net.backends(net.spec.unflatten(flat), inputs) == ("vmap", "loop")
 
 

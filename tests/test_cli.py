@@ -368,7 +368,7 @@ def test_a_cnn_goes_through_every_command_that_needs_no_policy(tmp_path, capsys,
     code, _, err = run(capsys, "evaluate", "bare.safetensors")
     assert code == 2 and "pass --task NAME" in err
     code, out, _ = run(capsys, "inspect", "a.safetensors", "--json")
-    assert code == 0 and json.loads(out)["tokens"]["scheme"] == "chunk"
+    assert code == 0 and json.loads(out)["tokens"] == {"scheme": "unit", "tokens": 25, "features": 110, "edges": 128}
     code, _, err = run(capsys, "synthesize", "a.safetensors", "-o", "b.safetensors")
     assert code == 2 and "no bundled policy" in err
     code, _, err = run(capsys, "pairs", "task=mnist5k-cnn", "zoo_dir=nowhere")

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from synthnet.identity import aligned_distance, disagreement, ensemble_gain, identity_report, own_twin_rank
-from synthnet.symmetry import Symmetry
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +12,7 @@ def nets(tiny):
 
 
 def _symmetry(task):
-    return Symmetry.of_chain(task.network.spec, task.network.chain)
+    return task.network.symmetry
 
 
 def test_permuted_and_rescaled_copies_of_one_net_are_seen_as_one(tiny, nets):

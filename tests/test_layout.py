@@ -12,10 +12,12 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A module imports only from lines above its own; plug-in folders stand where their packages do.
 ORDER = [
     ["errors", "seeds", "interrupt"],
-    ["device", "files", "progress", "modules", "workers", "forms"],
-    ["weights", "runs", "data", "plan"],
-    ["arch", "chain", "batched"],
-    ["functional", "symmetry", "gradients"],
+    ["device", "files", "progress", "modules", "workers", "forms", "axes"],
+    ["weights", "runs", "data", "plan", "population_rules", "axis_rules"],
+    ["arch", "chain", "batched", "start"],
+    ["symmetry", "gradients"],
+    ["tracing"],
+    ["functional"],
     ["identity", "tokens", "action", "grpo", "tasks"],
     ["backbones", "population"],
     ["policy", "zoo", "prompts"],

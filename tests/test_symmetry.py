@@ -4,12 +4,12 @@ from torch import nn
 
 from synthnet.chain import UntraceableError, trace
 from synthnet.functional import Network
-from synthnet.symmetry import Symmetry, init_scale
+from synthnet.start import init_scale
 from synthnet.weights import WeightSpec
 
 
 def _symmetry(task):
-    return Symmetry.of_chain(task.network.spec, task.network.chain)
+    return task.network.symmetry
 
 
 def _draw_permutations(symmetry):
@@ -62,7 +62,7 @@ def test_units_that_are_not_relu_are_not_rescaled():
     module = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     net = Network(module)
     weights = torch.randn(2, net.spec.n_weights)
-    assert torch.equal(Symmetry.of_chain(net.spec, net.chain).balance(weights), weights)
+    assert torch.equal(net.symmetry.balance(weights), weights)
 
 
 def test_scale_is_torchs_initial_bound():

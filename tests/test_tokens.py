@@ -3,13 +3,12 @@ import torch
 
 from conftest import make_policy
 from synthnet.errors import InputError
-from synthnet.symmetry import Symmetry
 from synthnet.tasks import build_task
 from synthnet.tokens import Tokens, build_layout
 
 
 def _layout(task, scheme):
-    return build_layout(scheme, task.network.spec, Symmetry.of_chain(task.network.spec, task.network.chain))
+    return build_layout(scheme, task.network.spec, task.network.symmetry)
 
 
 SCHEMES = [{"name": "unit"}, {"name": "chunk", "size": 64}, {"name": "chunk", "size": 0}]
@@ -47,7 +46,7 @@ def test_every_weight_belongs_to_one_action_token(deep):
 @pytest.mark.parametrize("trunk", [{}, {"inducing": 3}])
 def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, request):
     task = request.getfixturevalue(task_name)
-    symmetry = Symmetry.of_chain(task.network.spec, task.network.chain)
+    symmetry = task.network.symmetry
     backbone = {"name": "set_transformer", "dim": 16, "depth": 2, "heads": 2, "edge_dim": 8, **trunk}
     policy, weights = make_policy(task, backbone), task.draw_start("val", [0, 1]) / 0.1
     torch.manual_seed(3)
@@ -60,7 +59,7 @@ def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, request)
 @pytest.mark.parametrize("backbone", [None, {"name": "flat_mlp", "hidden": 16, "step_dim": 4}])
 def test_chunk_policies_are_not_equivariant(backbone, tiny):
     """The negative control: tokens with positions must break what unit tokens keep."""
-    symmetry = Symmetry.of_chain(tiny.network.spec, tiny.network.chain)
+    symmetry = tiny.network.symmetry
     policy = make_policy(tiny, backbone, {"name": "chunk", "size": 64 if backbone is None else 0})
     weights, permutations = tiny.draw_start("val", [0]) / 0.1, {"hidden1": torch.arange(7, -1, -1)}
     moved = symmetry.permute(policy(weights, 2, tiny.network).mean, permutations)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from synthnet.errors import InputError
+from synthnet.axes import UntraceableError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -29,10 +29,6 @@ _FUNCTIONS = {
     F.silu: "silu",
 }
 _NEUTRAL_MODULES = (nn.Identity, nn.Dropout, nn.Flatten)
-
-
-class UntraceableError(InputError):
-    """A module that is not a chain; the message names the operation."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from synthnet.policy import Policy
 from synthnet.population import grow_twins
 from synthnet.rollout import synthesize_flat
 from synthnet.seeds import generator
-from synthnet.symmetry import Symmetry
 from synthnet.synthesis import input_files, open_net
 from synthnet.tasks import Task, build_task, check_same_data, task_names
 
@@ -96,7 +95,7 @@ def evaluate_policy(
     inputs, labels = (part.to(device) for part in split_data(task, split))
     start = task.draw_start("test", list(range(n_seeds))).to(device)
     twins = grow_twins(task, start)
-    symmetry = Symmetry.of_chain(net.spec, net.chain)
+    symmetry = net.symmetry
     twin_probs = predictions(net, twins, inputs)
     correct_twins = (twin_probs.argmax(-1) == labels).double()
     report = {

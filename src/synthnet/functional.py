@@ -6,6 +6,7 @@ ever mutated. Scoring follows a plan: how many nets at a time, on how many threa
 
 import copy
 import hashlib
+from collections.abc import Callable
 from functools import cached_property, lru_cache
 
 import torch
@@ -15,10 +16,15 @@ from torch.func import functional_call, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthnet.arch import Arch
-from synthnet.batched import Batched, own_copy
-from synthnet.chain import ACTIVATIONS, Chain, UntraceableError, trace
+from synthnet.axes import UntraceableError
+from synthnet.batched import Batched
+from synthnet.chain import Chain, trace
 from synthnet.errors import InputError
+from synthnet.forms import leading
 from synthnet.plan import CACHE_BYTES, Job, Plan, choose
+from synthnet.population_rules import own_copy
+from synthnet.symmetry import Symmetry
+from synthnet.tracing import traced_symmetry
 from synthnet.weights import WeightSpec
 from synthnet.workers import spread
 
@@ -32,7 +38,10 @@ BACKENDS = ("batched", "vmap", "loop")
 class Network:
     """An architecture prepared for population work: its module (without storage), spec, and what tracing found."""
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: nn.Module, example: Tensor | None = None):
+        """`example` [example …]: inputs that tracing may use; not needed for chains and for networks that say `n_inputs`."""
+        n_inputs = getattr(module, "n_inputs", None)
+        self.example = torch.zeros(2, n_inputs) if example is None and n_inputs else example
         self.module = copy.deepcopy(module).eval().to("meta")
         self.spec = WeightSpec.of_module(self.module)
         self._checked: dict[tuple, tuple[str, ...]] = {}
@@ -44,6 +53,16 @@ class Network:
             return trace(self.module)
         except UntraceableError:
             return None
+
+    @cached_property
+    def symmetry(self) -> Symmetry:
+        """The unit groups. Raises: UntraceableError, naming the operation, where they cannot be derived."""
+        if self.chain is not None:
+            return Symmetry.of_chain(self.spec, self.chain)
+        if self.example is None:
+            raise UntraceableError(f"tracing {type(self.module).__name__} needs an example of its inputs")
+        module = own_copy(self.module, training=False).to_empty(device="cpu")
+        return traced_symmetry(module, self.spec, self.example, lambda flat, inputs: self.logits(flat, inputs, "loop"))
 
     @cached_property
     def batched(self) -> Batched | None:
@@ -172,17 +191,20 @@ def layer_errors(network: Network, predicted: Tensor, target: Tensor, inputs: Te
     [example …]; the mean over layers. A squared error of weights in the metric of the inputs they meet: weights that the data
     never excites count for nothing. Raises: UntraceableError unless the network is a chain.
     """
-    chain = network.chain or trace(network.module)
-    difference, clean = network.spec.unflatten(predicted - target), network.spec.unflatten(target)
-    activations, total = inputs.flatten(1).t().expand(len(target), -1, -1), 0.0
-    for layer in chain.layers:
-        error = torch.bmm(difference[layer.weight], activations)
-        pre = torch.bmm(clean[layer.weight], activations)
-        if layer.bias:
-            error, pre = error + difference[layer.bias].unsqueeze(-1), pre + clean[layer.bias].unsqueeze(-1)
-        total = total + error.square().mean((1, 2))
-        activations = ACTIVATIONS[layer.activation](pre) if layer.activation else None
-    return total / chain.depth
+    if network.batched is None:
+        raise UntraceableError(
+            f"what the layers of {type(network.module).__name__} compute cannot be compared: it is not traced"
+        )
+    difference, errors = network.spec.unflatten(predicted - target), []
+
+    def watch(name: str, module: nn.Module, again: Callable) -> None:
+        if isinstance(
+            module, nn.Linear | nn.Conv2d
+        ):  # linear in its weights: differences of outputs are outputs of differences
+            errors.append(leading(again(difference), len(target)).square().flatten(1).mean(1))
+
+    network.batched(network.spec.unflatten(target), inputs, watch=watch)
+    return torch.stack(errors).mean(0)
 
 
 def score(

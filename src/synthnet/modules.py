@@ -1,6 +1,6 @@
 """The network modules that an architecture may name; each says its `n_inputs` and `n_classes`.
 
-Start weights follow one rule for all (`symmetry.draw_init`).
+Start weights follow one rule for all (`start.draw_init`).
 """
 
 from itertools import pairwise

@@ -19,7 +19,7 @@ from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.functional import Network, network
 from synthnet.seeds import generator
-from synthnet.symmetry import Symmetry, init_scale
+from synthnet.start import init_scale
 from synthnet.tokens import TokenLayout, build_layout
 from synthnet.weights import metadata_json, read_metadata, read_weights
 
@@ -90,7 +90,7 @@ class Policy(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _build_layout(self, net: Network, vocabulary: dict[str, int] | None) -> TokenLayout:
-        symmetry = Symmetry.of_chain(net.spec, net.chain) if net.chain is not None else None
+        symmetry = net.symmetry if self.config.tokens["name"] == "unit" else None
         return build_layout(self.config.tokens, net.spec, symmetry, vocabulary)
 
     def layout(self, net: Network) -> TokenLayout:

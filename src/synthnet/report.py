@@ -1,5 +1,6 @@
 """What people read: tables on the terminal, and the description of a file."""
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -7,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from synthnet.arch import Arch, recognise
-from synthnet.functional import network
+from synthnet.axes import UntraceableError
+from synthnet.functional import Network, network
 from synthnet.policy import load_policy
 from synthnet.symmetry import Symmetry
 from synthnet.synthesis import check_fit, recorded_arch
@@ -75,15 +77,29 @@ def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
     if net is not None:
         check_fit(path, arch, net.spec, state.spec)
         found["arch"] = arch.to_dict()
-    if net is None or net.chain is None:
+    if net is None or (symmetry := _symmetry(net)) is None:
         layout = build_layout({"name": "chunk"}, state.spec, None)
         return {"arch": None, **found, "groups": {}, "tokens": {"scheme": "chunk", "tokens": layout.n_tokens}}
-    symmetry = Symmetry.of_chain(net.spec, net.chain)
     layout = build_layout({"name": "unit"}, net.spec, symmetry)
     edges = sum(edge.index.shape[0] * edge.index.shape[1] for edge in layout.edges)
     tokens = {"scheme": "unit", "tokens": layout.n_tokens, "features": layout.n_features, "edges": edges}
-    axes = {name: list(groups) for name, groups in symmetry.axes.items()}
+    axes: dict[str, list] = {}
+    for piece in symmetry.pieces:
+        axes.setdefault(piece.tensor, []).append({"axes": list(piece.groups), "sizes": list(piece.index.shape)})
     return {**found, "groups": dict(symmetry.groups), "axes": axes, "tokens": tokens}
+
+
+def _symmetry(net: Network) -> Symmetry | None:
+    try:
+        return net.symmetry
+    except UntraceableError as error:
+        print(f"chunk tokens only: {error}", file=sys.stderr)
+        return None
+
+
+def _groups(piece: dict) -> str:
+    axes = zip(piece["axes"], piece["sizes"], strict=True)
+    return " x ".join(f"{group or 'fixed'} {size}" for group, size in axes) or "fixed"
 
 
 def print_description(found: dict) -> None:
@@ -106,7 +122,7 @@ def print_description(found: dict) -> None:
         return
     axes = found.get("axes", {})
     rows = [
-        [t["name"], str(t["shape"]), t["dtype"], " x ".join(g or "fixed" for g in axes.get(t["name"], []))]
+        [t["name"], str(t["shape"]), t["dtype"], " + ".join(_groups(piece) for piece in axes.get(t["name"], []))]
         for t in found["tensors"]
     ]
     table(f"{found['file']}: {found['n_weights']:,} weights", ["tensor", "shape", "dtype", "unit group of each axis"], rows)

@@ -1,146 +1,226 @@
 """Which axis of which tensor belongs to which group of interchangeable units, and what follows: permute, balance, align.
 
-Hidden units of a chain can be permuted without changing the function (Hecht-Nielsen 1990); ReLU units can also be
-rescaled (incoming times c, outgoing over c). Axes that are tied to data (inputs, classes) belong to no group.
+Hidden units can be permuted without changing the function (Hecht-Nielsen 1990); ReLU units can also be rescaled (incoming
+times c, outgoing over c). Axes that are tied to data (inputs, classes, positions) belong to no group.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from itertools import product
 from math import prod
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from synthnet.axes import Axis, Dim, UntraceableError, leaves
 from synthnet.chain import Chain
-from synthnet.errors import InputError
 from synthnet.weights import WeightSpec
 
 ALIGN_SWEEPS = 50
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A block of one tensor in which every axis is one group of units, or fixed.
+
+    index [*axes] into the flat weights; per axis the group (None: fixed) and the dimension of the tensor that it lies in.
+    """
+
+    tensor: str
+    index: Tensor
+    groups: tuple[str | None, ...]
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Symmetry:
-    """Per tensor, the unit group of each axis (None: fixed); per group, its number of units, in order of depth."""
+    """The pieces that a network's weights fall into, and its unit groups with their sizes, in order of depth.
+
+    inner: group -> the group whose every unit has such a group of its own (the dims of a head, the channels of a norm's
+    group): units of an inner group are permuted within each outer unit, independently. scalable: groups whose units can be
+    rescaled.
+    """
 
     spec: WeightSpec
-    axes: Mapping[str, tuple[str | None, ...]]
+    pieces: tuple[Piece, ...]
     groups: Mapping[str, int]
-    chain: Chain
+    inner: Mapping[str, str]
+    scalable: frozenset[str]
 
     @classmethod
-    def of_chain(cls, spec: WeightSpec, chain: Chain | None) -> "Symmetry":
-        """Raises: InputError for a network that is no chain (None)."""
-        if chain is None:
-            raise InputError("the unit groups of this network are not known: only chains of Linear layers are traced")
-        axes, groups, below = {}, {}, None
+    def of_chain(cls, spec: WeightSpec, chain: Chain) -> "Symmetry":
+        """Of a chain of Linear layers, without tracing anything else."""
+        flat, pieces, groups, below = spec.unflatten(torch.arange(spec.n_weights)), {}, {}, None
         for index, layer in enumerate(chain.layers):
-            last = index == chain.depth - 1
-            here = None if last else f"hidden{index + 1}"
-            axes[layer.weight] = (here, below)
+            here = None if index == chain.depth - 1 else f"hidden{index + 1}"
+            pieces[layer.weight] = Piece(layer.weight, flat[layer.weight], (here, below), (0, 1))
             if layer.bias:
-                axes[layer.bias] = (here,)
+                pieces[layer.bias] = Piece(layer.bias, flat[layer.bias], (here,), (0,))
             if here:
                 groups[here] = layer.n_out
             below = here
-        return cls(spec, axes, groups, chain)
+        scalable = frozenset(groups) if chain.homogeneous else frozenset()
+        return cls(spec, tuple(pieces[tensor.name] for tensor in spec.floats), groups, {}, scalable)
 
-    @cached_property
-    def _index(self) -> Tensor:
-        return torch.arange(self.spec.n_weights)
+    @classmethod
+    def of_axes(cls, spec: WeightSpec, found: Mapping[str, list[Dim]]) -> "Symmetry":
+        """From the axes of every tensor (`tracing.parameter_axes`), in order of depth. No group counts as scalable yet."""
+        flat, raw = spec.unflatten(torch.arange(spec.n_weights)), []
+        for name, dims in found.items():
+            if name in flat:
+                raw += _blocks(name, flat[name], dims)
+        names: dict[int, str] = {}
+        for _, _, axes, _ in raw:
+            for axis in axes:
+                if not axis.fixed:
+                    names.setdefault(id(axis), f"hidden{len(names) + 1}")
+        sizes = {names[id(axis)]: axis.size for _, _, axes, _ in raw for axis in axes if id(axis) in names}
+        pieces = tuple(Piece(name, index, tuple(names.get(id(axis)) for axis in axes), dims) for name, index, axes, dims in raw)
+        return cls(spec, pieces, {group: sizes[group] for group in names.values()}, _inner(pieces), frozenset())
 
     def permute(self, flat: Tensor, permutations: Mapping[str, Tensor]) -> Tensor:
-        """Weights [... weights] with the units of each named group reordered: new unit i is old unit permutation[i]."""
-        tensors = dict(self.spec.unflatten(self._index))
-        for name, groups in self.axes.items():
-            for axis, group in enumerate(groups):
-                if group in permutations:
-                    tensors[name] = tensors[name].index_select(axis, permutations[group])
-        order = torch.cat([tensors[t.name].reshape(-1) for t in self.spec.floats])
+        """Weights [... weights] with the units of each named group reordered: new unit i is old unit permutation[i].
+
+        The permutation of an inner group is [outer inner]: one for each (new) outer unit.
+        """
+        order = torch.arange(self.spec.n_weights)
+        for piece in self.pieces:
+            moved = piece.index
+            for axis, group in enumerate(piece.groups):
+                if group not in permutations:
+                    continue
+                chosen = permutations[group]
+                if chosen.ndim == 1:
+                    moved = moved.index_select(axis, chosen)
+                else:
+                    shape = [1] * (axis - 1) + list(chosen.shape) + [1] * (moved.ndim - axis - 1)
+                    moved = moved.take_along_dim(chosen.view(shape), axis)
+            order[piece.index.reshape(-1)] = moved.reshape(-1)
         return flat[..., order]
 
-    def balance(self, flat: Tensor) -> Tensor:
-        """Weights [net weights] of the same function in which each ReLU unit's incoming and outgoing norms are equal.
+    def rescale(self, flat: Tensor, group: str, factors: Tensor) -> Tensor:
+        """Weights [net weights] with what a group's units receive times `factors` [net unit], and what reads them over it."""
+        flat = flat.clone()
+        for piece in self.pieces:
+            for axis, member in enumerate(piece.groups):
+                if member == group:
+                    place = [-1 if i == axis else 1 for i in range(piece.index.ndim)]
+                    scale = factors.view(len(flat), *place)
+                    flat[:, piece.index] *= scale if piece.dims[axis] == 0 else 1 / scale
+        return flat
 
-        Norms include the bias. Sweeps from the first layer on until nothing moves. Nets that are not positively homogeneous
-        are returned unchanged.
+    def balance(self, flat: Tensor) -> Tensor:
+        """Weights [net weights] of the same function in which each scalable unit's incoming and outgoing norms are equal.
+
+        Norms include the bias. Sweeps from the first group on until nothing moves.
         """
-        if not self.chain.homogeneous or not self.groups:
-            return flat
-        tensors = {name: value.clone() for name, value in self.spec.unflatten(flat).items()}
-        for _ in range(1 if len(self.groups) == 1 else ALIGN_SWEEPS):
+        groups = [group for group in self.groups if group in self.scalable]
+        for _ in range(1 if len(groups) == 1 else ALIGN_SWEEPS):
             largest = 0.0
-            for layer, after in zip(self.chain.layers, self.chain.layers[1:], strict=False):
-                incoming = tensors[layer.weight].square().sum(-1)
-                if layer.bias:
-                    incoming = incoming + tensors[layer.bias].square()
-                outgoing = tensors[after.weight].square().sum(-2)
+            for group in groups:
+                norms = {True: 0.0, False: 0.0}
+                for piece in self.pieces:
+                    for axis, member in enumerate(piece.groups):
+                        if member == group:
+                            rows = flat[:, piece.index].movedim(axis + 1, 1).reshape(len(flat), self.groups[group], -1)
+                            norms[piece.dims[axis] == 0] = norms[piece.dims[axis] == 0] + rows.square().sum(-1)
+                incoming, outgoing = norms[True], norms[False]
                 ratio = (outgoing / incoming).pow(0.25)
                 ratio = torch.where((outgoing > 0) & (incoming > 0), ratio, torch.ones_like(ratio))
-                tensors[layer.weight] *= ratio.unsqueeze(-1)
-                if layer.bias:
-                    tensors[layer.bias] *= ratio
-                tensors[after.weight] /= ratio.unsqueeze(-2)
+                flat = self.rescale(flat, group, ratio)
                 largest = max(largest, (ratio - 1).abs().max().item())
             if largest < 1e-6:
                 break
-        return torch.cat([tensors[t.name].reshape(*flat.shape[:-1], -1) for t in self.spec.floats], dim=-1)
+        return flat
 
     def align(self, flat: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """One net's weights [weights], its units permuted to lie as near to `reference` [weights] as a fixed point allows.
 
         Coordinate descent over groups with the Hungarian algorithm (Ainsworth et al. 2022, 'Git Re-Basin', algorithm 1);
-        exact for a single hidden layer. Returns the aligned weights and the permutation of each group.
+        exact for a single hidden group. Returns the aligned weights and the permutation of each group.
         """
-        permutations = {group: torch.arange(size) for group, size in self.groups.items()}
-        target = self.spec.unflatten(reference)
+        permutations = self.identity()
         for _ in range(ALIGN_SWEEPS):
             changed = False
-            for group, size in self.groups.items():
+            for group in self.groups:
                 others = {g: p for g, p in permutations.items() if g != group}
-                tensors = self.spec.unflatten(self.permute(flat, others))
-                gain = torch.zeros(size, size, dtype=torch.float64)
-                for name, axes in self.axes.items():
-                    for axis, member in enumerate(axes):
-                        if member == group:
-                            rows = target[name].movedim(axis, 0).reshape(size, -1).double()
-                            gain += rows @ tensors[name].movedim(axis, 0).reshape(size, -1).double().T
-                best = torch.as_tensor(linear_sum_assignment(gain.numpy(), maximize=True)[1])
-                improves = gain[torch.arange(size), best].sum() > gain[torch.arange(size), permutations[group]].sum() + 1e-9
-                if improves:
-                    permutations[group], changed = best, True
+                gain = self._gain(group, self.permute(flat, others).double(), reference.double())
+                best = torch.stack([torch.as_tensor(linear_sum_assignment(g.numpy(), maximize=True)[1]) for g in gain])
+                now = permutations[group].view(len(gain), -1)
+                rows = torch.arange(gain.shape[1])
+                improvement = sum((g[rows, b] - g[rows, n]).sum() for g, b, n in zip(gain, best, now, strict=True))
+                if improvement > 1e-9:
+                    permutations[group], changed = best.view_as(permutations[group]), True
             if not changed:
                 break
         return self.permute(flat, permutations), permutations
 
+    def identity(self) -> dict[str, Tensor]:
+        """The permutation of each group that moves nothing."""
+        return {
+            group: torch.arange(size).expand(self.groups[self.inner[group]], -1) if group in self.inner else torch.arange(size)
+            for group, size in self.groups.items()
+        }
 
-@lru_cache(maxsize=64)
-def draw_init(spec: WeightSpec, draw: torch.Generator) -> Tensor:
-    """Start weights [weights] by torch's default rule for Linear and Conv: uniform in ±1/√fan_in, biases too.
+    def random(self, draw: torch.Generator) -> dict[str, Tensor]:
+        """A random permutation of each group, inner groups within each outer unit."""
+        return {
+            group: torch.stack([torch.randperm(size, generator=draw) for _ in range(self.groups[self.inner[group]])])
+            if group in self.inner
+            else torch.randperm(size, generator=draw)
+            for group, size in self.groups.items()
+        }
 
-    A norm starts as the identity: scale and running variance 1, shift and running mean 0.
-    """
-    flat = (2 * torch.rand(spec.n_weights, generator=draw) - 1) * init_scale(spec)
-    shapes = {tensor.name: tensor.shape for tensor in spec.floats}
-    for name, place in spec.slices().items():
-        owner, _, local = name.rpartition(".")
-        if len(shapes[name]) == 1 and len(shapes.get(f"{owner}.weight", ())) < 2:
-            flat[place] = float(local in ("weight", "running_var"))
-    return flat
+    def _gain(self, group: str, flat: Tensor, reference: Tensor) -> Tensor:
+        """Inner products [block reference-unit unit] of a group's weights; one block, or one per outer unit."""
+        nested = group in self.inner
+        gain: Tensor | float = 0.0
+        for piece in self.pieces:
+            for axis, member in enumerate(piece.groups):
+                if member == group:
+                    lead = (axis - 1, axis) if nested else (axis,)
+                    rows = [w[piece.index].movedim(lead, tuple(range(len(lead)))) for w in (reference, flat)]
+                    rows = [row.reshape(*row.shape[: len(lead)], -1) for row in rows]
+                    target, own = rows if nested else [row.unsqueeze(0) for row in rows]
+                    gain = gain + target @ own.transpose(1, 2)
+        return gain
 
 
-def init_scale(spec: WeightSpec) -> Tensor:
-    """The scale of each weight [weights], from names and shapes alone: 1/√fan_in, torch's initial bound for Linear and Conv.
+def _blocks(name: str, index: Tensor, dims: list[Dim]) -> list[tuple[str, Tensor, list[Axis], tuple[int, ...]]]:
+    """A tensor cut where a dimension is a sum of axes, each block with its axes and the dimensions they lie in."""
+    cuts = []
+    for dim in dims:
+        start, segments = 0, []
+        for axes in _segments(name, leaves(dim)):
+            size = prod(axis.size for axis in axes)
+            segments.append((slice(start, start + size), axes))
+            start += size
+        cuts.append(segments)
+    found = []
+    for parts in product(*cuts):
+        axes = [axis for _, part in parts for axis in part]
+        where = tuple(number for number, (_, part) in enumerate(parts) for _ in part)
+        block = index[tuple(place for place, _ in parts)]
+        found.append((name, block.reshape([axis.size for axis in axes]), axes, where))
+    return found
 
-    A bias takes the fan-in of the weight it stands beside; a lone one-dimensional tensor (a norm's scale) takes 1.
-    """
-    shapes = {tensor.name: tensor.shape for tensor in spec.floats}
-    parts = []
-    for tensor in spec.floats:
-        shape = tensor.shape
-        if len(shape) < 2:
-            shape = shapes.get(tensor.name.rpartition(".")[0] + ".weight", ())
-        fan_in = prod(shape[1:]) if len(shape) > 1 else 1
-        parts.append(torch.full((prod(tensor.shape),), max(fan_in, 1) ** -0.5))
-    return torch.cat(parts)
+
+def _segments(name: str, axes: list[Axis]) -> list[list[Axis]]:
+    """A dimension, as the products of plain axes that it consists of end to end."""
+    if any(axis.sum for axis in axes[1:]):
+        raise UntraceableError(f"{name}: units from several sources are interleaved")
+    if not axes or not axes[0].sum:
+        return [axes]
+    return [[*head, *axes[1:]] for part in axes[0].sum for head in _segments(name, leaves([part]))]
+
+
+def _inner(pieces: tuple[Piece, ...]) -> dict[str, str]:
+    """Groups that always stand directly behind one and the same other group, within one dimension."""
+    before: dict[str, set[str | None]] = {}
+    for piece in pieces:
+        for axis, group in enumerate(piece.groups):
+            if group is not None:
+                behind = axis > 0 and piece.dims[axis - 1] == piece.dims[axis]
+                before.setdefault(group, set()).add(piece.groups[axis - 1] if behind else None)
+    return {group: outer for group, found in before.items() if len(found) == 1 and (outer := next(iter(found)))}

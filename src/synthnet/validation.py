@@ -12,7 +12,6 @@ from synthnet.identity import aligned_distance
 from synthnet.policy import Policy
 from synthnet.population import grow_twins
 from synthnet.rollout import synthesize_flat
-from synthnet.symmetry import Symmetry
 from synthnet.tasks import Task
 
 COLLAPSE_RATIO = 0.8
@@ -71,7 +70,7 @@ class CollapseWatch:
     def __init__(self, task: Task, validation: Validation, stop: bool):
         net = task.network
         self.validation, self.stop, self.warned = validation, stop, False
-        self.symmetry = Symmetry.of_chain(net.spec, net.chain)
+        self.symmetry = net.symmetry
         self.reference = aligned_distance(self.symmetry, grow_twins(task, validation.start))
 
     def __call__(self, policy: Policy, progress: float) -> dict:

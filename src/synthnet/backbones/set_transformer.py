@@ -76,30 +76,33 @@ class Block(nn.Module):
 class SetTransformer(nn.Module):
     def __init__(self, config: Config, layout: TokenLayout, k_max: int):
         super().__init__()
-        dim, has_edges = config.dim, "edge" in layout.vocabulary
+        dim, kinds = config.dim, [key for key in layout.vocabulary if key.startswith("edge")]
         self.embed = nn.Linear(layout.n_features, dim)
         self.describe = nn.Linear(layout.descriptors.shape[1], dim)
         self.summary = nn.Parameter(0.02 * torch.randn(1, config.summary, dim))
         self.steps_left = StepsLeft(k_max, config.condition)
-        self.blocks = nn.ModuleList(Block(config, has_edges) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, bool(kinds)) for _ in range(config.depth))
         self.norm, self.head = FilmNorm(dim, config.condition), _zero(nn.Linear(dim, layout.n_features))
-        if has_edges:
-            self.edge_embed = nn.Linear(1, config.edge_dim)
-            self.edge_describe = nn.Linear(layout.edge_descriptors.shape[1], config.edge_dim)
-            self.edge_head = nn.Sequential(nn.LayerNorm(config.edge_dim), _zero(nn.Linear(config.edge_dim, 1)))
+        if kinds:
+            width = config.edge_dim
+            self.edge_describe = nn.Linear(layout.edge_descriptors.shape[1], width)
+            self.edge_embed = nn.ModuleDict({kind: nn.Linear(layout.vocabulary[kind], width) for kind in kinds})
+            self.edge_norm = nn.LayerNorm(width)
+            self.edge_head = nn.ModuleDict({kind: _zero(nn.Linear(width, layout.vocabulary[kind])) for kind in kinds})
 
     def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tokens:
         units = self.embed(tokens.units) + self.describe(layout.descriptors)
         units = torch.cat([units, self.summary.expand(len(units), -1, -1)], dim=1)
         edges = [
-            self.edge_embed(edge) + self.edge_describe(where)
-            for edge, where in zip(tokens.edges, layout.edge_descriptors, strict=True)
+            self.edge_embed[block.kind](edge) + self.edge_describe(where)
+            for block, edge, where in zip(layout.edges, tokens.edges, layout.edge_descriptors, strict=True)
         ]
         condition = self.steps_left(steps_left)
         for block in self.blocks:
             units, edges = block(units, edges, layout, condition)
         out = self.head(self.norm(units[:, : layout.n_tokens], condition))
-        return Tokens(out, tuple(self.edge_head(edge) for edge in edges))
+        heads = (self.edge_head[block.kind] for block in layout.edges)
+        return Tokens(out, tuple(head(self.edge_norm(edge)) for head, edge in zip(heads, edges, strict=True)))
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:

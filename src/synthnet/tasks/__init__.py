@@ -15,7 +15,7 @@ from synthnet.arch import Arch
 from synthnet.errors import InputError, unknown
 from synthnet.functional import Network, network
 from synthnet.seeds import start_generator
-from synthnet.symmetry import draw_init
+from synthnet.start import draw_init
 
 
 @dataclass(frozen=True)

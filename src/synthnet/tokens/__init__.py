@@ -13,8 +13,10 @@ from synthnet.errors import unknown
 
 @dataclass(frozen=True)
 class EdgeBlock:
-    """The weights between two groups of units: index [out in element] into the flat weights; slices of the token axis."""
+    """The weights between two groups of units: index [out in element] into the flat weights; slices of the token axis; the
+    kind of weights, a key of the vocabulary."""
 
+    kind: str
     out: slice
     into: slice
     index: Tensor
@@ -59,7 +61,7 @@ class TokenLayout:
         return self.unit_index.shape[1]
 
     def to(self, device: torch.device) -> "TokenLayout":
-        edges = tuple(EdgeBlock(edge.out, edge.into, edge.index.to(device)) for edge in self.edges)
+        edges = tuple(EdgeBlock(edge.kind, edge.out, edge.into, edge.index.to(device)) for edge in self.edges)
         moved = (self.unit_index, self.descriptors, self.edge_descriptors, self.token_of, self.column_of)
         unit, descriptors, edge_descriptors, token_of, column_of = (value.to(device) for value in moved)
         return TokenLayout(

@@ -11,7 +11,7 @@ from math import log, prod
 import torch
 
 from synthnet.errors import InputError
-from synthnet.symmetry import Symmetry
+from synthnet.symmetry import Piece, Symmetry
 from synthnet.tokens import EdgeBlock, TokenLayout
 from synthnet.weights import WeightSpec
 
@@ -26,10 +26,10 @@ class Config:
 def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabulary: Mapping[str, int] | None) -> TokenLayout:
     if symmetry is None:
         raise InputError("unit tokens need a traced architecture; use tokens=chunk for a file without one")
-    flat = spec.unflatten(torch.arange(spec.n_weights))
-    parts = {name: _part(symmetry.axes[name], flat[name].shape) for name in flat}
-    vocabulary = dict(vocabulary) if vocabulary else _vocabulary(parts)
-    if missing := sorted({key for key, _, _ in parts.values()} - set(vocabulary)):
+    vectors = {tensor.name for tensor in spec.floats if len(tensor.shape) == 1}
+    keys = [_key(piece, piece.tensor in vectors) for piece in symmetry.pieces]
+    vocabulary = dict(vocabulary) if vocabulary else dict(keys)
+    if missing := sorted({key for key, size in keys if vocabulary.get(key) != size}):
         raise InputError(f"the policy's family does not cover this network: it has never seen {', '.join(missing)}")
     starts, width = _columns(vocabulary)
     tokens, rows = _token_rows(symmetry)
@@ -37,21 +37,21 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
     column_of, token_of = torch.empty(spec.n_weights, dtype=torch.long), torch.empty(spec.n_weights, dtype=torch.long)
     columns = {key: number for number, key in enumerate(vocabulary)}
     edges, edge_descriptors, n_action = [], [], tokens
-    for name, index in flat.items():
-        key, axis, size = parts[name]
-        column_of[index.reshape(-1)] = columns[key]
-        if key == "edge":
-            out, into = (rows[group] for group in symmetry.axes[name])
-            edges.append(EdgeBlock(out, into, index.reshape(*index.shape[:2], -1)))
-            edge_descriptors.append(_descriptor(symmetry, symmetry.axes[name][0]))
-            token_of[index] = n_action + torch.arange(index.shape[0])[:, None]
-            n_action += index.shape[0]
+    for piece, (key, size) in zip(symmetry.pieces, keys, strict=True):
+        column_of[piece.index.reshape(-1)] = columns[key]
+        hidden = [axis for axis, group in enumerate(piece.groups) if group is not None]
+        block = piece.index.movedim(hidden, list(range(len(hidden)))).reshape(*(piece.index.shape[i] for i in hidden), size)
+        groups = [piece.groups[axis] for axis in hidden]
+        if key.startswith("edge"):
+            edges.append(EdgeBlock(key, rows[groups[0]], rows[groups[1]], block))
+            edge_descriptors.append(_descriptor(symmetry, groups[0]))
+            token_of[block] = n_action + torch.arange(block.shape[0])[:, None, None]
+            n_action += block.shape[0]
             continue
-        group = symmetry.axes[name][axis] if axis is not None else None
-        block = index.movedim(axis, 0).reshape(-1, size) if axis is not None else index.reshape(1, size)
-        place = rows[group]
+        place = rows[groups[0] if groups else None]
+        block = block.reshape(-1, size)
         if (unit_index[place, starts[key] : starts[key] + size] != spec.n_weights).any():
-            raise InputError(f"{name} and another tensor of the same kind ({key}) belong to the same units; use tokens=chunk")
+            raise InputError(f"{piece.tensor} and another tensor of kind {key} belong to the same units; use tokens=chunk")
         unit_index[place, starts[key] : starts[key] + size] = block
         token_of[block] = torch.arange(place.start, place.stop)[:, None]
     descriptors = [_descriptor(symmetry, group) for group, place in rows.items() for _ in range(place.start, place.stop)]
@@ -67,25 +67,24 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
     )
 
 
-def _part(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> tuple[str, int | None, int]:
-    """Which kind of column a tensor fills: (key, the hidden axis, features per unit)."""
-    hidden = [axis for axis, group in enumerate(axes) if group is not None]
-    if len(hidden) > 1:
-        return "edge", None, 1
-    rest = [n for axis, n in enumerate(shape) if axis not in hidden]
-    side = ("outgoing" if hidden[0] else "incoming") if hidden else "fixed"
-    kind = "bias" if len(shape) == 1 else "weight"
-    return f"{side}-{kind}-{'x'.join(map(str, rest)) or '1'}", hidden[0] if hidden else None, prod(rest)
-
-
-def _vocabulary(parts: Mapping[str, tuple[str, int | None, int]]) -> dict[str, int]:
-    return {key: size for key, _, size in parts.values()}
+def _key(piece: Piece, is_vector: bool) -> tuple[str, int]:
+    """Which kind of column a piece fills, and how many numbers per unit, or per pair of units (an edge)."""
+    hidden = [axis for axis, group in enumerate(piece.groups) if group is not None]
+    rest = [n for axis, n in enumerate(piece.index.shape) if axis not in hidden]
+    size = prod(rest)
+    if len(hidden) > 2:
+        raise InputError(f"{piece.tensor} lies between {len(hidden)} groups of units; use tokens=chunk")
+    if len(hidden) == 2:
+        return ("edge" if size == 1 else f"edge-{'x'.join(map(str, rest))}"), size
+    side = ("incoming" if piece.dims[hidden[0]] == 0 else "outgoing") if hidden else "fixed"
+    kind = "bias" if is_vector else "weight"
+    return f"{side}-{kind}-{'x'.join(map(str, rest)) or '1'}", size
 
 
 def _columns(vocabulary: Mapping[str, int]) -> tuple[dict[str, int], int]:
     starts, width = {}, 0
     for key, size in vocabulary.items():
-        if key != "edge":
+        if not key.startswith("edge"):
             starts[key], width = width, width + size
     return starts, width
 
