@@ -5,6 +5,7 @@ from torch import nn
 
 from synthnet.functional import Network, accuracy, cross_entropy, layer_errors, score
 from synthnet.plan import Plan
+from synthnet.tasks import build_task
 
 
 @pytest.mark.parametrize("own_inputs", [False, True])
@@ -72,3 +73,14 @@ def test_layer_errors_are_the_differences_of_pre_activations(deep):
     unseen = deep.network.spec.unflatten(weights.clone())
     unseen["fc1.weight"][:, :, 0] += 100.0
     assert not layer_errors(deep.network, deep.network.spec.flatten(unseen), weights, blank).any()
+
+
+def test_layer_errors_of_a_cnn_are_the_differences_of_pre_activations():
+    """Shifting one bias of the last layer by two, of ten: 4/10 in one of three layers."""
+    task = build_task("mnist5k-cnn", channels=[3, 5])
+    weights, inputs = task.draw_start("val", [0, 1]), torch.rand(4, 196, generator=torch.Generator().manual_seed(0))
+    assert not layer_errors(task.network, weights, weights, inputs).any()
+    shifted = task.network.spec.unflatten(weights.clone())
+    shifted["fc.bias"][:, 3] += 2.0
+    error = layer_errors(task.network, task.network.spec.flatten(shifted), weights, inputs)
+    assert torch.allclose(error, torch.full((2,), 0.4 / 3), atol=1e-5)

@@ -11,11 +11,17 @@ def _layout(task, scheme):
     return build_layout(scheme, task.network.spec, task.network.symmetry)
 
 
+@pytest.fixture(scope="module")
+def cnn():
+    """Two convolutions: an edge holds the nine numbers of a kernel, and the flatten gives a channel nine places."""
+    return build_task("mnist5k-cnn", channels=[3, 5])
+
+
 SCHEMES = [{"name": "unit"}, {"name": "chunk", "size": 64}, {"name": "chunk", "size": 0}]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("task_name", ["tiny", "deep"])
+@pytest.mark.parametrize("task_name", ["tiny", "deep", "cnn"])
 def test_tokens_are_an_exact_inverse(scheme, task_name, request):
     task = request.getfixturevalue(task_name)
     layout, weights = _layout(task, scheme), task.draw_start("val", [0, 1, 2])
@@ -42,7 +48,7 @@ def test_every_weight_belongs_to_one_action_token(deep):
     assert layout.n_action_tokens == 7 + 5 + 1 + 5  # units, the fixed token, one edge row per unit of the second layer
 
 
-@pytest.mark.parametrize("task_name", ["tiny", "deep"])
+@pytest.mark.parametrize("task_name", ["tiny", "deep", "cnn"])
 @pytest.mark.parametrize("trunk", [{}, {"inducing": 3}])
 def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, request):
     task = request.getfixturevalue(task_name)
@@ -50,7 +56,7 @@ def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, request)
     backbone = {"name": "set_transformer", "dim": 16, "depth": 2, "heads": 2, "edge_dim": 8, **trunk}
     policy, weights = make_policy(task, backbone), task.draw_start("val", [0, 1]) / 0.1
     torch.manual_seed(3)
-    permutations = {group: torch.randperm(size) for group, size in symmetry.groups.items()}
+    permutations = symmetry.random(torch.Generator().manual_seed(3))
     moved = symmetry.permute(policy(weights, 2, task.network).mean, permutations)
     assert torch.allclose(policy(symmetry.permute(weights, permutations), 2, task.network).mean, moved, atol=1e-5)
     assert (moved - policy(weights, 2, task.network).mean).abs().max() > 1e-2, "the permutation moves nothing: no evidence"
