@@ -25,7 +25,8 @@ STAGES = {"zoo": ZooConfig, "pairs": PairsConfig, "distil": DistilConfig, "grpo"
 
 @dataclass
 class Config:
-    """Everything a training command reads. `run_dir` defaults to runs/<stage>-<task>-<seed>, `zoo_dir` to runs/zoo-<task>-0."""
+    """Everything a training command reads. `run_dir` defaults to runs/<stage>-<task>-<seed>, `zoo_dir` to runs/zoo-<task>-0;
+    `memory`: GiB that one computation over a population may take; `threads`: 0 for all cores."""
 
     task: Any = None
     tokens: Any = None
@@ -40,6 +41,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     threads: int = 0
+    memory: float = 1.0
     run_dir: str | None = None
     zoo_dir: str | None = None
     policy_from: str | None = None

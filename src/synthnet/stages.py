@@ -6,6 +6,7 @@ import torch
 
 from synthnet.config import Config, compose
 from synthnet.errors import InputError
+from synthnet.plan import set_memory_budget
 from synthnet.policy import Policy, load_policy
 from synthnet.synthesis import policy_path
 from synthnet.tasks import Task, check_same_data
@@ -22,6 +23,7 @@ def run_stage(stage: str, settings: list[str]) -> Path:
         raise InputError(f"threads must not be negative, got {config.threads}")
     if config.threads:
         torch.set_num_threads(config.threads)
+    set_memory_budget(config.memory)
     task = config.build_task()
     run_dir = config.run_dir or f"runs/{stage}-{task.name}-{config.seed}"
     if stage == "zoo":

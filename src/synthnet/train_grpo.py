@@ -32,7 +32,7 @@ class RewardConfig:
     """The reward: weighted accuracy and bounded cross-entropy on `batch` images of `split`, shared by an update's rollouts.
 
     input_noise: standard deviation of Gaussian noise on the images, drawn once per update; it keeps the reward from saturating
-    on images that the policy's nets already classify.
+    on images that the policy's nets already classify. dtype: what the rewarded nets compute in, float32 or bfloat16.
     """
 
     accuracy: float = 0.5
@@ -40,6 +40,7 @@ class RewardConfig:
     split: str = "train+reward"
     batch: int = 512
     input_noise: float = 0.0
+    dtype: str = "float32"
 
 
 @dataclass
@@ -159,6 +160,8 @@ def train_grpo(
     check(config, policy)
     at_least(1, "reward", reward, "batch")
     at_least(0, "reward", reward, "input_noise")
+    if reward.dtype not in ("float32", "bfloat16"):
+        raise InputError(f"reward.dtype must be float32 or bfloat16, got {reward.dtype!r}")
     place, net = choose_device(device), task.network
     if config.sigma is not None:
         policy.log_sigma.data.fill_(config.sigma).log_()
@@ -174,7 +177,7 @@ def train_grpo(
             "grpo", task, data, config.steps, config.prompts, reward.batch, reward.input_noise, seed, update
         )
         sampled, final = sample_rollouts(learner, start, n_steps, net, config, seed, update)
-        accuracies, losses = score(net, final, images, targets)
+        accuracies, losses = score(net, final, images, targets, dtype=getattr(torch, reward.dtype))
         rewards = bounded_reward(accuracies, losses, task.n_classes, reward.accuracy, reward.bounded_loss)
         rewards = rewards.view(config.prompts, config.num_generations)
         advantages = group_advantages(rewards, config.noise_floor).flatten().to(place)
