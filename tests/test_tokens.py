@@ -49,11 +49,19 @@ def test_every_weight_belongs_to_one_action_token(deep):
 
 
 @pytest.mark.parametrize("task_name", ["tiny", "deep", "cnn"])
-@pytest.mark.parametrize("trunk", [{}, {"inducing": 3}])
+@pytest.mark.parametrize(
+    "trunk",
+    [
+        {"name": "set_transformer", "depth": 2},
+        {"name": "set_transformer", "depth": 2, "inducing": 3},
+        {"name": "perceiver_io", "latents": 3},
+        {"name": "perceiver_io", "latents": 3, "thinking": 0, "rounds": 1},
+    ],
+)
 def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, request):
     task = request.getfixturevalue(task_name)
     symmetry = task.network.symmetry
-    backbone = {"name": "set_transformer", "dim": 16, "depth": 2, "heads": 2, "edge_dim": 8, **trunk}
+    backbone = {"dim": 16, "heads": 2, "edge_dim": 8, "condition": 8, **trunk}
     policy, weights = make_policy(task, backbone), task.draw_start("val", [0, 1]) / 0.1
     torch.manual_seed(3)
     permutations = symmetry.random(torch.Generator().manual_seed(3))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from synthnet.action import WeightGaussian
 from synthnet.arch import Arch
 from synthnet.backbones import build_backbone
+from synthnet.backbones._moe import MixtureOfExperts
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.functional import Network, network
@@ -108,6 +109,16 @@ class Policy(nn.Module):
         change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left))
         mean = scaled + change if self.config.action.head == "delta" else change
         return WeightGaussian(mean, self.log_sigma[layout.column_of], layout.token_of, layout.n_action_tokens)
+
+    def auxiliary_loss(self) -> tuple[Tensor | float, dict[str, float]]:
+        """What mixtures of experts in the trunk add to a stage's loss since the last call, and their load: the largest share
+        of tokens that one expert got, mean and worst over layers. Nothing where there are none."""
+        mixtures = [module for module in self.trunk.modules() if isinstance(module, MixtureOfExperts)]
+        if not any(mixture.passes for mixture in mixtures):
+            return 0.0, {}
+        loads = torch.stack([mixture.load.max() for mixture in mixtures])
+        loss = sum(mixture.auxiliary_loss() for mixture in mixtures if mixture.passes)
+        return loss, {"moe/load_max": loads.max().item(), "moe/load_mean": loads.mean().item(), "moe/loss": loss.item()}
 
     def scale(self, net: Network) -> Tensor:
         """The scale of each weight [weights]: a function of names and shapes, never of the input file's values."""

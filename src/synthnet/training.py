@@ -129,9 +129,11 @@ def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim
     for group in optimizer.param_groups:
         group["lr"] = rate_at(update, loop.updates, optim)
     loss, metrics, norm = torch.zeros(()), {}, torch.zeros(())
-    for loss, metrics in step(update, policy):  # noqa: B007 (the last ones are reported)
+    for loss, metrics in step(update, policy):
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        auxiliary, load = policy.auxiliary_loss()
+        (loss + auxiliary).backward()
+        metrics = {**metrics, **load}
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), optim.max_grad_norm)
         if not torch.isfinite(norm):
             raise InputError(

@@ -1,0 +1,79 @@
+"""Perceiver IO over unit tokens (Jaegle et al. 2022, arXiv 2107.14795), with edge blocks between hidden groups.
+
+Latents read the unit tokens, think among themselves, and every unit asks them what to do, its own content being the query and
+kept as a residual: a few latents cannot carry what each unit needs of itself. The cost is linear in the number of units.
+`rounds` of read, think and ask; edges exchange with their two units in each. No position is used, so the trunk is
+permutation-equivariant and serves any width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from synthnet.backbones._attention import Attention, FilmNorm
+from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
+from synthnet.tokens import TokenLayout, Tokens
+
+
+@dataclass
+class Config(UnitConfig):
+    """latents: how many. rounds: of read, think and ask. thinking: self-attention layers among the latents per round."""
+
+    name: str = "perceiver_io"
+    latents: int = 16
+    rounds: int = 2
+    thinking: int = 1
+
+
+class Layer(nn.Module):
+    """Pre-norm attention of queries over a set, and a feed-forward, both with residuals (without a set: self-attention)."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        dim = config.dim
+        self.norm, self.seen_norm = FilmNorm(dim, config.condition), FilmNorm(dim, config.condition)
+        self.attention = Attention(dim, config.heads)
+        self.ffn_norm, self.ffn = FilmNorm(dim, config.condition), feed_forward(config)
+
+    def forward(self, queries: Tensor, condition: Tensor, seen: Tensor | None = None) -> Tensor:
+        x = self.norm(queries, condition)
+        queries = queries + self.attention(x, x if seen is None else self.seen_norm(seen, condition))
+        return queries + self.ffn(self.ffn_norm(queries, condition))
+
+
+class Round(nn.Module):
+    def __init__(self, config: Config, has_edges: bool):
+        super().__init__()
+        self.exchange = EdgeExchange(config.dim, config.edge_dim) if has_edges else None
+        self.read, self.ask = Layer(config), Layer(config)
+        self.think = nn.ModuleList(Layer(config) for _ in range(config.thinking))
+
+    def forward(
+        self, units: Tensor, edges: list[Tensor], latents: Tensor, layout: TokenLayout, condition: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        if edges:
+            units, edges = self.exchange(units, edges, layout)
+        latents = self.read(latents, condition, units)
+        for layer in self.think:
+            latents = layer(latents, condition)
+        return self.ask(units, condition, latents), edges, latents
+
+
+class PerceiverIO(UnitTrunk):
+    def __init__(self, config: Config, layout: TokenLayout, k_max: int):
+        super().__init__(config, layout, k_max)
+        self.latents = nn.Parameter(0.5 * torch.randn(1, config.latents, config.dim))
+        self.rounds = nn.ModuleList(Round(config, self.has_edges) for _ in range(config.rounds))
+
+    def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tokens:
+        units, edges = self.enter(tokens, layout)
+        latents, condition = self.latents.expand(len(units), -1, -1), self.steps_left(steps_left)
+        for part in self.rounds:
+            units, edges, latents = part(units, edges, latents, layout, condition)
+        return self.leave(units, edges, layout, condition)
+
+
+def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:
+    check(config, "latents", "rounds")
+    return PerceiverIO(config, layout, k_max)
