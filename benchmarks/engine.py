@@ -316,8 +316,8 @@ def draw(report: dict, path: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
-    x = [2.0**e for e in range(-2, 11)]
     roof = report["matmul_gflops"]
+    x = [1.0, roof / report["copy_gbytes"], 300.0]
     axes.plot(x, [min(roof, report["copy_gbytes"] * v) for v in x], color="black", lw=1)
     axes.text(x[-1], roof, f"matmul {roof:.0f} GFLOP/s ", ha="right", va="bottom", fontsize=8)
     for kind, marker in (("train", "o"), ("score", "s")):
