@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from synthnet import modules
+from synthnet.arch import Arch
+from synthnet.errors import InputError
 from synthnet.functional import BACKENDS, Network, cross_entropy, score
 from synthnet.gradients import DERIVATIVES, chain_gradients
 from synthnet.plan import Plan
@@ -170,3 +172,18 @@ def test_norms_start_as_the_identity_and_others_within_their_bound():
     assert start["1.weight"].eq(1).all() and start["1.running_var"].eq(1).all()
     assert not start["1.bias"].any() and not start["1.running_mean"].any()
     assert 0.1 < start["0.weight"].abs().max() <= 1 / 8 and start["2.bias"].abs().max() <= 6**-0.5
+
+
+@pytest.mark.parametrize(
+    ("builder", "kwargs"),
+    [
+        ("cnn", {"side": 3, "channels": [1, 4, 4, 4, 4]}),
+        ("resnet", {"side": 8, "width": 6, "groups": 4}),
+        ("resnet", {"side": 8, "width": 8, "blocks": 10_000}),
+        ("vit", {"side": 8, "patch": 3, "dim": 8}),
+        ("vit", {"side": 8, "patch": 4, "dim": 9}),
+    ],
+)
+def test_impossible_networks_are_refused(builder, kwargs):
+    with pytest.raises(InputError):
+        Arch.from_dict({"builder": builder, "kwargs": kwargs})

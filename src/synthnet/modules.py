@@ -84,8 +84,11 @@ class ResNet(nn.Module):
     def __init__(self, side: int, width: int, blocks: int = 2, groups: int = 4, n_in: int = 1, n_classes: int = 10):
         super().__init__()
         _check_sizes("resnet", [side, width, blocks, groups, n_in, n_classes], 6)
-        if width % groups:
-            raise InputError(f"a resnet's width must be a multiple of its norm groups, got {width} and {groups}")
+        if width % groups or blocks > MAX_LAYERS:
+            raise InputError(
+                f"a resnet's width must be a multiple of its norm groups, and it has at most {MAX_LAYERS} blocks, "
+                f"got {width}, {groups} and {blocks}"
+            )
         self.n_inputs, self.n_classes, self.shape = n_in * side**2, n_classes, (n_in, side, side)
         self.stem, self.norm = nn.Conv2d(n_in, width, 3, padding=1), nn.GroupNorm(groups, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, groups) for _ in range(blocks)))
@@ -123,8 +126,11 @@ class ViT(nn.Module):
     def __init__(self, side: int, patch: int, dim: int, blocks: int = 2, heads: int = 2, n_classes: int = 10):
         super().__init__()
         _check_sizes("vit", [side, patch, dim, blocks, heads, n_classes], 6)
-        if side % patch or dim % heads:
-            raise InputError(f"a vit needs patch | side and heads | dim, got {patch}, {side} and {heads}, {dim}")
+        if side % patch or dim % heads or blocks > MAX_LAYERS:
+            raise InputError(
+                f"a vit's side must be a multiple of its patch, its dim of its heads, its blocks at most {MAX_LAYERS}, "
+                f"got {side}, {patch}, {dim}, {heads} and {blocks}"
+            )
         self.n_inputs, self.n_classes, self.grid, self.patch = side**2, n_classes, side // patch, patch
         self.embed = nn.Linear(patch * patch, dim)
         self.position = nn.Parameter(torch.empty(self.grid**2, dim).uniform_(-1, 1) / dim**0.5)

@@ -155,7 +155,8 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
         raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {POLICY_FORMAT}")
     tensors = read_weights(path).tensors
     try:
-        policy = _rebuild(record)
+        with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced at once
+            policy = _rebuild(record)
         policy.load_state_dict({name: value.float() for name, value in tensors.items()})
     except InputError as error:
         raise InputError(f"{path}: {error}") from error

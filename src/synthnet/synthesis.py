@@ -19,7 +19,7 @@ from synthnet.functional import Network, network
 from synthnet.policy import Policy, load_policy, sha256_of
 from synthnet.rollout import rollout
 from synthnet.seeds import generator
-from synthnet.weights import WeightSpec, WeightState, metadata_json, read_weights, write_weights
+from synthnet.weights import WeightSpec, WeightState, metadata_json, read_metadata, read_weights, write_weights
 
 POLICY_DIR = Path(__file__).parent / "policies"
 
@@ -95,7 +95,9 @@ def find_policy(arch: Arch) -> str:
     Raises: InputError when none was; any policy whose family covers it can still be named.
     """
     for name in bundled_policies():
-        if arch in load_policy(POLICY_DIR / f"{name}.safetensors").archs:
+        path = POLICY_DIR / f"{name}.safetensors"
+        record = metadata_json(read_metadata(path), "synthnet.policy", path)
+        if arch in map(Arch.from_dict, record["archs"]):
             return name
     raise InputError(
         f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file"
