@@ -17,16 +17,17 @@ from torch import Tensor
 from synthnet.evaluation import evaluate_policy, interval, split_data, summary
 from synthnet.files import write_atomic
 from synthnet.functional import score
-from synthnet.grpo import bounded_reward
 from synthnet.policy import Policy, load_policy
 from synthnet.population import Training, grow_twins, train_population
 from synthnet.report import percent, table
+from synthnet.rewards import Scored, total
 from synthnet.rollout import rollout
 from synthnet.seeds import generator
 from synthnet.start import init_scale
 from synthnet.synthesis import policy_path
 from synthnet.tasks import Recipe, Task, build_task
 from synthnet.train_distil import ensemble_labels
+from synthnet.train_grpo import RewardConfig
 from synthnet.zoo import Zoo
 
 RATES, EPOCHS = (1.0, 0.33, 3.0), (1.0, 0.5, 2.0)
@@ -69,7 +70,9 @@ def best_of(policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int,
     for batch in range(draws // BEST_OF_BATCH):
         draw = generator(0, "best-of", n_steps, batch)
         made = mean + sigma * torch.randn((BEST_OF_BATCH, *mean.shape), generator=draw)
-        reward = bounded_reward(*score(net, made.flatten(0, 1) * scale, inputs, labels), task.n_classes).view(BEST_OF_BATCH, -1)
+        accuracy, loss = (part[:, None] for part in score(net, made.flatten(0, 1) * scale, inputs, labels))
+        scored = Scored(task.n_classes, accuracy, loss, accuracy, None, labels)
+        reward = total(scored, RewardConfig().weights)[0].view(BEST_OF_BATCH, -1)
         value, which = reward.max(0)
         better = value > top
         best[better], top[better] = made[which, seeds][better], value[better]

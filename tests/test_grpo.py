@@ -9,8 +9,9 @@ import torch
 from conftest import make_policy
 from synthnet.action import WeightGaussian
 from synthnet.errors import InputError
-from synthnet.grpo import bounded_reward, group_advantages, mirrored_sign, surrogate
-from synthnet.train_grpo import GrpoConfig, _group_noise, check, policy_loss, sample_rollouts
+from synthnet.grpo import check_mix, group_advantages, levelled, mirrored_sign, step_advantages, surrogate, token_weights
+from synthnet.sampling import group_noise, sample_rollouts
+from synthnet.train_grpo import GrpoConfig, RewardConfig, check, policy_loss
 
 
 def _config(**changes):
@@ -50,22 +51,6 @@ def test_a_mirrored_pair_with_equal_rewards_contributes_nothing():
     assert torch.allclose((advantages[:2, None] * noise[:2]).sum(0), torch.zeros(5, dtype=torch.float64), atol=1e-12)
 
 
-# --- reward --------------------------------------------------------------------------------------------------------
-
-
-def test_reward_values_at_perfection_chance_and_ruin():
-    accuracy = torch.tensor([1.0, 0.1, 0.1, 0.1, 0.1])
-    loss = torch.tensor([0.0, math.log(10), 1e9, math.nan, math.inf])
-    reward = bounded_reward(accuracy, loss, 10, 0.0, 1.0)
-    assert reward.tolist() == pytest.approx([1.0, 0.0, -1.0, -1.0, -1.0], abs=1e-6)
-    assert bounded_reward(accuracy, loss, 10).tolist() == pytest.approx([1.0, 0.05, -0.45, -0.5, -0.5], abs=1e-6)
-
-
-def test_a_ruined_net_gets_a_negative_advantage():
-    reward = bounded_reward(torch.tensor([0.9, 0.8, 0.0]), torch.tensor([0.3, 0.5, math.nan]), 10)
-    assert group_advantages(reward[None])[0, 2] < -1
-
-
 # --- surrogate -----------------------------------------------------------------------------------------------------
 
 
@@ -76,16 +61,90 @@ def test_a_ruined_net_gets_a_negative_advantage():
 def test_clip_table(ratio, advantage, gradient):
     """Gradients with respect to the log-probability at epsilon 0.2 / 0.28; swapping min and max breaks four rows."""
     log_ratio = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
-    surrogate(log_ratio, torch.tensor([float(advantage)]), 0.2, 0.28).backward()
+    surrogate(log_ratio, torch.tensor([float(advantage)]), 0.2, 0.28).sum().backward()
     assert log_ratio.grad.item() == pytest.approx(gradient, abs=1e-9)
 
 
-def test_masked_tokens_change_nothing():
-    log_ratio, advantages = 0.1 * torch.randn(4, 3), torch.randn(4)
-    padded = torch.cat([log_ratio, 5 * torch.randn(4, 2)], 1)
-    mask = torch.tensor([1, 1, 1, 0, 0]).bool().expand(4, 5)
-    assert torch.allclose(surrogate(padded, advantages, 0.2, 0.2, mask), surrogate(log_ratio, advantages, 0.2, 0.2))
-    assert surrogate(padded, advantages, 0.2, 0.2, torch.zeros(4, 5).bool()).item() == 0
+def test_delta_bounds_the_branch_that_the_clip_leaves_open():
+    """r = 9, A = −1: without delta the gradient is 9, with delta = 4 it is gone."""
+    log_ratio = torch.tensor([[math.log(9.0)]], dtype=torch.float64, requires_grad=True)
+    loss = surrogate(log_ratio, torch.tensor([-1.0]), 0.2, 0.28, delta=4.0).sum()
+    loss.backward()
+    assert loss.item() == pytest.approx(4.0)
+    assert log_ratio.grad.item() == 0
+
+
+def test_loss_types_agree_for_equal_lengths_and_weigh_short_rollouts_as_they_say():
+    equal = torch.full((5,), 7.0)
+    for loss_type in ("grpo", "bnpo", "dapo", "dr_grpo"):
+        assert torch.allclose(token_weights(equal, loss_type, 7), torch.full((5,), 1 / 35))
+    lengths = torch.tensor([2.0, 6.0])
+    assert token_weights(lengths, "grpo", 10).tolist() == pytest.approx([1 / 4, 1 / 12])
+    assert token_weights(lengths, "dapo", 10).tolist() == pytest.approx([1 / 8, 1 / 8])
+    assert token_weights(lengths, "dr_grpo", 10).tolist() == pytest.approx([1 / 20, 1 / 20])
+
+
+def test_the_normalized_ratio_spreads_by_the_shift_per_weight_whatever_the_width():
+    """ℓ = ⟨ε,Δ⟩ − ½‖Δ‖² has a deviation that grows as √D; (ℓ + KL)/√D has δ. Leaving out the KL shifts it by −δ²√D/2."""
+    shift, draw = 0.1, torch.Generator().manual_seed(0)
+    for dims in (16, 4096):
+        noise = torch.randn((4000, dims), generator=draw)
+        log_ratio = (noise.sum(1) * shift - 0.5 * dims * shift**2)[:, None]
+        kl = torch.full_like(log_ratio, 0.5 * dims * shift**2)
+        level = levelled(log_ratio, kl, torch.tensor([float(dims)]), "normalized")
+        assert level.std().item() == pytest.approx(shift, rel=0.06)
+        assert abs(level.mean().item()) < 0.01
+        assert torch.equal(levelled(log_ratio, kl, torch.tensor([float(dims)]), "token"), log_ratio)
+    pair = torch.tensor([[0.1, 0.3], [1.0, 0.0]])
+    assert torch.allclose(levelled(pair, pair, torch.ones(2), "sequence"), torch.tensor([[0.2, 0.2], [0.5, 0.5]]))
+
+
+# --- groupings -----------------------------------------------------------------------------------------------------
+
+
+def test_with_one_step_intra_is_nothing_and_process_is_inter():
+    rewards = torch.randn(3, 8, dtype=torch.float64)
+    gains = rewards[..., None]
+    assert not step_advantages(rewards, gains, "intra", 0.0).any()
+    inter = step_advantages(rewards, None, "inter", 0.0)
+    assert torch.allclose(step_advantages(rewards, gains, "process", 0.0), inter)
+    assert torch.allclose(step_advantages(rewards, gains, "both", 0.5), inter)
+
+
+def test_groupings_by_hand():
+    """Two rollouts of two steps. Process: each step gets the standardised gains from itself on; intra: against its own mean."""
+    rewards, gains = torch.tensor([[1.0, 0.0]]), torch.tensor([[[1.0, 0.0], [0.0, -1.0]]])
+    pooled = torch.tensor([[[1.0, 0.0], [0.0, -1.0]]], dtype=torch.float64) / gains.std()
+    suffix = torch.stack([pooled.sum(-1), pooled[..., 1]], -1)
+    assert torch.allclose(step_advantages(rewards, gains, "process", 0.0), suffix, atol=1e-6)
+    own = torch.tensor([[[0.5, -0.5], [0.5, -0.5]]], dtype=torch.float64) / gains.std()
+    assert torch.allclose(step_advantages(rewards, gains, "intra", 0.0), own, atol=1e-6)
+    inter = torch.tensor([[1.0, -1.0]], dtype=torch.float64)[..., None] / 2**0.5
+    assert torch.allclose(step_advantages(rewards, gains, "both", 0.3), inter + 0.3 * own, atol=1e-6)
+
+
+@pytest.mark.parametrize(("grouping", "sign"), [("inter", 1), ("process", 1), ("both", 1), ("intra", -1)])
+def test_delayed_effects_get_the_right_sign_except_under_intra(grouping, sign):
+    """A first action that only pays at the second step: its covariance with its advantage must be positive."""
+    torch.manual_seed(0)
+    first, second = torch.randn(4000, 8, dtype=torch.float64), torch.randn(4000, 8, dtype=torch.float64)
+    gains = torch.stack([torch.zeros_like(first), first + 0.1 * second], -1)
+    advantages = step_advantages(gains.sum(-1), gains, grouping, 0.5)[..., 0]
+    assert sign * (first * advantages).mean() > 0.1
+
+
+def test_the_mix_is_sound_below_its_bound_only():
+    assert check_mix(0.25, 1, 8)
+    assert check_mix(1.7, 2, 8) and not check_mix(1.75, 2, 8)
+    assert not check_mix(-0.1, 2, 8)
+
+
+@pytest.mark.parametrize("scale", ["batch", "none"])
+def test_other_scales_keep_groups_comparable(scale):
+    rewards = torch.tensor([[0.0, 1.0], [0.0, 0.1]], dtype=torch.float64)
+    advantages = group_advantages(rewards, 0.0, scale)
+    divisor = rewards.std() if scale == "batch" else 1.0
+    assert torch.allclose(advantages, torch.tensor([[-0.5, 0.5], [-0.05, 0.05]], dtype=torch.float64) / divisor)
 
 
 # --- rollouts ------------------------------------------------------------------------------------------------------
@@ -103,7 +162,7 @@ def test_ratio_is_one_before_any_update(task_name, noisy_steps, request):
         for rows in (slice(0, 12), slice(4, 8)):  # also in a smaller micro-batch
             again = policy(step.states[rows], step.steps_left, task.network).log_prob_tokens(step.actions[rows])
             assert (again - step.log_probs[rows]).abs().max() < 1e-3
-    _, stats = policy_loss(policy, policy, sampled, torch.randn(12), task.network, config)
+    _, stats = policy_loss(policy, policy, sampled, torch.randn(12, 1), task.network, config)
     assert stats["ratio/max"] == pytest.approx(1, abs=1e-4)
     assert stats["clip_ratio/low_mean"] == stats["clip_ratio/high_mean"] == 0
 
@@ -113,7 +172,7 @@ def test_gradient_at_ratio_one_is_reinforce(tiny):
     policy, config = make_policy(tiny), _config()
     start, advantages = tiny.draw_start("val", [0, 1, 2]), torch.randn(12)
     sampled, _ = sample_rollouts(policy, start, 2, tiny.network, config, seed=0, update=0)
-    loss, _ = policy_loss(policy, policy, sampled, advantages, tiny.network, config)
+    loss, _ = policy_loss(policy, policy, sampled, advantages[:, None], tiny.network, config)
     loss.backward()
     surrogate_gradient = [p.grad.clone() for p in policy.trunk.parameters() if p.grad is not None]
     policy.zero_grad()
@@ -134,14 +193,14 @@ def test_zero_advantages_do_not_move_the_policy_and_kl_pulls_back(tiny):
     frozen = copy.deepcopy(policy)
     start = tiny.draw_start("val", [0, 1, 2])
     sampled, _ = sample_rollouts(policy, start, 2, tiny.network, config, seed=0, update=0)
-    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12), tiny.network, config)
+    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12, 1), tiny.network, config)
     loss.backward()
     assert stats["kl"] == 0
     assert all(p.grad is None or not p.grad.any() for p in policy.parameters())
     with torch.no_grad():
         policy.trunk.head.bias += 0.1
     policy.zero_grad()
-    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12), tiny.network, config)
+    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12, 1), tiny.network, config)
     loss.backward()
     assert stats["kl"] > 0
     assert (policy.trunk.head.bias.grad >= 0).all()  # descent undoes the shift
@@ -154,24 +213,24 @@ def test_rollouts_repeat_with_the_seed_and_no_noise_repeats_but_mirrored():
     for update in range(3):
         for prompt in range(3):
             for step in range(2):
-                noise = _group_noise(config, 50, 0, update, prompt, step)
-                assert torch.equal(noise, _group_noise(config, 50, 0, update, prompt, step))
+                noise = group_noise(config, 50, 0, update, prompt, step)
+                assert torch.equal(noise, group_noise(config, 50, 0, update, prompt, step))
                 assert torch.equal(noise[0::2], -noise[1::2])
                 seen += [tuple(row.tolist()) for row in noise[0::2]]
     assert len(set(seen)) == len(seen)
-    assert not torch.equal(_group_noise(config, 50, 1, 0, 0, 0), _group_noise(config, 50, 0, 0, 0, 0))
+    assert not torch.equal(group_noise(config, 50, 1, 0, 0, 0), group_noise(config, 50, 0, 0, 0, 0))
 
 
 def test_a_deterministic_step_takes_the_mean(tiny):
     policy, start = make_policy(tiny, sigma=1e-6), tiny.draw_start("val", [0, 1, 2])
-    _, all_noisy = sample_rollouts(policy, start, 3, tiny.network, _config(), seed=0, update=0)
-    _, one_noisy = sample_rollouts(policy, start, 3, tiny.network, _config(noisy_steps="one"), seed=0, update=0)
+    _, (*_, all_noisy) = sample_rollouts(policy, start, 3, tiny.network, _config(), seed=0, update=0)
+    _, (*_, one_noisy) = sample_rollouts(policy, start, 3, tiny.network, _config(noisy_steps="one"), seed=0, update=0)
     assert torch.allclose(all_noisy, one_noisy, atol=1e-4)
 
 
 def test_with_the_last_step_noisy_a_group_shares_its_states_before_it(tiny):
     policy, start = make_policy(tiny), tiny.draw_start("val", [0, 1, 2])
-    sampled, final = sample_rollouts(policy, start, 3, tiny.network, _config(noisy_steps="last"), seed=0, update=0)
+    sampled, (*_, final) = sample_rollouts(policy, start, 3, tiny.network, _config(noisy_steps="last"), seed=0, update=0)
     (step,) = sampled
     assert step.steps_left == 1
     assert torch.equal(step.states.view(3, 4, -1)[:, 0], step.states.view(3, 4, -1)[:, 3])
@@ -195,7 +254,7 @@ def test_gaussian_bandit_finds_its_optimum(dims, bound):
         advantages = group_advantages(-(taken - target).square().sum(1).view(4, 8)).flatten()
         log_prob = action.log_prob_tokens(taken)
         optimizer.zero_grad()
-        surrogate(log_prob - log_prob.detach(), advantages, 0.2, 0.28).backward()
+        surrogate(log_prob - log_prob.detach(), advantages, 0.2, 0.28).mean().backward()
         optimizer.step()
     assert (mean - target).square().mean().sqrt() < bound
 
@@ -212,15 +271,21 @@ def test_gaussian_bandit_finds_its_optimum(dims, bound):
         ({"num_iterations": 2}, "target_kl"),
         ({"epsilon": 0.0}, "epsilon"),
         ({"noisy_steps": "some"}, "noisy_steps"),
+        ({"grouping": "outer"}, "grouping"),
+        ({"loss_type": "ppo"}, "loss_type"),
+        ({"scale_rewards": "all"}, "scale_rewards"),
+        ({"importance_sampling_level": "weight"}, "importance_sampling_level"),
+        ({"delta": 1.1}, "delta"),
+        ({"grouping": "both", "mix": 0.9}, "wrong sign"),
     ],
 )
 def test_unsound_settings_are_refused_before_any_work(tiny, changes, reason):
     with pytest.raises(InputError, match=reason):
-        check(_config(**changes), make_policy(tiny))
+        check(_config(**changes), RewardConfig(), make_policy(tiny))
 
 
 def test_dropout_in_a_policy_is_refused(tiny):
     policy = make_policy(tiny)
     policy.trunk.dropout = torch.nn.Dropout(0.1)
     with pytest.raises(InputError, match="dropout"):
-        check(_config(), policy)
+        check(_config(), RewardConfig(), policy)

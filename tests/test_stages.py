@@ -1,6 +1,7 @@
 """The stages end to end at tiny budgets: what they write, resumption bit for bit, and that rewards alone teach."""
 
 import json
+import math
 import os
 import signal
 from itertools import pairwise
@@ -305,3 +306,27 @@ def test_policy_file_round_trip_serves_the_same_nets(tmp_path, tiny):
     assert torch.equal(synthesize_flat(again, start, 3, tiny.network), synthesize_flat(policy, start, 3, tiny.network))
     assert again.config == policy.config
     assert isinstance(again.log_sigma, torch.nn.Parameter)
+
+
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["grpo.grouping=both", "grpo.steps=[2]", "grpo.loss_type=dr_grpo", "reward.gain=0.5", "reward.stability=0.1"],
+        ["grpo.grouping=process", "grpo.importance_sampling_level=normalized", "grpo.delta=4", "reward.efficiency=1"],
+        ["grpo.grouping=intra", "grpo.loss_type=grpo", "grpo.importance_sampling_level=sequence", "grpo.beta=0.1"],
+        ["grpo.scale_rewards=batch", "reward.worst_class=1", "reward.calibration=1", "reward.dtype=bfloat16"],
+    ],
+)
+def test_every_form_of_grpo_runs_and_logs_its_rewards(tmp_path, tiny, settings):
+    make_policy(tiny).save(tmp_path / "policy.safetensors")
+    run_dir = tmp_path / "run"
+    small = ["task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.val_seeds=4", "reward.batch=40"]
+    loop = ["grpo.loop.updates=2", "grpo.loop.validate_every=2"]
+    run_stage("grpo", [*small, *loop, *settings, f"policy_from={tmp_path}/policy.safetensors", f"run_dir={run_dir}"])
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    logged = next(row for row in rows if "reward" in row)
+    weights = {s.split("=")[0].removeprefix("reward.") for s in settings if s.startswith("reward.") and "dtype" not in s}
+    assert {f"rewards/{name}" for name in weights | {"accuracy", "bounded_loss"}} <= set(logged)
+    assert logged["ratio/max"] == pytest.approx(1, abs=1e-4)
+    assert math.isfinite(logged["loss"])

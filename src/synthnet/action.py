@@ -45,6 +45,10 @@ class WeightGaussian:
         """KL(self ‖ other) over all weights: [net], in nats."""
         return self.kl_tokens(other).sum(-1)
 
+    def token_sizes(self) -> Tensor:
+        """Number of weights of each action token [token]."""
+        return torch.bincount(self.token_of, minlength=self.n_tokens).to(self.mean)
+
     def _token_sums(self, values: Tensor) -> Tensor:
         sums = values.new_zeros(values.shape[0], self.n_tokens)
         return sums.index_add_(1, self.token_of, values)

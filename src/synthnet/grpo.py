@@ -4,8 +4,6 @@ Source: Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300) for group-relative adv
 surrogate; DAPO (arXiv 2503.14476) for the separate upper clip. Names as in TRL where the meaning is the same.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -13,35 +11,88 @@ ADVANTAGE_EPS = 1e-8
 ADVANTAGE_CLIP = 5.0
 
 
-def group_advantages(rewards: Tensor, noise_floor: float = 0.0) -> Tensor:
+def group_advantages(rewards: Tensor, noise_floor: float = 0.0, scale: str = "group") -> Tensor:
     """Group-relative advantages [prompt rollout] of rewards [prompt rollout], in float64.
 
-    A = (R − mean_group) / max(std_group + 1e-8, noise_floor), with the Bessel-corrected standard deviation; a group of
-    equal rewards gets exactly zero. Clipped at ±5.
+    A = (R − mean_group) / max(std + 1e-8, noise_floor), with the Bessel-corrected deviation of the group, of the whole batch,
+    or with no division (scale group | batch | none; Dr. GRPO, arXiv 2503.20783, argues for none). A group of equal rewards
+    gets exactly zero. Clipped at ±5.
     """
     rewards = rewards.double()
     centred = rewards - rewards.mean(1, keepdim=True)
     # rounding of the mean must not turn equal rewards into tiny advantages
     centred = torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), torch.zeros_like(centred), centred)
-    spread = (rewards.std(1, keepdim=True) + ADVANTAGE_EPS).clamp_min(noise_floor)
-    return (centred / spread).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+    if scale == "none":
+        return centred.clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+    spread = rewards.std(1, keepdim=True) if scale == "group" else rewards.std()
+    return (centred / (spread + ADVANTAGE_EPS).clamp_min(noise_floor)).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
 
 
-def surrogate(log_ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float, mask: Tensor | None = None) -> Tensor:
-    """The clipped PPO loss, averaged over action tokens: −mean min(r·A, clip(r, 1−ε, 1+ε_high)·A).
+def step_advantages(
+    rewards: Tensor, gains: Tensor | None, grouping: str, mix: float, noise_floor: float = 0.0, scale: str = "group"
+) -> Tensor:
+    """Advantages [prompt rollout step] from final rewards [prompt rollout] and what each step gained [prompt rollout step].
 
-    log_ratio [rollout token] = log π − log π_old per action token; advantages [rollout] or [rollout token].
-    Masked-out tokens count neither in the sum nor in the mean.
+    inter: every step gets its sequence's advantage. process: gains standardised over all steps of the group, each step gets
+    the sum from itself on (DeepSeekMath, arXiv 2402.03300, section 4.1.3). intra: a step's gain against the mean of its own
+    sequence, over the group's pooled deviation; alone it gives delayed effects the wrong sign and is for ablation only. both:
+    inter + mix · intra, sound where `check_mix` says so.
+    """
+    if grouping == "inter":
+        return group_advantages(rewards, noise_floor, scale).unsqueeze(-1)
+    pooled = group_advantages(gains.flatten(1), noise_floor, scale).view_as(gains)
+    if grouping == "process":
+        return pooled.flip(-1).cumsum(-1).flip(-1).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+    own = pooled - pooled.mean(-1, keepdim=True)
+    if grouping == "intra":
+        return own
+    return group_advantages(rewards, noise_floor, scale).unsqueeze(-1) + mix * own
+
+
+def check_mix(mix: float, n_steps: int, n_rollouts: int) -> bool:
+    """Whether `both` credits delayed effects with the right sign: mix < K·(1 − 1/G), K steps and G rollouts."""
+    return 0 <= mix < n_steps * (1 - 1 / n_rollouts)
+
+
+def token_weights(lengths: Tensor, loss_type: str, longest: int) -> Tensor:
+    """What each action token of a rollout counts in the loss [rollout], from the rollouts' numbers of tokens [rollout].
+
+    grpo: mean over rollouts of their means over tokens. bnpo, dapo: mean over all tokens. dr_grpo: sum over tokens, over
+    rollouts times a constant, the most tokens that there can be (`longest`). Equal where all rollouts are equally long and
+    longest is their length. Names as in TRL.
+    """
+    if loss_type == "grpo":
+        return 1 / (len(lengths) * lengths.clamp_min(1))
+    total = len(lengths) * longest if loss_type == "dr_grpo" else lengths.sum().clamp_min(1)
+    return torch.ones_like(lengths) / total
+
+
+def levelled(log_ratio: Tensor, kl: Tensor, sizes: Tensor, level: str) -> Tensor:
+    """Log-ratios at the level at which they are clipped [rollout token], from those of tokens [rollout token].
+
+    token: as they are. sequence: their mean over the rollout's tokens, for all of them (GSPO, arXiv 2507.18071). normalized:
+    (ℓ + KL)/√D for a token of D weights, with the closed-form KL(old ‖ new) [rollout token]: its deviation is the policy's
+    shift per weight whatever D is, where ℓ itself leaves the clip range as D grows.
+    """
+    if level == "token":
+        return log_ratio
+    if level == "sequence":
+        return log_ratio.mean(1, keepdim=True).expand_as(log_ratio)
+    return (log_ratio + kl) / sizes.sqrt()
+
+
+def surrogate(log_ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float, delta: float | None = None) -> Tensor:
+    """The clipped PPO loss of each action token [rollout token]: −min(min(r, δ)·A, clip(r, 1−ε, 1+ε_high)·A).
+
+    log_ratio [rollout token] = log π − log π_old; advantages [rollout] or [rollout token]. `delta` bounds the unclipped branch,
+    which otherwise explodes where A < 0 and r is large (INTELLECT-2, arXiv 2505.07291).
     """
     if advantages.ndim == 1:
         advantages = advantages.unsqueeze(1)
     advantages = advantages.to(log_ratio.dtype)
     ratio = log_ratio.exp()
-    loss = -torch.minimum(ratio * advantages, ratio.clamp(1 - epsilon, 1 + epsilon_high) * advantages)
-    if mask is None:
-        return loss.mean()
-    mask = mask.to(loss.dtype)
-    return (loss * mask).sum() / mask.sum().clamp_min(1)
+    bounded = ratio if delta is None else ratio.clamp(max=delta)
+    return -torch.minimum(bounded * advantages, ratio.clamp(1 - epsilon, 1 + epsilon_high) * advantages)
 
 
 def clip_shares(log_ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float) -> dict[str, float]:
@@ -50,20 +101,6 @@ def clip_shares(log_ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_h
     low = ((ratio < 1 - epsilon) & (advantages < 0)).double().mean().item()
     high = ((ratio > 1 + epsilon_high) & (advantages > 0)).double().mean().item()
     return {"clip_ratio/low_mean": low, "clip_ratio/high_mean": high}
-
-
-def bounded_reward(
-    accuracy: Tensor, loss: Tensor, n_classes: int, accuracy_weight: float = 0.5, loss_weight: float = 0.5
-) -> Tensor:
-    """0.5·accuracy + 0.5·(1 − min(CE, 2 ln C)/ln C): the second term is 0 at chance, 1 at perfection, −1 at worst.
-
-    Accuracy alone is quantised at 1/n and ties; the bounded loss breaks ties and lets no outlier dominate a group.
-    Non-finite nets get the floor of both terms.
-    """
-    chance = math.log(n_classes)
-    accuracy = torch.where(torch.isfinite(loss), accuracy.double(), 0.0)
-    loss = torch.nan_to_num(loss.double(), nan=2 * chance, posinf=2 * chance).clamp(max=2 * chance)
-    return accuracy_weight * accuracy + loss_weight * (1 - loss / chance)
 
 
 def mirrored_sign(n_rollouts: int) -> Tensor:

@@ -7,21 +7,21 @@ minibatch, group-relative advantages, one clipped policy-gradient step with a cl
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from synthnet.action import WeightGaussian, standard_noise
 from synthnet.device import choose_device
 from synthnet.errors import InputError, at_least
-from synthnet.functional import Network, score
-from synthnet.grpo import bounded_reward, clip_shares, group_advantages, mirrored_sign, surrogate
+from synthnet.functional import Network, predictions, score
+from synthnet.grpo import check_mix, clip_shares, levelled, step_advantages, surrogate, token_weights
 from synthnet.policy import Policy
 from synthnet.prompts import draw_prompt
+from synthnet.rewards import Scored, needs, total
 from synthnet.runs import RunDirectory
-from synthnet.seeds import generator
+from synthnet.sampling import NoisyStep, SamplingConfig, sample_rollouts, shared
 from synthnet.tasks import Task
 from synthnet.training import LoopConfig, OptimConfig, check_steps, finish, train
 from synthnet.validation import CollapseWatch, Validation
@@ -29,7 +29,8 @@ from synthnet.validation import CollapseWatch, Validation
 
 @dataclass
 class RewardConfig:
-    """The reward: weighted accuracy and bounded cross-entropy on `batch` images of `split`, shared by an update's rollouts.
+    """The weight of each reward term (one file each in `rewards/`), measured on `batch` images of `split` that all rollouts of
+    an update share.
 
     input_noise: standard deviation of Gaussian noise on the images, drawn once per update; it keeps the reward from saturating
     on images that the policy's nets already classify. dtype: what the rewarded nets compute in, float32 or bfloat16.
@@ -37,33 +38,45 @@ class RewardConfig:
 
     accuracy: float = 0.5
     bounded_loss: float = 0.5
+    gain: float = 0.0
+    efficiency: float = 0.0
+    stability: float = 0.0
+    worst_class: float = 0.0
+    calibration: float = 0.0
     split: str = "train+reward"
     batch: int = 512
     input_noise: float = 0.0
     dtype: str = "float32"
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Term name -> weight."""
+        return {name: value for name, value in asdict(self).items() if name not in ("split", "batch", "input_noise", "dtype")}
+
 
 @dataclass
-class GrpoConfig:
-    """Settings of `synthnet grpo`; names as in TRL where the meaning is the same.
+class GrpoConfig(SamplingConfig):
+    """Settings of `synthnet grpo`; names as in TRL where the meaning is the same, formulas and sources in `grpo.py`.
 
-    steps: the K that sequences may have, one drawn per update. noisy_steps: all; or one, drawn per update, while the others
-    take the mean action (MixGRPO, arXiv 2507.21802); or the last (cheapest: rollouts share their states up to it). sigma:
-    action noise in scale units (None: the policy's own). target_kl: where further passes over the same samples stop.
+    sigma: action noise in scale units (None: the policy's own). grouping: inter, process, intra or both; mix: the weight of the
+    intra part in both. scale_rewards: group, batch or none, with a noise_floor under the deviation. loss_type: grpo, bnpo, dapo
+    or dr_grpo. importance_sampling_level: token, sequence or normalized. epsilon, epsilon_high, delta: the clip. beta: weight
+    of the KL to the policy it started from. target_kl: where further passes over the same samples stop.
     """
 
-    prompts: int = 16
-    num_generations: int = 32
-    steps: list[int] = field(default_factory=lambda: [1, 2])
-    mirrored: bool = True
-    noisy_steps: str = "all"
     sigma: float | None = None
-    num_iterations: int = 1
+    grouping: str = "inter"
+    mix: float = 0.25
+    scale_rewards: str = "group"
+    noise_floor: float = 0.0
+    loss_type: str = "dapo"
+    importance_sampling_level: str = "token"
     epsilon: float = 0.2
     epsilon_high: float = 0.28
+    delta: float | None = None
     beta: float = 0.0
+    num_iterations: int = 1
     target_kl: float | None = None
-    noise_floor: float = 0.0
     val_seeds: int = 64
     stop_on_collapse: bool = False
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=600, validate_every=25, checkpoint_every=50))
@@ -72,7 +85,16 @@ class GrpoConfig:
     )
 
 
-def check(config: GrpoConfig, policy: Policy) -> None:
+CHOICES = {
+    "noisy_steps": ("all", "one", "last"),
+    "grouping": ("inter", "process", "intra", "both"),
+    "scale_rewards": ("group", "batch", "none"),
+    "loss_type": ("grpo", "bnpo", "dapo", "dr_grpo"),
+    "importance_sampling_level": ("token", "sequence", "normalized"),
+}
+
+
+def check(config: GrpoConfig, reward: RewardConfig, policy: Policy) -> None:
     """Refuse unsound settings before any work, with the reason."""
     if config.num_generations < 2:
         raise InputError(
@@ -83,67 +105,57 @@ def check(config: GrpoConfig, policy: Policy) -> None:
     check_steps("grpo.steps", config.steps, policy)
     at_least(1, "grpo", config, "prompts", "num_iterations")
     at_least(2, "grpo", config, "val_seeds")
-    if config.noisy_steps not in ("all", "one", "last"):
-        raise InputError(f"grpo.noisy_steps must be all, one or last, got {config.noisy_steps!r}")
+    for name, known in CHOICES.items():
+        if getattr(config, name) not in known:
+            raise InputError(f"grpo.{name} must be one of {', '.join(known)}, got {getattr(config, name)!r}")
     if config.sigma is not None and not 0 < config.sigma < math.inf:
         raise InputError(f"grpo.sigma must be positive and finite on every trained step, got {config.sigma}")
     if config.num_iterations > 1 and config.target_kl is None:
         raise InputError("grpo.num_iterations > 1 reuses old samples: set grpo.target_kl, the KL at which passes stop")
     if not (0 < config.epsilon < 1 and config.epsilon_high > 0) or config.beta < 0:
         raise InputError("grpo needs 0 < epsilon < 1, epsilon_high > 0 and beta >= 0")
+    if config.delta is not None and not config.delta > 1 + config.epsilon_high:
+        raise InputError(f"grpo.delta must lie above 1 + epsilon_high = {1 + config.epsilon_high}, got {config.delta}")
+    if config.grouping == "both" and not check_mix(config.mix, min(config.steps), config.num_generations):
+        raise InputError(f"grpo.mix = {config.mix} gives delayed effects the wrong sign: keep it below K·(1 − 1/G) for every K")
+    if config.importance_sampling_level == "normalized" and policy.config.action.learn_sigma:
+        raise InputError("grpo.importance_sampling_level=normalized is defined for a fixed sigma only")
     if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.modules()):
         raise InputError("the policy has dropout: the probability ratio would be noise")
+    at_least(1, "reward", reward, "batch")
+    at_least(0, "reward", reward, "input_noise")
+    if not all(math.isfinite(weight) for weight in reward.weights.values()) or not any(reward.weights.values()):
+        raise InputError(f"reward weights must be finite and not all zero, got {reward.weights}")
+    if reward.dtype not in ("float32", "bfloat16"):
+        raise InputError(f"reward.dtype must be float32 or bfloat16, got {reward.dtype!r}")
 
 
-@dataclass(frozen=True)
-class NoisyStep:
-    """One synth step at which actions were drawn: states before it and actions taken [rollout weights], in scale units, and
-    the actions' log-probability [rollout token] under the sampling policy. `group` rollouts in a row share their state."""
+def measure(
+    net: Network,
+    states: list[Tensor],
+    group: int,
+    images: Tensor,
+    labels: Tensor,
+    task: Task,
+    reward: RewardConfig,
+    steps: bool,
+) -> Scored:
+    """The sequences W0..WK (each [rollout weights]) on one minibatch; without `steps`, their last states alone.
 
-    steps_left: int
-    states: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    group: int
-
-
-def action_of(policy: Policy, states: Tensor, steps_left: int, net: Network, group: int) -> WeightGaussian:
-    """The Gaussians for states [rollout weights]; where `group` rollouts in a row share their state, one forward serves all."""
-    action = policy(states[::group], steps_left, net)
-    return replace(action, mean=action.mean.repeat_interleave(group, 0)) if group > 1 else action
-
-
-@torch.no_grad()
-def sample_rollouts(
-    policy: Policy, start: Tensor, n_steps: int, net: Network, config: GrpoConfig, seed: int, update: int
-) -> tuple[list[NoisyStep], Tensor]:
-    """Sample G sequences W0..WK for each start state [prompt weights]: the noisy steps, and WK [rollout weights] in raw units.
-
-    Noise depends on (seed, update, prompt, step); mirrored rollouts share it with opposite signs at every step. Steps that are
-    not noisy take the mean action and are not trained in this update.
+    `group` rollouts share W0, which is scored once.
     """
-    scale, group = policy.scale(net), config.num_generations
-    chosen = torch.randint(n_steps, (1,), generator=generator(seed, "noisy-step", update)).item()
-    noisy = {"all": range(n_steps), "one": [chosen], "last": [n_steps - 1]}[config.noisy_steps]
-    state, sampled = (start / scale).repeat_interleave(group, 0), []
-    for step in range(n_steps):
-        action = action_of(policy, state, n_steps - step, net, group)
-        if step not in noisy:
-            state = action.mean
-            continue
-        noise = torch.cat([_group_noise(config, start.shape[1], seed, update, prompt, step) for prompt in range(len(start))])
-        taken = action.sample(noise.to(state))
-        sampled.append(NoisyStep(n_steps - step, state, taken, action.log_prob_tokens(taken), group))
-        state, group = taken, 1
-    return sampled, state * scale
-
-
-def _group_noise(config: GrpoConfig, n_weights: int, seed: int, update: int, prompt: int, step: int) -> Tensor:
-    draw = generator(seed, "rollout", update, prompt, step)
-    if not config.mirrored:
-        return standard_noise((config.num_generations, n_weights), draw, torch.device("cpu"))
-    half = standard_noise((config.num_generations // 2, n_weights), draw, torch.device("cpu"))
-    return half.repeat_interleave(2, 0) * mirrored_sign(config.num_generations)[:, None]
+    accuracies, losses, norms = [], [], []
+    scale = task.start_scale.to(images.device)
+    for number, state in enumerate(states if steps else states[-1:]):
+        times = group if steps and number == 0 else 1
+        found = score(net, state[::times], images, labels, dtype=getattr(torch, reward.dtype))
+        accuracies.append(found[0].repeat_interleave(times))
+        losses.append(found[1].repeat_interleave(times))
+        norms.append((state / scale).square().mean(1).sqrt().cpu())
+    wanted = needs(reward.weights, "NEEDS_PREDICTIONS")
+    probabilities = predictions(net, states[-1], images).cpu() if wanted else None
+    stacked = (torch.stack(part, 1) for part in (accuracies, losses, norms))
+    return Scored(task.n_classes, *stacked, probabilities, labels.cpu())
 
 
 def train_grpo(
@@ -157,11 +169,7 @@ def train_grpo(
     device: str = "auto",
 ) -> Path:
     """Run the stage; returns the path of the policy it wrote."""
-    check(config, policy)
-    at_least(1, "reward", reward, "batch")
-    at_least(0, "reward", reward, "input_noise")
-    if reward.dtype not in ("float32", "bfloat16"):
-        raise InputError(f"reward.dtype must be float32 or bfloat16, got {reward.dtype!r}")
+    check(config, reward, policy)
     place, net = choose_device(device), task.network
     if config.sigma is not None:
         policy.log_sigma.data.fill_(config.sigma).log_()
@@ -171,27 +179,30 @@ def train_grpo(
     data = tuple(part.to(place) for part in task.data(reward.split))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     watch = CollapseWatch(task, validation, config.stop_on_collapse)
+    by_step = config.grouping != "inter" or needs(reward.weights, "NEEDS_STEPS")
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
         n_steps, start, images, targets = draw_prompt(
             "grpo", task, data, config.steps, config.prompts, reward.batch, reward.input_noise, seed, update
         )
-        sampled, final = sample_rollouts(learner, start, n_steps, net, config, seed, update)
-        accuracies, losses = score(net, final, images, targets, dtype=getattr(torch, reward.dtype))
-        rewards = bounded_reward(accuracies, losses, task.n_classes, reward.accuracy, reward.bounded_loss)
+        sampled, states = sample_rollouts(learner, start, n_steps, net, config, seed, update)
+        scored = measure(net, states, config.num_generations, images, targets, task, reward, by_step)
+        rewards, means = total(scored, reward.weights)
         rewards = rewards.view(config.prompts, config.num_generations)
-        advantages = group_advantages(rewards, config.noise_floor).flatten().to(place)
+        gains = scored.quality().diff(dim=1).view(*rewards.shape, -1) if by_step else None
+        advantages = step_advantages(rewards, gains, config.grouping, config.mix, config.noise_floor, config.scale_rewards)
         spread = rewards.std(1)
         metrics = {
             "reward": rewards.mean().item(),
             "reward_std": spread.mean().item(),
             "frac_reward_zero_std": (spread == 0).double().mean().item(),
-            "accuracy": accuracies.mean().item(),
+            **{f"rewards/{name}": value for name, value in means.items()},
+            "accuracy": scored.accuracy[:, -1].mean().item(),
             "n_steps": n_steps,
             "evaluations": (update + 1) * rewards.numel(),
         }
         for iteration in range(config.num_iterations):
-            loss, stats = policy_loss(learner, frozen, sampled, advantages, net, config)
+            loss, stats = policy_loss(learner, frozen, sampled, advantages.flatten(0, 1).to(place), net, config)
             if iteration and stats["kl_old"] > config.target_kl:
                 break
             yield loss, {**metrics, **stats}
@@ -205,22 +216,31 @@ def train_grpo(
 def policy_loss(
     policy: Policy, frozen: Policy, sampled: list[NoisyStep], advantages: Tensor, net: Network, config: GrpoConfig
 ) -> tuple[Tensor, dict]:
-    """Surrogate over all noisy steps plus beta times the closed-form KL to the frozen policy, both means over action tokens.
+    """The surrogate over all noisy steps, plus beta times the closed-form KL to the frozen policy.
 
-    advantages [rollout]: a whole sequence shares one. Metrics are means over noisy steps.
+    advantages [rollout step], or [rollout 1] where a whole sequence shares one. Both sums are over the action tokens of all
+    noisy steps, weighted by the loss type.
     """
-    loss, rows = 0.0, []
+    log_ratios, kls, credits, references, sizes = [], [], [], [], []
     for step in sampled:
-        action = action_of(policy, step.states, step.steps_left, net, step.group)
-        log_ratio = action.log_prob_tokens(step.actions) - step.log_probs
-        loss = loss + surrogate(log_ratio, advantages, config.epsilon, config.epsilon_high) / len(sampled)
-        ratio = log_ratio.detach().exp()
-        # E[r − 1 − log r] under the sampling policy is KL(old ‖ new), and each term is non-negative (Schulman 2020, 'k3')
-        row = {"kl_old": (ratio - 1 - log_ratio.detach()).mean().item(), "ratio/max": ratio.max().item(), "kl": 0.0}
-        rows.append({**row, **clip_shares(log_ratio.detach(), advantages, config.epsilon, config.epsilon_high)})
+        action = policy(step.states[:: step.group], step.steps_left, net)
+        log_ratio = shared(action, step.group).log_prob_tokens(step.actions) - step.log_probs
+        log_ratios.append(log_ratio)
+        kls.append(step.old.kl_tokens(action).repeat_interleave(step.group, 0))
+        credits.append(advantages[:, min(step.index, advantages.shape[1] - 1), None].expand_as(log_ratio))
+        sizes.append(action.token_sizes())
         if config.beta:
             with torch.no_grad():
-                reference = action_of(frozen, step.states, step.steps_left, net, step.group)
-            kl = action.kl_tokens(reference).mean()
-            loss, rows[-1]["kl"] = loss + config.beta * kl / len(sampled), kl.item()
-    return loss, {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+                reference = frozen(step.states[:: step.group], step.steps_left, net)
+            references.append(action.kl_tokens(reference).repeat_interleave(step.group, 0))
+    log_ratio, kl, credit = (torch.cat(part, 1) for part in (log_ratios, kls, credits))
+    n_rollouts, n_tokens = log_ratio.shape
+    longest = n_tokens // len(sampled) * (max(config.steps) if config.noisy_steps == "all" else 1)
+    weights = token_weights(torch.full((n_rollouts,), float(n_tokens)), config.loss_type, longest).to(log_ratio)[:, None]
+    level = levelled(log_ratio, kl, torch.cat(sizes), config.importance_sampling_level)
+    loss = (surrogate(level, credit, config.epsilon, config.epsilon_high, config.delta) * weights).sum()
+    stats = {"kl_old": kl.mean().item(), "ratio/max": level.detach().exp().max().item(), "kl": 0.0}
+    if config.beta:
+        reference_kl = torch.cat(references, 1)
+        loss, stats["kl"] = loss + config.beta * (reference_kl * weights).sum(), reference_kl.mean().item()
+    return loss, {**stats, **clip_shares(level.detach(), credit, config.epsilon, config.epsilon_high)}

@@ -15,7 +15,7 @@ from synthnet.arch import Arch
 from synthnet.errors import InputError, unknown
 from synthnet.functional import Network, network
 from synthnet.seeds import start_generator
-from synthnet.start import draw_init
+from synthnet.start import draw_init, init_scale
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Task:
     @property
     def network(self) -> Network:
         return network(self.arch)
+
+    @property
+    def start_scale(self) -> Tensor:
+        """The scale of each weight [weights] of the start distribution."""
+        return init_scale(self.network.spec)
 
     @property
     def data_key(self) -> dict[str, int | str]:

@@ -1,0 +1,92 @@
+"""Reward terms by value: known sequences, floors for ruined nets, and that none can be farmed."""
+
+import math
+
+import pytest
+import torch
+
+from conftest import make_policy
+from synthnet.errors import InputError
+from synthnet.grpo import group_advantages
+from synthnet.rewards import Scored, needs, terms, total
+from synthnet.rewards.calibration import calibration_error
+from synthnet.train_grpo import GrpoConfig, RewardConfig, check, measure
+
+
+def scored(accuracy, loss=None, norm=None, probabilities=None, labels=None) -> Scored:
+    accuracy = torch.tensor(accuracy, dtype=torch.float64)
+    loss = torch.tensor(loss, dtype=torch.float64) if loss is not None else math.log(10) * (1 - accuracy)
+    norm = torch.tensor(norm) if norm is not None else torch.ones_like(accuracy)
+    return Scored(10, accuracy, loss, norm, probabilities, labels)
+
+
+def test_every_term_has_a_weight_and_every_weight_a_term():
+    assert set(RewardConfig().weights) == set(terms())
+    assert all(callable(term.reward) for term in terms().values())
+
+
+def test_accuracy_and_bounded_loss_at_perfection_chance_and_ruin():
+    case = scored([[1.0], [0.1], [0.1], [0.1], [0.1]], [[0.0], [math.log(10)], [1e9], [math.nan], [math.inf]])
+    assert terms()["bounded_loss"].reward(case).tolist() == pytest.approx([1.0, 0.0, -1.0, -1.0, -1.0], abs=1e-6)
+    value, means = total(case, {"accuracy": 0.5, "bounded_loss": 0.5, "gain": 0.0})
+    assert value.tolist() == pytest.approx([1.0, 0.05, -0.45, -0.5, -0.5], abs=1e-6)
+    assert set(means) == {"accuracy", "bounded_loss"}
+
+
+def test_a_ruined_net_gets_a_negative_advantage():
+    case = scored([[0.9], [0.8], [0.0]], [[0.3], [0.5], [math.nan]])
+    assert group_advantages(total(case, {"accuracy": 1.0, "bounded_loss": 1.0})[0][None])[0, 2] < -1
+
+
+def test_gain_cannot_be_farmed():
+    """From one start to one end: the straight way, the way by a detour down, and the way past the end and back."""
+    case = scored([[0.5, 0.55, 0.6], [0.5, 0.4, 0.6], [0.5, 0.7, 0.6]])
+    straight, detour, beyond = terms()["gain"].reward(case).tolist()
+    assert straight == pytest.approx(detour)
+    assert straight == pytest.approx(0.1)
+    assert beyond == pytest.approx(0.2)
+
+
+def test_efficiency_likes_good_nets_early_and_stability_dislikes_setbacks_and_growth():
+    early, late = terms()["efficiency"].reward(scored([[0.1, 0.8, 0.9], [0.1, 0.2, 0.9]])).tolist()
+    assert (early, late) == pytest.approx((0.85, 0.55))
+    case = scored([[0.1, 0.9, 0.8], [0.1, 0.8, 0.9], [0.1, 0.8, 0.9]], norm=[[1.0, 1, 1], [1.0, 1, 1], [1.0, 1, math.e]])
+    assert terms()["stability"].reward(case).tolist() == pytest.approx([-0.1, 0.0, -1.0], abs=1e-6)
+
+
+def test_the_worst_class_is_found_and_absent_classes_do_not_count():
+    labels = torch.tensor([0, 0, 1, 1, 1, 1])
+    predicted = torch.tensor([[0, 0, 1, 1, 1, 2], [0, 1, 1, 1, 1, 1]])
+    case = scored([[0.8], [0.8]], probabilities=torch.nn.functional.one_hot(predicted, 10).float(), labels=labels)
+    assert terms()["worst_class"].reward(case).tolist() == pytest.approx([0.75, 0.5])
+
+
+def test_calibration_error_of_known_forecasts():
+    """Always 80 % sure: right 80 % of the time is calibrated, never right is off by 0.8; over-confidence counts by its gap."""
+    labels = torch.arange(1500) % 10
+    sure = torch.full((1500, 10), 0.2 / 9).scatter(1, labels[:, None], 0.8)
+    wrong = torch.full((1500, 10), 0.2 / 9).scatter(1, (labels[:, None] + 1) % 10, 0.8)
+    mostly = torch.where((torch.arange(1500) % 5 == 0)[:, None], wrong, sure)
+    errors = calibration_error(torch.stack([mostly, wrong, sure]), labels)
+    assert errors.tolist() == pytest.approx([0.0, 0.8, 0.2], abs=1e-6)
+    case = scored([[0.8]] * 3, [[0.1], [0.1], [math.nan]], probabilities=torch.stack([mostly, wrong, sure]), labels=labels)
+    assert terms()["calibration"].reward(case).tolist() == pytest.approx([0.0, -0.8, -1.0], abs=1e-6)
+
+
+def test_states_are_measured_only_where_a_term_needs_them(tiny):
+    images, labels = (part[:40] for part in tiny.data("val"))
+    states = [w.repeat_interleave(2, 0) for w in tiny.draw_start("val", list(range(6))).split(2)]
+    reward = RewardConfig(worst_class=1.0)
+    last = measure(tiny.network, states, 2, images, labels, tiny, reward, steps=False)
+    every = measure(tiny.network, states, 2, images, labels, tiny, reward, steps=True)
+    assert last.accuracy.shape == (4, 1) and every.accuracy.shape == (4, 3)
+    assert torch.equal(last.accuracy[:, 0], every.accuracy[:, 2])
+    assert last.probabilities.shape == (4, 40, 10)
+    assert needs({"gain": 0.1}, "NEEDS_STEPS") and not needs({"gain": 0.0, "accuracy": 1.0}, "NEEDS_STEPS")
+    assert measure(tiny.network, states, 2, images, labels, tiny, RewardConfig(), steps=False).probabilities is None
+
+
+@pytest.mark.parametrize("changes", [{"accuracy": 0.0, "bounded_loss": 0.0}, {"gain": math.nan}, {"dtype": "int8"}])
+def test_bad_rewards_are_refused(tiny, changes):
+    with pytest.raises(InputError):
+        check(GrpoConfig(), RewardConfig(**changes), make_policy(tiny))
