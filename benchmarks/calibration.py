@@ -1,0 +1,113 @@
+"""What has no useful gradient: worst-class accuracy and calibration error of a policy before and after GRPO on them.
+
+python benchmarks/calibration.py AFTER --before BEFORE [--steps 2] [--seeds 256] -o FILE.json
+
+Test split, fresh seeds. Beside both: SGD twins, and twins and both policies with their logits divided by one temperature,
+fitted by cross-entropy on the reward split over 64 val seeds. Calibration error: 15 bins of equal mass. Worst class: the lowest
+of the ten class accuracies of a net. Intervals are bootstrap, over seeds and over test images.
+"""
+
+import argparse
+import json
+
+import torch
+from torch import Tensor
+
+from synthnet.evaluation import interval, split_data, summary
+from synthnet.files import write_atomic
+from synthnet.functional import Network, predictions
+from synthnet.policy import load_policy
+from synthnet.population import grow_twins
+from synthnet.report import percent, table
+from synthnet.rewards.calibration import calibration_error
+from synthnet.rollout import synthesize_flat
+from synthnet.seeds import generator
+from synthnet.synthesis import policy_path
+from synthnet.tasks import build_task
+
+TEMPERATURES = torch.logspace(-0.7, 0.7, 71)
+IMAGE_DRAWS = 200
+
+
+def heated(probabilities: Tensor, temperature: float) -> Tensor:
+    """Class probabilities [net example class] with the logits divided by a temperature."""
+    return torch.softmax(probabilities.clamp_min(1e-12).log() / temperature, -1)
+
+
+def fitted_temperature(net: Network, nets: Tensor, inputs: Tensor, labels: Tensor) -> float:
+    """The one temperature with the lowest mean cross-entropy over nets and images."""
+    probabilities = predictions(net, nets, inputs)
+    losses = []
+    for temperature in TEMPERATURES.tolist():
+        own = heated(probabilities, temperature).gather(-1, labels.expand(len(nets), -1).unsqueeze(-1))
+        losses.append(-own.clamp_min(1e-12).log().mean().item())
+    return TEMPERATURES[losses.index(min(losses))].item()
+
+
+def measures(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Accuracy, worst-class accuracy and calibration error of each net [net]."""
+    right = (probabilities.argmax(-1) == labels).double()
+    of_class = torch.nn.functional.one_hot(labels).double()
+    return {
+        "accuracy": right.mean(-1),
+        "worst_class": (right @ of_class / of_class.sum(0)).amin(1),
+        "calibration_error": calibration_error(probabilities, labels),
+    }
+
+
+def over_images(after: Tensor, before: Tensor, labels: Tensor, name: str) -> list[float]:
+    """Bootstrap 95 % interval over test images of the difference of a measure's mean over nets."""
+    draw = generator(0, "images")
+    found = []
+    for _ in range(IMAGE_DRAWS):
+        picked = torch.randint(len(labels), (len(labels),), generator=draw)
+        pair = [measures(p[:, picked], labels[picked])[name].mean() for p in (after, before)]
+        found.append(pair[0] - pair[1])
+    return torch.quantile(torch.stack(found), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("after")
+    parser.add_argument("--before", required=True)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=256)
+    parser.add_argument("-o", "--out", required=True)
+    options = parser.parse_args()
+    policies = {name: load_policy(policy_path(path)) for name, path in (("after", options.after), ("before", options.before))}
+    task = build_task(policies["after"].record["task"])
+    net, (inputs, labels), fit = task.network, split_data(task, "test"), task.data("reward")
+    start, val = task.draw_start("test", list(range(options.seeds))), task.draw_start("val", list(range(64)))
+    makers = {name: lambda w, p=p: synthesize_flat(p, w, options.steps, net)[:, -1] for name, p in policies.items()}
+    makers["SGD twins"] = lambda w: grow_twins(task, w)
+    probabilities, temperatures = {}, {}
+    for name, make in makers.items():
+        temperatures[name] = fitted_temperature(net, make(val), *fit)
+        probabilities[name] = predictions(net, make(start), inputs)
+        probabilities[f"{name}, one temperature"] = heated(probabilities[name], temperatures[name])
+    found = {name: measures(p, labels) for name, p in probabilities.items()}
+    report = {"task": task.name, "steps": options.steps, "seeds": options.seeds, "n_images": len(labels)}
+    report["stages"] = policies["after"].record["stages"]
+    report |= {"temperatures": temperatures, "weights": {n: {k: summary(v) for k, v in m.items()} for n, m in found.items()}}
+    report["after_minus"] = {
+        other: {
+            name: {
+                "mean": (found["after"][name] - found[other][name]).mean().item(),
+                "over_seeds": interval(found["after"][name] - found[other][name]),
+                "over_images": over_images(probabilities["after"], probabilities[other], labels, name),
+            }
+            for name in found["after"]
+        }
+        for other in ("before", "SGD twins", "before, one temperature", "SGD twins, one temperature")
+    }
+    write_atomic(options.out, json.dumps(report, indent=1) + "\n")
+    rows = [
+        [name, *(f"{percent(m[key].mean().item())} ± {100 * m[key].std().item():.2f}" for key in m)]
+        for name, m in found.items()
+    ]
+    title = f"{task.name}, K = {options.steps}, {options.seeds} unseen seeds, test split"
+    table(title, ["weights", "accuracy", "worst class", "calibration error"], rows)
+
+
+if __name__ == "__main__":
+    main()
