@@ -46,6 +46,17 @@ class Tied(nn.Module):
         return self.head(x).mean(1)
 
 
+class Odd(nn.Module):
+    """An operation that no rule covers, and whose units cannot be permuted."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.b(torch.cumsum(self.a(x), 1))
+
+
 IMAGES, WORDS = torch.zeros(2, 64), torch.arange(10).view(2, 5) % 7
 CASES = {
     "cnn": (modules.CNN(8, [1, 4, 6], 5), IMAGES, {"hidden1": 4, "hidden2": 6}),
@@ -143,14 +154,6 @@ def test_alignment_undoes_a_permutation_of_any_network(name):
 
 
 def test_what_has_no_rule_is_named():
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(64, 4), nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.b(torch.cumsum(self.a(x), 1))
-
     with pytest.raises(UntraceableError, match="cumsum"):
         _ = Network(Odd(), IMAGES).symmetry
 
@@ -171,14 +174,6 @@ def test_control_flow_is_refused_with_a_reason():
 def test_a_wrong_rule_is_caught_by_the_check(monkeypatch):
     """Control for the numerical check: cumsum taken for an element-wise operation."""
     from synthnet import axis_rules
-
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.a, self.b = nn.Linear(64, 4), nn.Linear(4, 2)
-
-        def forward(self, x):
-            return self.b(torch.cumsum(self.a(x), 1))
 
     monkeypatch.setitem(axis_rules.RULES, torch.ops.aten.cumsum, axis_rules._same)
     with pytest.raises(UntraceableError, match="changes its outputs"):
