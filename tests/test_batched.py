@@ -87,7 +87,7 @@ def test_backends_agree_forward_and_backward(name, own_inputs):
     for backend in ("batched", "vmap"):
         assert torch.allclose(outputs[backend], outputs["loop"], atol=1e-5)
         assert torch.allclose(gradients[backend], gradients["loop"], atol=1e-5)
-    assert net.backends(net.spec.unflatten(flat), inputs, own_inputs) == BACKENDS
+    assert net.backends(inputs, own_inputs) == BACKENDS
 
 
 @pytest.mark.parametrize("name", ["mlp", "tanh"])
@@ -146,7 +146,7 @@ def test_a_module_that_cannot_be_traced_is_served_by_the_loop():
     net = Network(Branching())
     weights = torch.randn(2, net.spec.n_weights, generator=torch.Generator().manual_seed(0))
     assert net.batched is None
-    assert net.backends(net.spec.unflatten(weights), IMAGES) == ("loop",)
+    assert net.backends(IMAGES) == ("loop",)
     assert score(net, weights, IMAGES, torch.zeros(8, dtype=torch.long))[0].shape == (2,)
 
 
@@ -154,14 +154,16 @@ def test_a_rule_that_disagrees_is_not_used(monkeypatch):
     """Control for the check that every backend passes before its first use."""
     from synthnet import population_rules
 
-    net, flat, inputs = population("cnn")
+    net, _, inputs = population("cnn")
     wrong = lambda call, value: value._replace(data=population_rules._pool(call, value).data + 0.1)  # noqa: E731
     monkeypatch.setitem(population_rules.RULES, nn.MaxPool2d, wrong)
-    assert net.backends(net.spec.unflatten(flat), inputs) == ("vmap", "loop")
+    assert net.backends(inputs) == ("vmap", "loop")
 
 
-def test_bfloat16_scores_are_close():
+def test_bfloat16_scores_are_close_and_ruined_nets_or_rounding_do_not_choose_the_backend():
     net, flat, inputs = population("mlp")
+    score(net, torch.full_like(flat, torch.nan), inputs.bfloat16(), torch.arange(8) % 5, dtype=torch.bfloat16)
+    assert net.backends(inputs) == BACKENDS
     exact, rough = (score(net, flat, inputs, torch.arange(8) % 5, dtype=d)[1] for d in (torch.float32, torch.bfloat16))
     assert 0 < (exact - rough).abs().max() < 0.02
 

@@ -23,6 +23,7 @@ from synthnet.errors import InputError
 from synthnet.forms import leading
 from synthnet.plan import CACHE_BYTES, Job, Plan, choose
 from synthnet.population_rules import own_copy
+from synthnet.start import draw_init
 from synthnet.symmetry import Symmetry
 from synthnet.tracing import traced_symmetry
 from synthnet.weights import WeightSpec
@@ -97,7 +98,7 @@ class Network:
     ) -> Tensor:
         """As `logits`, for stacked tensors [net *shape] by name. `training`: BatchNorm learns, in place; nothing else does."""
         if backend == "auto":
-            backend = self.backends(tensors, inputs, own_inputs)[0]
+            backend = self.backends(inputs, own_inputs)[0]
         if backend == "batched":
             return self.batched(tensors, inputs, own_inputs, training)
         module = own_copy(self.module, training)
@@ -113,12 +114,15 @@ class Network:
         raise ValueError(f"backend must be auto, batched, vmap or loop, got {backend!r}")
 
     @torch.no_grad()
-    def backends(self, tensors: dict[str, Tensor], inputs: Tensor, own_inputs: bool = False) -> tuple[str, ...]:
-        """The backends that serve this module, fastest in general first; each must agree with the loop, here and now."""
+    def backends(self, inputs: Tensor, own_inputs: bool = False) -> tuple[str, ...]:
+        """The backends that serve this module on such inputs, fastest in general first: those that agree with the loop."""
         key = (tuple(inputs.shape[2 if own_inputs else 1 :]), own_inputs)
         if key not in self._checked:
-            few = {name: value[:2].detach() for name, value in tensors.items()}
+            draw = torch.Generator().manual_seed(0)
+            few = self.spec.unflatten(torch.stack([draw_init(self.spec, draw) for _ in range(2)]).to(inputs.device))
             x = inputs[:2, :3] if own_inputs else inputs[:3]
+            x = x.expand(2, *x.shape[1:]) if own_inputs else x
+            x = x.float() if x.is_floating_point() else x  # whatever they compute in later: rounding must not decide
             expected = self.logits_of(few, x, "loop", own_inputs)
             self._checked[key] = tuple(name for name in BACKENDS if self._agrees(name, few, x, own_inputs, expected))
         return self._checked[key]
@@ -255,7 +259,7 @@ def _block(network: Network, flat: Tensor, inputs: Tensor) -> int:
 
 def scoring_plan(network: Network, flat: Tensor, inputs: Tensor, probe=None) -> Plan:
     """How a population [net weights] is scored on inputs [example …]."""
-    backends = network.backends(network.spec.unflatten(flat[:2]), inputs)
+    backends = network.backends(inputs)
     outputs, flops = network.activations(inputs)
     n_bytes = (outputs * min(len(inputs), _block(network, flat, inputs)) + network.spec.n_weights) * flat.element_size()
     name = f"score {network.name} {tuple(inputs.shape)} {flat.dtype}"

@@ -130,9 +130,9 @@ def _train(
 
 def training_plan(network: Network, start: Tensor, inputs: Tensor, training: Training, epochs: int, probe=None) -> Plan:
     """How a population [net weights] is trained on inputs [example …]."""
-    tensors, batch, own = network.spec.unflatten(start[:2]), inputs[: training.recipe.batch_size], training.per_run_order
-    x = batch.expand(len(start[:2]), *batch.shape) if own else batch
-    backends = network.backends(tensors, x, own)
+    batch, own = inputs[: training.recipe.batch_size], training.per_run_order
+    x = batch.expand(2, *batch.shape) if own else batch
+    backends = network.backends(x, own)
     if any(tensor.role == "buffer" for tensor in network.spec.floats):
         backends = tuple(name for name in backends if name != "vmap")  # running statistics cannot move under vmap
     outputs, flops = network.activations(batch)
