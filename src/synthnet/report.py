@@ -8,10 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from synthnet.arch import Arch, recognise
-from synthnet.axes import UntraceableError
-from synthnet.functional import Network, network
+from synthnet.errors import InputError
+from synthnet.functional import network
 from synthnet.policy import load_policy
-from synthnet.symmetry import Symmetry
 from synthnet.synthesis import check_fit, recorded_arch
 from synthnet.tokens import build_layout
 from synthnet.weights import metadata_json, read_metadata, read_weights
@@ -77,24 +76,20 @@ def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
     if net is not None:
         check_fit(path, arch, net.spec, state.spec)
         found["arch"] = arch.to_dict()
-    if net is None or (symmetry := _symmetry(net)) is None:
-        layout = build_layout({"name": "chunk"}, state.spec, None)
-        return {"arch": None, **found, "groups": {}, "tokens": {"scheme": "chunk", "tokens": layout.n_tokens}}
-    layout = build_layout({"name": "unit"}, net.spec, symmetry)
-    edges = sum(edge.index.shape[0] * edge.index.shape[1] for edge in layout.edges)
-    tokens = {"scheme": "unit", "tokens": layout.n_tokens, "features": layout.n_features, "edges": edges}
-    axes: dict[str, list] = {}
-    for piece in symmetry.pieces:
-        axes.setdefault(piece.tensor, []).append({"axes": list(piece.groups), "sizes": list(piece.index.shape)})
-    return {**found, "groups": dict(symmetry.groups), "axes": axes, "tokens": tokens}
-
-
-def _symmetry(net: Network) -> Symmetry | None:
+    groups, axes = {}, {}
     try:
-        return net.symmetry
-    except UntraceableError as error:
+        if net is None:
+            raise InputError("its names and shapes tell no architecture")
+        groups = dict(net.symmetry.groups)
+        for piece in net.symmetry.pieces:
+            axes.setdefault(piece.tensor, []).append({"axes": list(piece.groups), "sizes": list(piece.index.shape)})
+        layout = build_layout({"name": "unit"}, net.spec, net.symmetry)
+        edges = sum(edge.index.shape[0] * edge.index.shape[1] for edge in layout.edges)
+        tokens = {"scheme": "unit", "tokens": layout.n_tokens, "features": layout.n_features, "edges": edges}
+    except InputError as error:
         print(f"chunk tokens only: {error}", file=sys.stderr)
-        return None
+        tokens = {"scheme": "chunk", "tokens": build_layout({"name": "chunk"}, state.spec, None).n_tokens}
+    return {"arch": None, **found, "groups": groups, "axes": axes, "tokens": tokens}
 
 
 def _groups(piece: dict) -> str:
