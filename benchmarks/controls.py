@@ -119,7 +119,7 @@ def main() -> None:
     inputs, labels = split_data(task, "test")
     twins = grow_twins(task, task.draw_start("test", list(range(options.seeds))))
     reference = score(task.network, twins, inputs, labels)[0]
-    report["controls"] = {}
+    report |= {"stages": policy.record["stages"], "controls": {}}
     for name, weights in controls(task, zoo, options.seeds).items():
         accuracies = score(task.network, weights, inputs, labels)[0]
         gain = accuracies - reference
