@@ -3,6 +3,7 @@
 python benchmarks/engine.py speed -o benchmarks/results/engine.json   # five architectures, medians of alternating rounds
 python benchmarks/engine.py memory -o benchmarks/results/engine-memory.json
 python benchmarks/engine.py growth -o benchmarks/results/engine-growth.json
+python benchmarks/engine.py bfloat16 -o benchmarks/results/engine-bfloat16.json   # what rewards in half the bytes cost and gain
 python benchmarks/engine.py figure benchmarks/results/engine.json -o docs/engine.png
 
 Peers: the plain PyTorch loop (a module and an Adam per net), torch.func.vmap with a fused Adam over the stacked weights,
@@ -30,10 +31,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from synthnet.arch import Arch
 from synthnet.files import write_atomic
 from synthnet.functional import Network, network, score
-from synthnet.population import Training, _orders, train_population
+from synthnet.population import Training, batch_orders, grow_twins, train_population
 from synthnet.report import table
 from synthnet.start import draw_init
-from synthnet.tasks import Recipe
+from synthnet.tasks import Recipe, build_task
 
 BATCH, STEPS, IMAGES, RATE, LOOP_NETS = 64, 20, 512, 2e-3, 16
 ARCHS = {  # architecture, nets, nets at a time in training
@@ -190,7 +191,7 @@ def report_speed(options) -> dict:
         arch, n_nets = ARCHS[name]
         net, start, inputs, labels = material(arch, n_nets)
         train = (arch, start, inputs[: BATCH * STEPS], labels[: BATCH * STEPS])
-        order = _orders(
+        order = batch_orders(
             Training(Recipe(RATE, BATCH, 1)), 1, BATCH * STEPS, None
         )  # the engine shuffles; its peers get it shuffled
         rate = (arch, start, inputs[:IMAGES], labels[:IMAGES])
@@ -295,6 +296,26 @@ def _growth_row(arch: Arch, n_nets: int, rounds: int) -> dict:
     return row
 
 
+def report_bfloat16(options) -> dict:
+    """Rewards of 1,024 trained nets on train + reward images in float32 and bfloat16: speed, and how far they differ."""
+    found = {}
+    for name in ("digits-mlp", "mnist5k-mlp"):
+        task = build_task(name)
+        nets = grow_twins(task, task.draw_start("val", list(range(128)))).repeat(8, 1)
+        data = task.data("train+reward")
+        ways = {str(d)[6:]: partial(score, task.network, nets, *data, dtype=d) for d in (torch.float32, torch.bfloat16)}
+        (accuracy, loss), (rough_accuracy, rough_loss) = (way() for way in ways.values())
+        seconds = alternating(ways, options.rounds)
+        found[name] = {
+            "images": len(data[1]),
+            "evaluations_per_s": {way: len(nets) / statistics.median(times) for way, times in seconds.items()},
+            "accuracy": {"moved_by": (rough_accuracy - accuracy).abs().mean().item(), "sd_of_nets": accuracy.std().item()},
+            "loss": {"moved_by": (rough_loss - loss).abs().mean().item(), "sd_of_nets": loss.std().item()},
+        }
+        print(name, json.dumps(found[name]), flush=True)
+    return {"threads": torch.get_num_threads(), "tasks": found}
+
+
 def show(report: dict) -> None:
     rows = []
     for name, entry in report["archs"].items():
@@ -346,7 +367,7 @@ def copy_rate() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["speed", "memory", "growth", "figure", "peak"])
+    parser.add_argument("what", choices=["speed", "memory", "growth", "bfloat16", "figure", "peak"])
     parser.add_argument("rest", nargs="*")
     parser.add_argument("--archs", nargs="+", choices=list(ARCHS))
     parser.add_argument("--rounds", type=int, default=7)
@@ -358,7 +379,9 @@ def main() -> None:
     if options.what == "figure":
         draw(json.loads(Path(options.rest[0]).read_text()), options.out)
         return
-    report = {"speed": report_speed, "memory": report_memory, "growth": report_growth}[options.what](options)
+    report = {"speed": report_speed, "memory": report_memory, "growth": report_growth, "bfloat16": report_bfloat16}[
+        options.what
+    ](options)
     report["command"] = ["python", *sys.argv]
     if options.what == "speed":
         report["copy_gbytes"] = copy_rate()

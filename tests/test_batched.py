@@ -13,7 +13,7 @@ from synthnet.errors import InputError
 from synthnet.functional import BACKENDS, Network, cross_entropy, score
 from synthnet.gradients import DERIVATIVES, chain_gradients
 from synthnet.plan import Plan
-from synthnet.population import Training, _orders, train_population
+from synthnet.population import Training, batch_orders, train_population
 from synthnet.start import draw_init
 from synthnet.tasks import Recipe
 
@@ -126,7 +126,7 @@ def _plain(module, net, weights, inputs, labels, training, run):
     module.load_state_dict(net.spec.unflatten(weights), strict=False)
     optimizer = torch.optim.Adam(module.parameters(), lr=training.recipe.learning_rate)
     for epoch in (1, 2):
-        order = _orders(training, epoch, len(inputs), [run])
+        order = batch_orders(training, epoch, len(inputs), [run])
         for chosen in (order[0] if training.per_run_order else order).split(4):
             optimizer.zero_grad()
             F.cross_entropy(module(inputs[chosen]), labels[chosen]).backward()

@@ -115,7 +115,7 @@ def _train(
     noise = generator(training.order_seed, "input-noise")
     saved = {0: start} if 0 in save_epochs else {}
     for epoch in range(1, max(save_epochs, default=0) + 1):
-        for chosen in _orders(training, epoch, len(inputs), run_ids).split(recipe.batch_size, dim=-1):
+        for chosen in batch_orders(training, epoch, len(inputs), run_ids).split(recipe.batch_size, dim=-1):
             x, y = inputs[chosen.to(inputs.device)], labels[chosen.to(labels.device)]
             if training.input_noise:
                 x = x + training.input_noise * torch.randn(x.shape, generator=noise).to(x)
@@ -143,7 +143,7 @@ def training_plan(network: Network, start: Tensor, inputs: Tensor, training: Tra
     return choose(Job(name, len(start), n_bytes, 3 * flops * len(batch) * steps, backends, start.device), probe)
 
 
-def _orders(training: Training, epoch: int, n_examples: int, run_ids: list[int] | None) -> Tensor:
+def batch_orders(training: Training, epoch: int, n_examples: int, run_ids: list[int] | None) -> Tensor:
     """Example ids of one epoch: [example] shared, or [net example] per run."""
     if not training.per_run_order:
         return torch.randperm(n_examples, generator=generator(training.order_seed, "batch-order", epoch))
