@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from conftest import make_policy
+from conftest import TINY_TRUNK, make_policy
 from synthnet.errors import InputError
+from synthnet.policy import Policy, PolicyConfig
 from synthnet.tasks import build_task
 from synthnet.tokens import Tokens, build_layout
 
@@ -56,6 +57,8 @@ def test_every_weight_belongs_to_one_action_token(deep):
         {"name": "set_transformer", "depth": 2, "inducing": 3},
         {"name": "perceiver_io", "latents": 3},
         {"name": "perceiver_io", "latents": 3, "thinking": 0, "rounds": 1},
+        {"name": "edge_exchange", "depth": 2},
+        {"name": "edge_exchange", "depth": 2, "place": False},
     ],
 )
 def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, request):
@@ -92,3 +95,39 @@ def test_one_policy_serves_other_widths_but_not_other_inputs(tiny):
 def test_a_policy_without_edges_refuses_deeper_nets(tiny, deep):
     with pytest.raises(InputError, match="edge"):
         make_policy(tiny).layout(deep.network)
+
+
+@pytest.mark.parametrize("name", ["set_transformer", "perceiver_io", "edge_exchange"])
+def test_no_learned_module_is_chosen_by_layer_kind(name, deep, cnn):
+    """Every edge, whatever its layer and kernel, goes through the same modules; a Linear and a convolution differ in the columns
+    they fill. A ModuleDict by kind, as there once was, would show as parameters that one block's gradient never reaches."""
+    backbone = {"name": name, "dim": 16, "heads": 2, "edge_dim": 8}
+    deeper = build_task("digits-mlp", hidden=[4, 3, 5])
+    policy = make_policy(deeper, backbone)
+    layout = policy.layout(deeper.network)
+    assert len(layout.edges) == 2
+    assert not any("3x3" in n or "edge-" in n or "weight-" in n for n in make_policy(cnn, backbone).state_dict())
+    reached = []
+    for block in layout.edges:
+        policy.zero_grad()
+        weights = deeper.draw_start("val", [0])
+        policy(weights, 1, deeper.network).mean[0, block.index.reshape(-1)].square().sum().backward()
+        reached.append({n for n, p in policy.trunk.named_parameters() if p.grad is not None and p.grad.any()})
+    assert reached[0] == reached[1]
+
+
+def test_place_tells_layers_apart_and_off_means_off(deep):
+    """FiLM reads where a token stands; the same weights in another layer are then treated otherwise."""
+    for place in (True, False):
+        trunk = make_policy(deep, {"name": "perceiver_io", "dim": 16, "heads": 2, "edge_dim": 8, "place": place}).trunk
+        assert any(n.startswith("place") for n, _ in trunk.named_parameters()) is place
+
+
+def test_a_family_shares_one_vocabulary_and_each_member_decodes_exactly():
+    family = build_task("digits-mlp-family", members=[[4], [5, 3], [6, 2, 3]])
+    config = PolicyConfig({"name": "unit"}, TINY_TRUNK, k_max=2)
+    policy = Policy.create(config, [member.arch for member in family.members], 0)
+    for member in family.members:
+        layout, weights = policy.layout(member.network), member.draw_start("val", [0])
+        assert layout.vocabulary == policy.vocabulary
+        assert torch.equal(layout.decode(layout.encode(weights)), weights)

@@ -67,9 +67,23 @@ class Arch:
     def __str__(self) -> str:
         return f"{self.builder}({', '.join(f'{k}={v}' for k, v in self.kwargs.items())})"
 
+    @property
+    def kind(self) -> tuple[str, int, int]:
+        """What the networks of a task share: builder, number of inputs, number of classes."""
+        module = self.skeleton()
+        return self.builder, module.n_inputs, module.n_classes
 
-def recognise(spec: WeightSpec) -> Arch | None:
-    """The architecture whose names and shapes a file shows, if it is one of our families: today fc1, fc2, … MLPs."""
+    @property
+    def label(self) -> str:
+        """A short name for files and metrics: the builder and every number of its arguments, as in mlp-64-32-10."""
+        return "-".join([self.builder, *re.findall(r"\d+", self.kwargs_json)])
+
+
+def recognise(spec: WeightSpec, like: Arch | None = None) -> Arch | None:
+    """The architecture whose names and shapes a file shows, if it is one of our families: fc1, fc2, … MLPs; and, where `like`
+    is a cnn, one of other channels, since the size of the images leaves no trace in a file."""
+    if like is not None and like.builder == "cnn":
+        return _recognise_cnn(spec, like)
     shapes = {tensor.name: tensor.shape for tensor in spec.tensors}
     layers = sorted(int(m[1]) for m in (re.fullmatch(r"fc([1-9][0-9]?)\.weight", name) for name in shapes) if m)
     if not layers or layers != list(range(1, len(layers) + 1)):
@@ -79,3 +93,14 @@ def recognise(spec: WeightSpec) -> Arch | None:
         return None
     arch = Arch.of("mlp", sizes=[weights[0][1], *(shape[0] for shape in weights)])
     return arch if not arch.spec().differences(spec) else None
+
+
+def _recognise_cnn(spec: WeightSpec, like: Arch) -> Arch | None:
+    convs = [tensor.shape for tensor in spec.tensors if re.fullmatch(r"conv[1-9][0-9]?\.weight", tensor.name)]
+    if not convs or any(len(shape) != 4 for shape in convs):
+        return None
+    try:
+        arch = Arch.of("cnn", **{**like.kwargs, "channels": [convs[0][1], *(shape[0] for shape in convs)]})
+        return arch if not arch.spec().differences(spec) else None
+    except InputError:
+        return None

@@ -1,7 +1,6 @@
 """Evaluation: the one module that reads the test split. Files against a task's data; policies over fresh seeds."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,29 +30,24 @@ def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
 
     Raises: InputError when none fits, or when the architecture is not that task's.
     """
-    kind = _kind(arch)
-    fits = [name for name in task_names() if _kind(build_task(name).arch) == kind]
+    kind = arch.kind
+    single = [task for task in map(build_task, task_names()) if not task.family]
+    fits = [task.name for task in single if task.arch.kind == kind]
     if recorded is None and len(fits) != 1:
         raise InputError(f"no single task has {kind[1]} inputs and {kind[2]} outputs ({fits or 'none'}); pass --task NAME")
     name = recorded or fits[0]
     task = build_task(name, **settings)
     if name not in fits:
         raise InputError(f"{arch} is not a network of task {name}, which has {task.arch}")
-    return replace(task, arch=arch)
-
-
-def _kind(arch: Arch) -> tuple[str, int, int]:
-    """What a task's networks share: builder, number of inputs, number of classes."""
-    module = arch.skeleton()
-    return arch.builder, module.n_inputs, module.n_classes
+    return task.with_arch(arch)
 
 
 def evaluate_files(
     files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings
 ) -> list[dict]:
     """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""
-    fallback = build_task(task, **settings).arch if task else None
-    opened = [open_net(path, fallback=fallback) for path in input_files(files)]
+    like = build_task(task, **settings).arch if task else None
+    opened = [open_net(path, like) for path in input_files(files)]
     results = []
     for file in opened:
         owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
@@ -86,15 +80,21 @@ def interval(values: Tensor, seed: int = 0) -> list[float]:
 
 
 def evaluate_policy(
-    policy: Policy, task: Task, n_seeds: int = 256, steps: Sequence[int] = (1, 2, 4), split: str = "test"
+    policy: Policy,
+    task: Task,
+    n_seeds: int = 256,
+    steps: Sequence[int] = (1, 2, 4),
+    split: str = "test",
+    twins: Tensor | None = None,
 ) -> dict:
-    """A policy over fresh seeds beside its controls on the same seeds: start weights and SGD twins; accuracy for each K, paired
-    differences with bootstrap intervals over seeds and over images, and the identity measures."""
+    """A policy over fresh seeds beside its controls on the same seeds: start weights and SGD twins (grown here unless given,
+    [seed weights]); accuracy for each K, paired differences with bootstrap intervals over seeds and over images, and the identity
+    measures."""
     check_same_data(policy.record.get("data"), task, "this policy")
     net, device = task.network, policy.device
     inputs, labels = (part.to(device) for part in split_data(task, split))
     start = task.draw_start("test", list(range(n_seeds))).to(device)
-    twins = grow_twins(task, start)
+    twins = grow_twins(task, start) if twins is None else twins.to(device)
     symmetry = net.symmetry
     twin_probs = predictions(net, twins, inputs)
     correct_twins = (twin_probs.argmax(-1) == labels).double()

@@ -24,7 +24,7 @@ from synthnet.start import init_scale
 from synthnet.tokens import TokenLayout, build_layout
 from synthnet.weights import metadata_json, read_metadata, read_weights
 
-POLICY_FORMAT = 1
+POLICY_FORMAT, READ_FORMATS = 2, (1, 2)
 LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
 HEADS = ("delta", "x0")
 
@@ -151,8 +151,8 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
     record = metadata_json(read_metadata(path), "synthnet.policy", path)
     if record is None:
         raise InputError(f"{path} is not a policy file: it has no synthnet.policy metadata")
-    if record.get("format") != POLICY_FORMAT:
-        raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {POLICY_FORMAT}")
+    if record.get("format") not in READ_FORMATS:
+        raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {READ_FORMATS}")
     tensors = read_weights(path).tensors
     try:
         with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced at once
@@ -170,6 +170,8 @@ def _rebuild(record: dict) -> Policy:
     """A policy as its metadata describes it, with sizes bounded before anything is allocated."""
     config = dict(record["config"])
     config["action"] = ActionConfig(**config["action"])
+    if record["format"] == 1 and config["backbone"].get("name") in ("set_transformer", "perceiver_io"):
+        config["backbone"] = {"place": False, "condition": 160, **config["backbone"]}  # what format 1 had where it says nothing
     sizes = [*config["backbone"].values(), *config["tokens"].values(), *record["vocabulary"].values(), config["k_max"]]
     if any(isinstance(size, int) and not 0 <= size <= LARGEST_SIZE for size in sizes):
         raise InputError(f"policy metadata holds a size outside 0..{LARGEST_SIZE}")

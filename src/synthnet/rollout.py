@@ -10,17 +10,23 @@ from synthnet.policy import Policy
 
 
 def rollout(
-    policy: Policy, start: Tensor, n_steps: int, net: Network, noise: Callable[[int], Tensor] | None = None
+    policy: Policy,
+    start: Tensor,
+    n_steps: int,
+    net: Network,
+    noise: Callable[[int], Tensor] | None = None,
+    graded: int | None = None,
 ) -> list[Tensor]:
     """The weight-state sequence [W1 … WK], each [net weights] in raw units, from start weights [net weights].
 
     Takes the mean action, or adds sigma times `noise(step)` [net weights] at each step where noise is given. The policy is
-    told the steps left: K, K−1, …, 1.
+    told the steps left: K, K−1, …, 1. `graded`: how many of the last steps a gradient may flow through (None: all).
     """
     scale = policy.scale(net)
     state, states = start / scale, []
     for step in range(n_steps):
-        action = policy(state, n_steps - step, net)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (graded is None or n_steps - step <= graded)):
+            action = policy(state, n_steps - step, net)
         state = action.mean if noise is None else action.sample(noise(step))
         states.append(state * scale)
     return states

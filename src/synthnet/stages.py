@@ -13,7 +13,7 @@ from synthnet.tasks import Task, check_same_data
 from synthnet.train_distil import train_distil
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import train_pairs
-from synthnet.zoo import Zoo, build_zoo, import_zoo
+from synthnet.zoo import Zoo, build_zoo, import_zoo, member_path
 
 
 def run_stage(stage: str, settings: list[str]) -> Path:
@@ -27,19 +27,18 @@ def run_stage(stage: str, settings: list[str]) -> Path:
     task = config.build_task()
     run_dir = config.run_dir or f"runs/{stage}-{task.name}-{config.seed}"
     if stage == "zoo":
-        return build_zoo(task, config.zoo, run_dir, text, config.device).path
+        return build_zoo(task, config.zoo, run_dir, text, config.device)
     if stage == "grpo":
         return train_grpo(
             _start_policy(config, task), task, config.grpo, config.reward, run_dir, text, config.seed, config.device
         )
-    zoo = _open_zoo(config, task)
+    zoos = _open_zoos(config, task)
     if stage == "distil":
         policy = _start_policy(config, task)
-        return train_distil(policy, task, zoo, config.distil, config.pairs, run_dir, text, config.seed, config.device)
-    policy = (
-        _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), [task.arch], config.seed)
-    )
-    return train_pairs(policy, task, zoo, config.pairs, run_dir, text, config.seed, config.device)
+        return train_distil(policy, task, zoos, config.distil, config.pairs, run_dir, text, config.seed, config.device)
+    archs = [member.arch for member in task.members]
+    policy = _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), archs, config.seed)
+    return train_pairs(policy, task, zoos, config.pairs, run_dir, text, config.seed, config.device)
 
 
 def _start_policy(config: Config, task: Task) -> Policy:
@@ -48,19 +47,25 @@ def _start_policy(config: Config, task: Task) -> Policy:
         raise InputError("this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name")
     source = Path(config.policy_from)
     policy = load_policy(source / "policy.safetensors" if source.is_dir() else policy_path(config.policy_from))
-    policy.layout(task.network)
+    for member in task.members:
+        policy.layout(member.network)
+        if member.arch not in policy.archs:
+            policy.archs = [*policy.archs, member.arch]
     check_same_data(policy.record.get("data"), task, str(source))
     policy.record["data"] = task.data_key
     return policy.train()
 
 
-def _open_zoo(config: Config, task: Task) -> Zoo:
-    """The zoo a stage reads, checked against the task. Raises: InputError for another architecture or other data."""
-    zoo = Zoo.open(config.zoo_dir or f"runs/zoo-{task.name}-0")
-    if wrong := task.network.spec.differences(zoo.arch.spec()):
-        raise InputError(f"{zoo.path} holds {zoo.arch}, not the net of {task.name}: {'; '.join(wrong)}")
-    check_same_data(zoo.data, task, str(zoo.path))
-    return zoo
+def _open_zoos(config: Config, task: Task) -> list[Zoo]:
+    """The zoo of each member that a stage reads, checked. Raises: InputError for another architecture or other data."""
+    folder, zoos = config.zoo_dir or f"runs/zoo-{task.name}-0", []
+    for member in task.members:
+        zoo = Zoo.open(member_path(task, member, folder))
+        if wrong := member.network.spec.differences(zoo.arch.spec()):
+            raise InputError(f"{zoo.path} holds {zoo.arch}, not the net of {member.name}: {'; '.join(wrong)}")
+        check_same_data(zoo.data, task, str(zoo.path))
+        zoos.append(zoo)
+    return zoos
 
 
 def import_runs(settings: list[str]) -> Path:

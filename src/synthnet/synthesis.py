@@ -39,16 +39,17 @@ class NetFile:
         return self.state.flat(self.net.spec)
 
 
-def open_net(path: str | Path, arch: Arch | None = None, fallback: Arch | None = None) -> NetFile:
-    """Read a weight file and find its architecture: as given, else from its metadata, else from its names and shapes, else
-    the fallback.
+def open_net(path: str | Path, like: Arch | None = None) -> NetFile:
+    """Read a weight file and find its architecture: from its metadata, else from its names and shapes; where `like` is given,
+    one with its builder, inputs and classes, whatever its widths.
 
     Raises: InputError when the file is bad, its architecture unknown, or its tensors are not that architecture's.
     """
     state = read_weights(path)
     spec = state.spec
-    if arch is None:
-        arch = recorded_arch(state.metadata, path) or recognise(spec) or fallback
+    arch = recorded_arch(state.metadata, path) or recognise(spec, like)
+    if like is not None and (arch is None or arch.kind != like.kind):
+        arch = like
     if arch is None:
         shown = ", ".join(f"{t.name} {list(t.shape)}" for t in spec.tensors[:6])
         raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; pass --task NAME")
@@ -90,18 +91,32 @@ def policy_path(name: str | Path) -> Path:
 
 
 def find_policy(arch: Arch) -> str:
-    """The name of the bundled policy that was trained on this architecture.
+    """The name of the bundled policy that was trained on this architecture, else of one that was trained on several of its kind
+    and covers it.
 
-    Raises: InputError when none was; any policy whose family covers it can still be named.
+    Raises: InputError when there is none.
     """
+    families = []
     for name in bundled_policies():
         path = POLICY_DIR / f"{name}.safetensors"
-        record = metadata_json(read_metadata(path), "synthnet.policy", path)
-        if arch in map(Arch.from_dict, record["archs"]):
+        archs = list(map(Arch.from_dict, metadata_json(read_metadata(path), "synthnet.policy", path)["archs"]))
+        if arch in archs:
             return name
+        if len(archs) > 1 and archs[0].builder == arch.builder and _covers(load_policy(path), arch):
+            families.append(name)
+    if families:
+        return families[0]
     raise InputError(
         f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file"
     )
+
+
+def _covers(policy: Policy, arch: Arch) -> bool:
+    try:
+        policy.layout(network(arch))
+    except InputError:
+        return False
+    return True
 
 
 def check_cover(policy: Policy, file: NetFile) -> None:
@@ -150,7 +165,7 @@ def synthesize(
     steps: int | None = None,
     out: str | Path | None = None,
     sample: int | None = None,
-    arch: Arch | None = None,
+    like: Arch | None = None,
     device: str = "auto",
 ) -> WeightState | list[WeightState]:
     """Turn files of randomly initialised weights into working weights, with no data.
@@ -158,13 +173,13 @@ def synthesize(
     `weights`: one file, a folder, or a list of files; one file gives one state, else a list. `policy`: a bundled policy's
     name or a policy file; by default the bundled one trained on this architecture. `steps`: synth steps K; by default the
     policy's best. `out`: a file for one input file, a folder for several. `sample`: a seed to draw actions with instead of
-    taking their mean.
+    taking their mean. `like`: an architecture of the files' kind, only where neither metadata nor names and shapes tell it.
     Raises: InputError; then nothing has been written.
     """
     paths = input_files(weights)
     single = isinstance(weights, str | Path) and not Path(weights).is_dir()
     targets = output_files(paths, out, single) if out is not None else None
-    files = [open_net(path, arch) for path in paths]
+    files = [open_net(path, like) for path in paths]
     where = policy_path(policy if policy is not None else find_policy(files[0].arch))
     trained = load_policy(where, choose_device(device))
     for file in files:

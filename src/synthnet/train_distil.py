@@ -5,7 +5,7 @@ synth step. Labels are the zoo ensemble's mean predictions (soft) or the data's 
 an anchor: without it the policy drifts towards one solution.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,10 +32,12 @@ class DistilConfig:
     """Settings of `synthnet distil`.
 
     steps: the K that chains may have, one drawn per update. labels: soft (mean prediction of `teachers` zoo nets) or hard.
+    graded: through how many of a chain's last steps the gradient flows (None: all); the steps before take the policy as it is.
     input_noise: standard deviation of Gaussian noise on inputs. anchor: weight of the pairs loss (0: off).
     """
 
     steps: list[int] = field(default_factory=lambda: [1, 2])
+    graded: int | None = None
     labels: str = "soft"
     teachers: int = 256
     input_noise: float = 0.0
@@ -59,7 +61,7 @@ def ensemble_labels(task: Task, zoo: Zoo, inputs: Tensor, n_teachers: int) -> Te
 def train_distil(
     policy: Policy,
     task: Task,
-    zoo: Zoo,
+    zoos: Sequence[Zoo],
     config: DistilConfig,
     pairs: PairsConfig,
     run_dir: str | Path,
@@ -67,31 +69,43 @@ def train_distil(
     seed: int,
     device: str = "auto",
 ) -> Path:
-    """Run the stage; returns the path of the policy it wrote."""
+    """Run the stage on the task's members in turn; returns the path of the policy it wrote. Soft labels come from the first zoo."""
     if config.labels not in ("soft", "hard"):
         raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
     check_steps("distil.steps", config.steps, policy)
     at_least(1, "distil", config, "nets", "images", "teachers")
     at_least(0, "distil", config, "input_noise", "anchor")
+    if config.graded is not None:
+        at_least(1, "distil", config, "graded")
     at_least(2, "distil", config, "val_seeds")
-    place, net = choose_device(device), task.network
+    place, members = choose_device(device), task.members
     policy.to(place)
     inputs, labels = (part.to(place) for part in task.data("train"))
     if config.labels == "soft":
-        labels = ensemble_labels(task, zoo, inputs, config.teachers)
-    states = zoo.states("zoo", pairs.runs) if config.anchor else None
+        labels = ensemble_labels(members[0], zoos[0], inputs, config.teachers)
+    states = [zoo.states("zoo", pairs.runs) for zoo in zoos] if config.anchor else None
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
-    watch = CollapseWatch(task, validation, config.stop_on_collapse)
+    watch = CollapseWatch(validation, config.stop_on_collapse)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
+        turn = update % len(members)
+        net = members[turn].network
         n_steps, start, images, targets = draw_prompt(
-            "distil", task, (inputs, labels), config.steps, config.nets, config.images, config.input_noise, seed, update
+            "distil",
+            members[turn],
+            (inputs, labels),
+            config.steps,
+            config.nets,
+            config.images,
+            config.input_noise,
+            seed,
+            update,
         )
-        final = rollout(learner, start, n_steps, net)[-1]
+        final = rollout(learner, start, n_steps, net, graded=config.graded)[-1]
         target_loss = cross_entropy(net.logits(final, images), targets).mean()
         loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}
         if config.anchor:
-            batch = draw_pairs(pairs, states, learner.config.k_max, generator(seed, "distil-anchor", update))
+            batch = draw_pairs(pairs, states[turn], learner.config.k_max, generator(seed, "distil-anchor", update))
             anchor = pairs_loss(learner, move(batch, place), net, pairs.function, images)
             loss, metrics["anchor_loss"] = loss + config.anchor * anchor, anchor.item()
         yield loss, metrics

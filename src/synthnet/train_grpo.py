@@ -170,7 +170,7 @@ def train_grpo(
 ) -> Path:
     """Run the stage; returns the path of the policy it wrote."""
     check(config, reward, policy)
-    place, net = choose_device(device), task.network
+    place, members = choose_device(device), task.members
     if config.sigma is not None:
         policy.log_sigma.data.fill_(config.sigma).log_()
         policy.config.action.sigma = config.sigma
@@ -178,15 +178,17 @@ def train_grpo(
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
     data = tuple(part.to(place) for part in task.data(reward.split))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
-    watch = CollapseWatch(task, validation, config.stop_on_collapse)
+    watch = CollapseWatch(validation, config.stop_on_collapse)
     by_step = config.grouping != "inter" or needs(reward.weights, "NEEDS_STEPS")
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
+        member = members[update % len(members)]
+        net = member.network
         n_steps, start, images, targets = draw_prompt(
-            "grpo", task, data, config.steps, config.prompts, reward.batch, reward.input_noise, seed, update
+            "grpo", member, data, config.steps, config.prompts, reward.batch, reward.input_noise, seed, update
         )
         sampled, states = sample_rollouts(learner, start, n_steps, net, config, seed, update)
-        scored = measure(net, states, config.num_generations, images, targets, task, reward, by_step)
+        scored = measure(net, states, config.num_generations, images, targets, member, reward, by_step)
         rewards, means = total(scored, reward.weights)
         rewards = rewards.view(config.prompts, config.num_generations)
         gains = scored.quality().diff(dim=1).view(*rewards.shape, -1) if by_step else None

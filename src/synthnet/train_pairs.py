@@ -4,7 +4,7 @@ A chain W_i0 = W0 → … → W_iK = the clean state is drawn per example; one o
 steps left is told to the policy: neither epoch nor state index.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,14 +139,14 @@ def move(batch: PairBatch, device: torch.device) -> PairBatch:
 def train_pairs(
     policy: Policy,
     task: Task,
-    zoo: Zoo,
+    zoos: Sequence[Zoo],
     config: PairsConfig,
     run_dir: str | Path,
     config_yaml: str,
     seed: int,
     device: str = "auto",
 ) -> Path:
-    """Run the stage; returns the path of the policy it wrote."""
+    """Run the stage on the zoos of the task's members; returns the path of the policy it wrote. Members take turns."""
     shares = [getattr(config, name) for name in CHAINS]
     if min(shares) < 0 or sum(shares) <= 0:
         raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
@@ -155,24 +155,29 @@ def train_pairs(
     check_steps("pairs.val_steps", config.val_steps, policy)
     place = choose_device(device)
     policy.to(place)
-    states, heldout = zoo.states("zoo", config.runs), zoo.states("heldout")[:, [0, -1]].to(place)
+    members = task.members
+    states = [zoo.states("zoo", config.runs) for zoo in zoos]
+    heldout = [zoo.states("heldout")[:, [0, -1]].to(place) for zoo in zoos]
     validation = Validation.of_task(task, config.val_seeds, config.val_steps, place)
     inputs = task.data("train")[0].to(place)
-    scale = policy.scale(task.network)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
-        draw = generator(seed, "pairs", update)
-        batch = move(draw_pairs(config, states, learner.config.k_max, draw), place)
+        draw, turn = generator(seed, "pairs", update), update % len(members)
+        batch = move(draw_pairs(config, states[turn], learner.config.k_max, draw), place)
         chosen = torch.randperm(len(inputs), generator=draw)[: config.images].to(place)
-        yield pairs_loss(learner, batch, task.network, config.function, inputs[chosen]), {}
+        yield pairs_loss(learner, batch, members[turn].network, config.function, inputs[chosen]), {}
 
     def validate(average: Policy, progress: float) -> dict:
-        predicted = average(heldout[:, 0] / scale, 1, task.network).mean
-        distance = (predicted - heldout[:, 1] / scale).square().sum(-1).mean().item()
-        return {**validation(average), "heldout_distance": distance}
+        distances = []
+        for member, runs in zip(members, heldout, strict=True):
+            scale = average.scale(member.network)
+            predicted = average(runs[:, 0] / scale, 1, member.network).mean
+            distances.append((predicted - runs[:, 1] / scale).square().sum(-1).mean().item())
+        return {**validation(average), "heldout_distance": sum(distances) / len(distances)}
 
     with RunDirectory(run_dir, config_yaml) as run:
         best = train(run, f"pairs {task.name}", policy, config.loop, config.optim, step, validate)
         best.record["best_k"] = validation.best_steps(best)
-        best.record |= {"task": task.name, "data": task.data_key}
-        return finish(run, best, "pairs", {"seed": seed, "zoo_runs": len(states), "val": validation(best)})
+        best.record |= {"task": members[0].name, "data": task.data_key}
+        runs = sum(map(len, states))
+        return finish(run, best, "pairs", {"seed": seed, "zoo_runs": runs, "val": validation(best)})

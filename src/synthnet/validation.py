@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
-from synthnet.functional import Network, score
+from synthnet.functional import score
 from synthnet.identity import aligned_distance
 from synthnet.policy import Policy
 from synthnet.population import grow_twins
@@ -15,14 +15,15 @@ from synthnet.rollout import synthesize_flat
 from synthnet.tasks import Task
 
 COLLAPSE_RATIO = 0.8
+WATCHED_SEEDS = 64  # twins that the reference is measured on
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A fixed set of unseen start weights [net weights] of purpose `val`, and the val split."""
+    """A fixed set of unseen start weights [net weights] of purpose `val` for each member of a task, and the val split."""
 
-    network: Network
-    start: Tensor
+    members: tuple[Task, ...]
+    starts: tuple[Tensor, ...]
     inputs: Tensor
     labels: Tensor
     steps: tuple[int, ...]
@@ -30,33 +31,43 @@ class Validation:
     @classmethod
     def of_task(cls, task: Task, n_seeds: int, steps: list[int], device: torch.device) -> "Validation":
         inputs, labels = (part.to(device) for part in task.data("val"))
-        start = task.draw_start("val", list(range(n_seeds))).to(device)
-        return cls(task.network, start, inputs, labels, tuple(steps))
+        starts = tuple(member.draw_start("val", list(range(n_seeds))).to(device) for member in task.members)
+        return cls(task.members, starts, inputs, labels, tuple(steps))
 
-    def finals(self, policy: Policy) -> dict[int, Tensor]:
-        """WK [net weights] for each K."""
-        return {k: synthesize_flat(policy, self.start, k, self.network)[:, -1] for k in self.steps}
+    def finals(self, policy: Policy, n_steps: int) -> list[Tensor]:
+        """WK [net weights] of each member."""
+        return [
+            synthesize_flat(policy, start, n_steps, member.network)[:, -1]
+            for member, start in zip(self.members, self.starts, strict=True)
+        ]
 
     def __call__(self, policy: Policy) -> dict:
         """The metrics of what the policy makes of the start weights."""
-        return self.metrics(self.finals(policy))
+        return self.metrics({k: self.finals(policy, k) for k in self.steps})
 
-    def metrics(self, finals: dict[int, Tensor]) -> dict:
-        """Mean accuracy and loss of WK for each K; `score` is the mean over K of accuracy − 0.1 · loss, so loss breaks ties."""
+    def metrics(self, finals: dict[int, list[Tensor]]) -> dict:
+        """Accuracy and loss of WK for each K, mean over nets and then over members, and each member's accuracy where there are
+        several; `score` is the mean over K of accuracy − 0.1 · loss, so loss breaks ties."""
         metrics, scores = {}, []
-        for n_steps, final in finals.items():
-            accuracies, losses = score(self.network, final, self.inputs, self.labels)
-            metrics[f"accuracy_k{n_steps}"] = accuracies.mean().item()
-            metrics[f"loss_k{n_steps}"] = losses.mean().item()
-            scores.append(metrics[f"accuracy_k{n_steps}"] - 0.1 * min(metrics[f"loss_k{n_steps}"], 10.0))
+        for n_steps, parts in finals.items():
+            scored = [
+                score(member.network, final, self.inputs, self.labels)
+                for member, final in zip(self.members, parts, strict=True)
+            ]
+            accuracies, losses = ([part[i].mean().item() for part in scored] for i in (0, 1))
+            accuracy, loss = sum(accuracies) / len(scored), sum(losses) / len(scored)
+            metrics |= {f"accuracy_k{n_steps}": accuracy, f"loss_k{n_steps}": loss}
+            if len(scored) > 1:
+                labels = [member.arch.label for member in self.members]
+                metrics |= {f"accuracy_k{n_steps}/{x}": a for x, a in zip(labels, accuracies, strict=True)}
+            scores.append(accuracy - 0.1 * min(loss, 10.0))
         return {**metrics, "score": sum(scores) / len(scores)}
 
     def best_steps(self, policy: Policy) -> int:
         """The K in 1..k_max with the best mean val accuracy; the smaller K wins a tie of a tenth of a point."""
         accuracies = []
         for n_steps in range(1, policy.config.k_max + 1):
-            final = synthesize_flat(policy, self.start, n_steps, self.network)[:, -1]
-            accuracies.append(score(self.network, final, self.inputs, self.labels)[0].mean().item())
+            accuracies.append(self.metrics({n_steps: self.finals(policy, n_steps)})[f"accuracy_k{n_steps}"])
         return next(k for k, value in enumerate(accuracies, 1) if value >= max(accuracies) - 1e-3)
 
 
@@ -64,21 +75,25 @@ class CollapseWatch:
     """Validation that also measures the aligned distance between outputs of different seeds, as a ratio to their SGD twins'.
 
     Below 0.8 after a tenth of the updates it warns once, or, with `stop`, ends the run: an equivariant policy can collapse
-    to one solution up to permutation without losing accuracy.
+    to one solution up to permutation without losing accuracy. Of a family, the lowest ratio of any member counts.
     """
 
-    def __init__(self, task: Task, validation: Validation, stop: bool):
-        net = task.network
+    def __init__(self, validation: Validation, stop: bool):
         self.validation, self.stop, self.warned = validation, stop, False
-        self.symmetry = net.symmetry
-        self.reference = aligned_distance(self.symmetry, grow_twins(task, validation.start))
+        self.references = [
+            aligned_distance(member.network.symmetry, grow_twins(member, start[:WATCHED_SEEDS]))
+            for member, start in zip(validation.members, validation.starts, strict=True)
+        ]
 
     def __call__(self, policy: Policy, progress: float) -> dict:
         """Metrics of the validation and `aligned_ratio_k…` for each K; `progress` is the share of updates done."""
-        finals = self.validation.finals(policy)
+        finals = {k: self.validation.finals(policy, k) for k in self.validation.steps}
         metrics = self.validation.metrics(finals)
-        for n_steps, final in finals.items():
-            metrics[f"aligned_ratio_k{n_steps}"] = aligned_distance(self.symmetry, final) / self.reference
+        for n_steps, parts in finals.items():
+            metrics[f"aligned_ratio_k{n_steps}"] = min(
+                aligned_distance(member.network.symmetry, final) / reference
+                for member, final, reference in zip(self.validation.members, parts, self.references, strict=True)
+            )
         lowest = min(value for name, value in metrics.items() if name.startswith("aligned_ratio"))
         if progress >= 0.1 and lowest < COLLAPSE_RATIO and not self.warned:
             message = (

@@ -91,8 +91,20 @@ class Zoo:
         return [row["seed"] for row in self.index if row["purpose"] == purpose]
 
 
-def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: str, device: str = "auto") -> Zoo:
-    """Train the zoo of a task into `run_dir`; go on where an earlier build was stopped."""
+def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: str, device: str = "auto") -> Path:
+    """Train the zoo of a task into `run_dir`, that of a family into a folder for each member; go on where an earlier build was
+    stopped."""
+    for member in task.members:
+        _build_zoo(member, config, member_path(task, member, run_dir), config_yaml, device)
+    return Path(run_dir)
+
+
+def member_path(task: Task, member: Task, folder: str | Path) -> Path:
+    """The folder of a member's zoo within that of its family."""
+    return Path(folder) / member.arch.label if task.family else Path(folder)
+
+
+def _build_zoo(task: Task, config: ZooConfig, run_dir: Path, config_yaml: str, device: str) -> None:
     at_least(1, "zoo", config, "runs", "shard")
     at_least(0, "zoo", config, "heldout")
     if (
@@ -108,14 +120,13 @@ def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: s
         for purpose, n in (("heldout", config.heldout), ("zoo", config.runs))
         for first in range(0, n, config.shard)
     ]
-    with RunDirectory(run_dir, config_yaml) as run, Bar(f"zoo {task.name}", config.runs + config.heldout) as bar:
+    with RunDirectory(run_dir, config_yaml) as run, Bar(f"zoo {task.arch.label}", config.runs + config.heldout) as bar:
         for number, (purpose, seeds) in enumerate(jobs):
             shard = run.path / f"states-{number:05d}.safetensors"
             if not shard.exists():
                 _train_shard(task, config, purpose, seeds, epochs, shard, choose_device(device))
             bar.advance(len(seeds))
         _write_index(run.path, task.arch, task, jobs, epochs)
-    return Zoo.open(run_dir)
 
 
 def _train_shard(

@@ -1,5 +1,7 @@
 """Parts of attention trunks: multi-head attention, feed-forward, and FiLM conditioning on the number of steps left."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,8 +30,16 @@ class FeedForward(nn.Sequential):
         super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim_out or dim))
 
 
+class Condition(NamedTuple):
+    """What FiLM reads: the steps left, embedded [net dim], and, where it is told, each token's place in the net [token dim]."""
+
+    steps: Tensor
+    place: Tensor | None = None
+
+
 class FilmNorm(nn.Module):
-    """Layer norm whose scale and shift depend on a condition [net dim] (FiLM, Perez et al. 2018); starts as a plain norm."""
+    """Layer norm of [net … token dim] whose scale and shift depend on a condition (FiLM, Perez et al. 2018); starts as a plain
+    norm."""
 
     def __init__(self, dim: int, condition_dim: int):
         super().__init__()
@@ -38,10 +48,12 @@ class FilmNorm(nn.Module):
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.film(condition).unflatten(-1, (2, -1)).unbind(-2)
-        for _ in range(x.ndim - 2):
-            scale, shift = scale.unsqueeze(1), shift.unsqueeze(1)
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        film = self.film(condition.steps)
+        film = film.view(len(film), *[1] * (x.ndim - 2), -1)
+        if condition.place is not None:
+            film = film + F.linear(condition.place, self.film.weight)
+        scale, shift = film.unflatten(-1, (2, -1)).unbind(-2)
         return torch.addcmul(shift, self.norm(x), 1 + scale)
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthnet.backbones._attention import FeedForward, FilmNorm, StepsLeft
+from synthnet.backbones._attention import Condition, FeedForward, FilmNorm, StepsLeft
 from synthnet.backbones._moe import MixtureOfExperts
 from synthnet.errors import InputError, at_least
 from synthnet.tokens import TokenLayout, Tokens
@@ -16,7 +17,7 @@ class UnitConfig:
 
     ffn: hidden width of the feed-forwards as a multiple of `dim`. experts: 0 for a dense feed-forward, else that many, of which
     a token uses `top_k`, with the gate's `temperature` and the weights of its `balance` and `z` losses. condition: width of
-    the steps-left embedding that FiLM reads.
+    what FiLM reads: an embedding of the steps left and, with `place`, one of where a token stands (depth, width of its layer).
     """
 
     dim: int = 160
@@ -28,7 +29,8 @@ class UnitConfig:
     balance: float = 0.01
     z: float = 1e-3
     edge_dim: int = 32
-    condition: int = 160
+    condition: int = 64
+    place: bool = True
 
 
 def check(config: UnitConfig, *counts: str) -> None:
@@ -51,19 +53,21 @@ def feed_forward(config: UnitConfig) -> nn.Module:
 class EdgeExchange(nn.Module):
     """Edges update from their two units, then units from the means of their incoming and outgoing edges."""
 
-    def __init__(self, dim: int, edge_dim: int):
+    def __init__(self, dim: int, edge_dim: int, condition: int):
         super().__init__()
         self.to_out, self.to_into = nn.Linear(dim, edge_dim), nn.Linear(dim, edge_dim)
-        self.norm = nn.LayerNorm(edge_dim)
+        self.norm = FilmNorm(edge_dim, condition)
         self.mix = FeedForward(edge_dim, 2 * edge_dim)
         self.pool = nn.Linear(2 * edge_dim, dim)
 
-    def forward(self, units: Tensor, edges: list[Tensor], layout: TokenLayout) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, units: Tensor, edges: list[Tensor], layout: TokenLayout, conditions: list[Condition]
+    ) -> tuple[Tensor, list[Tensor]]:
         pooled = units.new_zeros(*units.shape[:2], 2, edges[0].shape[-1])
         updated = []
-        for block, edge in zip(layout.edges, edges, strict=True):
+        for block, edge, condition in zip(layout.edges, edges, conditions, strict=True):
             ends = self.to_out(units[:, block.out]).unsqueeze(2) + self.to_into(units[:, block.into]).unsqueeze(1)
-            edge = edge + self.mix(self.norm(edge + ends))
+            edge = edge + self.mix(self.norm(edge + ends, condition))
             pooled[:, block.out, 0] += edge.mean(2)
             pooled[:, block.into, 1] += edge.mean(1)
             updated.append(edge)
@@ -76,31 +80,56 @@ class UnitTrunk(nn.Module):
     def __init__(self, config: UnitConfig, layout: TokenLayout, k_max: int):
         super().__init__()
         dim, width = config.dim, config.edge_dim
-        kinds = [key for key in layout.vocabulary if key.startswith("edge")]
-        self.has_edges = bool(kinds)
+        self.edge_columns = edge_columns(layout)
+        self.has_edges = bool(self.edge_columns)
         self.embed = nn.Linear(layout.n_features, dim)
         self.describe = nn.Linear(layout.descriptors.shape[1], dim)
         self.steps_left = StepsLeft(k_max, config.condition)
+        self.place = nn.Linear(layout.descriptors.shape[1], config.condition) if config.place else None
         self.norm, self.head = FilmNorm(dim, config.condition), _zero(nn.Linear(dim, layout.n_features))
-        if kinds:
+        if self.has_edges:
+            n_columns = sum(layout.vocabulary[kind] for kind in self.edge_columns)
             self.edge_describe = nn.Linear(layout.edge_descriptors.shape[1], width)
-            self.edge_embed = nn.ModuleDict({kind: nn.Linear(layout.vocabulary[kind], width) for kind in kinds})
-            self.edge_norm = nn.LayerNorm(width)
-            self.edge_head = nn.ModuleDict({kind: _zero(nn.Linear(width, layout.vocabulary[kind])) for kind in kinds})
+            self.edge_embed = nn.Linear(n_columns, width)
+            self.edge_place = nn.Linear(layout.edge_descriptors.shape[1], config.condition) if config.place else None
+            self.edge_norm, self.edge_head = FilmNorm(width, config.condition), _zero(nn.Linear(width, n_columns))
 
     def enter(self, tokens: Tokens, layout: TokenLayout) -> tuple[Tensor, list[Tensor]]:
         """Units [net token dim] and edges [net out in edge_dim] of each block."""
         units = self.embed(tokens.units) + self.describe(layout.descriptors.to(tokens.units))
-        edges = [
-            self.edge_embed[block.kind](edge) + self.edge_describe(where)
-            for block, edge, where in zip(layout.edges, tokens.edges, layout.edge_descriptors.to(tokens.units), strict=True)
-        ]
+        edges = []
+        for block, edge, where in zip(layout.edges, tokens.edges, layout.edge_descriptors.to(tokens.units), strict=True):
+            columns = self.edge_embed.weight[:, self.edge_columns[block.kind]]
+            edges.append(F.linear(edge, columns, self.edge_embed.bias) + self.edge_describe(where))
         return units, edges
 
-    def leave(self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Tensor) -> Tokens:
-        heads = (self.edge_head[block.kind] for block in layout.edges)
-        out = self.head(self.norm(units[:, : layout.n_tokens], condition))
-        return Tokens(out, tuple(head(self.edge_norm(edge)) for head, edge in zip(heads, edges, strict=True)))
+    def conditions(self, layout: TokenLayout, steps_left: Tensor) -> tuple[Condition, list[Condition]]:
+        """What FiLM reads for the units, and for each block of edges."""
+        steps = self.steps_left(steps_left)
+        if self.place is None:
+            return Condition(steps), [Condition(steps)] * len(layout.edges)
+        edges = [Condition(steps, self.edge_place(where.to(steps))) for where in layout.edge_descriptors]
+        return Condition(steps, self.place(layout.descriptors.to(steps))), edges
+
+    def leave(
+        self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Condition, conditions: list[Condition]
+    ) -> Tokens:
+        made = []
+        for block, edge, where in zip(layout.edges, edges, conditions, strict=True):
+            columns = self.edge_columns[block.kind]
+            edge = self.edge_norm(edge, where)
+            made.append(F.linear(edge, self.edge_head.weight[columns], self.edge_head.bias[columns]))
+        return Tokens(self.head(self.norm(units, condition)), tuple(made))
+
+
+def edge_columns(layout: TokenLayout) -> dict[str, slice]:
+    """Where the numbers of each kind of edge (a single weight, a 3x3 kernel …) stand among the columns that all edges share: a
+    kernel of another shape reads other columns of one embedding, as a unit does."""
+    columns, start = {}, 0
+    for kind, size in layout.vocabulary.items():
+        if kind.startswith("edge"):
+            columns[kind], start = slice(start, start + size), start + size
+    return columns
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:

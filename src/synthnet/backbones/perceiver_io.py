@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from synthnet.backbones._attention import Attention, FilmNorm
+from synthnet.backbones._attention import Attention, Condition, FilmNorm
 from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
 from synthnet.tokens import TokenLayout, Tokens
 
@@ -36,28 +36,37 @@ class Layer(nn.Module):
         self.attention = Attention(dim, config.heads)
         self.ffn_norm, self.ffn = FilmNorm(dim, config.condition), feed_forward(config)
 
-    def forward(self, queries: Tensor, condition: Tensor, seen: Tensor | None = None) -> Tensor:
+    def forward(
+        self, queries: Tensor, condition: Condition, seen: Tensor | None = None, seen_condition: Condition | None = None
+    ) -> Tensor:
         x = self.norm(queries, condition)
-        queries = queries + self.attention(x, x if seen is None else self.seen_norm(seen, condition))
+        queries = queries + self.attention(x, x if seen is None else self.seen_norm(seen, seen_condition))
         return queries + self.ffn(self.ffn_norm(queries, condition))
 
 
 class Round(nn.Module):
     def __init__(self, config: Config, has_edges: bool):
         super().__init__()
-        self.exchange = EdgeExchange(config.dim, config.edge_dim) if has_edges else None
+        self.exchange = EdgeExchange(config.dim, config.edge_dim, config.condition) if has_edges else None
         self.read, self.ask = Layer(config), Layer(config)
         self.think = nn.ModuleList(Layer(config) for _ in range(config.thinking))
 
     def forward(
-        self, units: Tensor, edges: list[Tensor], latents: Tensor, layout: TokenLayout, condition: Tensor
+        self,
+        units: Tensor,
+        edges: list[Tensor],
+        latents: Tensor,
+        layout: TokenLayout,
+        condition: Condition,
+        conditions: list[Condition],
     ) -> tuple[Tensor, list[Tensor], Tensor]:
+        everywhere = Condition(condition.steps)
         if edges:
-            units, edges = self.exchange(units, edges, layout)
-        latents = self.read(latents, condition, units)
+            units, edges = self.exchange(units, edges, layout, conditions)
+        latents = self.read(latents, everywhere, units, condition)
         for layer in self.think:
-            latents = layer(latents, condition)
-        return self.ask(units, condition, latents), edges, latents
+            latents = layer(latents, everywhere)
+        return self.ask(units, condition, latents, everywhere), edges, latents
 
 
 class PerceiverIO(UnitTrunk):
@@ -68,10 +77,11 @@ class PerceiverIO(UnitTrunk):
 
     def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tokens:
         units, edges = self.enter(tokens, layout)
-        latents, condition = self.latents.expand(len(units), -1, -1), self.steps_left(steps_left)
+        latents = self.latents.expand(len(units), -1, -1)
+        condition, conditions = self.conditions(layout, steps_left)
         for part in self.rounds:
-            units, edges, latents = part(units, edges, latents, layout, condition)
-        return self.leave(units, edges, layout, condition)
+            units, edges, latents = part(units, edges, latents, layout, condition, conditions)
+        return self.leave(units, edges, layout, condition, conditions)
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:

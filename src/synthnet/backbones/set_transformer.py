@@ -7,9 +7,10 @@ Everything is shared over units and edges and no position is used, so the trunk 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthnet.backbones._attention import Attention, FilmNorm
+from synthnet.backbones._attention import Attention, Condition, FilmNorm
 from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
 from synthnet.errors import at_least
 from synthnet.tokens import TokenLayout, Tokens
@@ -29,17 +30,17 @@ class Block(nn.Module):
     def __init__(self, config: Config, has_edges: bool):
         super().__init__()
         dim = config.dim
-        self.exchange = EdgeExchange(dim, config.edge_dim) if has_edges else None
+        self.exchange = EdgeExchange(dim, config.edge_dim, config.condition) if has_edges else None
         self.attention_norm, self.attention = FilmNorm(dim, config.condition), Attention(dim, config.heads)
         self.inducing = nn.Parameter(torch.randn(1, config.inducing, dim)) if config.inducing else None
         self.gather = Attention(dim, config.heads) if config.inducing else None
         self.ffn_norm, self.ffn = FilmNorm(dim, config.condition), feed_forward(config)
 
     def forward(
-        self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Tensor
+        self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Condition, conditions: list[Condition]
     ) -> tuple[Tensor, list[Tensor]]:
         if edges:
-            units, edges = self.exchange(units, edges, layout)
+            units, edges = self.exchange(units, edges, layout, conditions)
         x = self.attention_norm(units, condition)
         seen = x if self.inducing is None else self.gather(self.inducing.expand(len(x), -1, -1), x)
         units = units + self.attention(x, seen)
@@ -55,10 +56,13 @@ class SetTransformer(UnitTrunk):
     def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tokens:
         units, edges = self.enter(tokens, layout)
         units = torch.cat([units, self.summary.expand(len(units), -1, -1)], dim=1)
-        condition = self.steps_left(steps_left)
+        condition, conditions = self.conditions(layout, steps_left)
+        with_summary = condition
+        if condition.place is not None:
+            with_summary = condition._replace(place=F.pad(condition.place, (0, 0, 0, self.summary.shape[1])))
         for block in self.blocks:
-            units, edges = block(units, edges, layout, condition)
-        return self.leave(units, edges, layout, condition)
+            units, edges = block(units, edges, layout, with_summary, conditions)
+        return self.leave(units[:, : layout.n_tokens], edges, layout, condition, conditions)
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:

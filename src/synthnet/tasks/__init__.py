@@ -3,7 +3,7 @@
 import importlib
 import math
 import pkgutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -29,7 +29,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Task:
-    """A target architecture with data and metric (accuracy in [0, 1]). `pool`: images are averaged over pool x pool pixels."""
+    """A target architecture with data and metric (accuracy in [0, 1]). `pool`: images are averaged over pool x pool pixels.
+
+    A family of task `of` has several architectures: `family`, to train on, and `heldout`, never trained on.
+    """
 
     name: str
     arch: Arch
@@ -38,6 +41,18 @@ class Task:
     split_seed: int = 0
     data_dir: str | None = None
     pool: int = 1
+    of: str | None = None
+    family: tuple[Arch, ...] = ()
+    heldout: tuple[Arch, ...] = ()
+
+    @property
+    def members(self) -> tuple["Task", ...]:
+        """The tasks that a stage trains on: one for each architecture of a family, else this one."""
+        return tuple(self.with_arch(arch) for arch in self.family) or (self,)
+
+    def with_arch(self, arch: Arch) -> "Task":
+        """The same data and recipe for another architecture."""
+        return replace(self, name=self.of or self.name, arch=arch, of=None, family=(), heldout=())
 
     @property
     def network(self) -> Network:
@@ -119,7 +134,8 @@ def _pooled(images: Tensor, pool: int) -> Tensor:
 
 def task_names() -> list[str]:
     """The names of all tasks; a task is a file of this folder with a `build` function."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+    names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    return sorted(name.replace("_", "-") for name in names)
 
 
 def build_task(name: str, split_seed: int = 0, data_dir: str | None = None, **config) -> Task:

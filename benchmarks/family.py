@@ -1,0 +1,75 @@
+"""One policy on every member of a family and on the architectures that were held out of it: one JSON file and one table.
+
+python benchmarks/family.py POLICY --task mnist5k-cnn-family [--seeds 48] [--steps 1 2 3 4 5 6] [--twins DIR] -o FILE.json
+
+Test split, unseen seeds; SGD twins by the fixed recipe, grown once and kept in --twins. Settings of the task follow as key=JSON.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from torch import Tensor
+
+from synthnet.evaluation import evaluate_policy
+from synthnet.files import write_atomic, write_safetensors
+from synthnet.policy import Policy, load_policy
+from synthnet.population import grow_twins
+from synthnet.report import percent, table
+from synthnet.synthesis import policy_path
+from synthnet.tasks import Task, build_task
+from synthnet.weights import read_weights
+
+
+def kept_twins(task: Task, n_seeds: int, folder: Path) -> Tensor:
+    """The twins [seed weights] of the test seeds, from `folder` where they have been grown before."""
+    path = folder / f"{task.name}-{task.arch.label}-split{task.split_seed}-{n_seeds}.safetensors"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_safetensors(path, {"twins": grow_twins(task, task.draw_start("test", list(range(n_seeds))))}, {})
+    return read_weights(path).tensors["twins"]
+
+
+def family_report(policy: Policy, task: Task, n_seeds: int, steps: list[int], twins: Path) -> dict:
+    """Architecture -> its report (`evaluate_policy`), with `trained` saying whether the policy was trained on it."""
+    rows = {}
+    for arch in (*task.family, *task.heldout):
+        member = task.with_arch(arch)
+        report = evaluate_policy(policy, member, n_seeds, steps, twins=kept_twins(member, n_seeds, twins))
+        rows[arch.label] = {"trained": arch in policy.archs, "n_weights": member.network.spec.n_weights, **report}
+        print(arch.label, {k: percent(row["share_of_sgd"]) for k, row in report["steps"].items()}, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("policy")
+    parser.add_argument("settings", nargs="*", help="settings of the task, key=JSON")
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--seeds", type=int, default=48)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
+    parser.add_argument("--twins", type=Path, default=Path("runs/twins"))
+    parser.add_argument("-o", "--out", required=True)
+    options = parser.parse_args()
+    settings = {key: json.loads(value) for key, _, value in (entry.partition("=") for entry in options.settings)}
+    policy, task = load_policy(policy_path(options.policy)), build_task(options.task, **settings)
+    rows = family_report(policy, task, options.seeds, options.steps, options.twins)
+    report = {
+        "policy": options.policy,
+        "stages": policy.record["stages"],
+        "best_k_on_val": policy.record["best_k"],
+        "rows": rows,
+    }
+    write_atomic(options.out, json.dumps(report, indent=1) + "\n")
+    lines = []
+    for label, row in rows.items():
+        shares = [percent(step["share_of_sgd"]) for step in row["steps"].values()]
+        ratios = "/".join(f"{step['identity']['aligned_distance']['ratio']:.2f}" for step in row["steps"].values())
+        twins = f"{percent(row['sgd_twins']['mean'])} ± {100 * row['sgd_twins']['sd']:.2f}"
+        lines.append([label, "yes" if row["trained"] else "no", twins, *shares, ratios])
+    columns = ["net", "trained on", "SGD twins", *(f"K = {k}, of SGD" for k in options.steps), "aligned distance / SGD's"]
+    table(f"{options.seeds} unseen seeds, test split", columns, lines)
+
+
+if __name__ == "__main__":
+    main()

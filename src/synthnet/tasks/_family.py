@@ -1,0 +1,54 @@
+"""Families: one task whose architecture is drawn from a range. Policies train on the members and are judged on what was held out."""
+
+from dataclasses import dataclass, field, replace
+from math import log
+
+import torch
+
+from synthnet.arch import Arch
+from synthnet.errors import InputError, at_least
+from synthnet.seeds import generator
+from synthnet.tasks import Task
+
+
+@dataclass
+class FamilyConfig:
+    """members: sizes of the hidden layers of each architecture trained on; where there are none, `count` of them are drawn with
+    `draw_seed`: a depth of `depths`, then each size log-uniform within `widths`, never one of `heldout`."""
+
+    members: list[list[int]] = field(default_factory=list)
+    heldout: list[list[int]] = field(default_factory=list)
+    count: int = 8
+    depths: list[int] = field(default_factory=lambda: [1, 2])
+    widths: list[int] = field(default_factory=lambda: [8, 64])
+    draw_seed: int = 0
+    split_seed: int = 0
+    data_dir: str | None = None
+
+
+def draw_members(config: FamilyConfig) -> list[list[int]]:
+    """The sizes of each member's hidden layers. Raises: InputError for a range that holds too few architectures."""
+    if config.members:
+        if both := [sizes for sizes in config.members if sizes in config.heldout]:
+            raise InputError(f"task.members and task.heldout both hold {both}")
+        return config.members
+    at_least(1, "task", config, "count")
+    if len(config.widths) != 2 or not 1 <= config.widths[0] <= config.widths[1]:
+        raise InputError(f"task.widths must be the smallest and the largest size, got {config.widths}")
+    if not config.depths or min(config.depths) < 1:
+        raise InputError(f"task.depths must list numbers of hidden layers, got {config.depths}")
+    draw, found = generator(config.draw_seed, "family"), []
+    low, high = (log(width) for width in config.widths)
+    for _ in range(100 * config.count):
+        depth = config.depths[torch.randint(len(config.depths), (1,), generator=draw).item()]
+        sizes = (low + (high - low) * torch.rand(depth, generator=draw)).exp().round().int().tolist()
+        if sizes not in found and sizes not in config.heldout:
+            found.append(sizes)
+        if len(found) == config.count:
+            return found
+    raise InputError(f"the range holds fewer than task.count = {config.count} architectures outside task.heldout")
+
+
+def family(name: str, base: Task, archs: list[Arch], heldout: list[Arch]) -> Task:
+    """A task like `base` whose members have these architectures."""
+    return replace(base, name=name, arch=archs[0], of=base.name, family=tuple(archs), heldout=tuple(heldout))

@@ -1,0 +1,19 @@
+"""digits-mlp with one or two hidden layers of several widths: one policy for all of them."""
+
+from dataclasses import dataclass, field
+
+from synthnet.tasks import Task
+from synthnet.tasks import digits_mlp as one
+from synthnet.tasks._family import FamilyConfig, draw_members, family
+
+
+@dataclass
+class Config(FamilyConfig):
+    name: str = "digits-mlp-family"
+    heldout: list[list[int]] = field(default_factory=lambda: [[24], [64], [96], [20, 20], [40, 40], [24, 24, 24]])
+
+
+def build(config: Config) -> Task:
+    arch = lambda hidden: one.build(one.Config(hidden=list(hidden))).arch  # noqa: E731
+    base = one.build(one.Config(split_seed=config.split_seed))
+    return family(config.name, base, [arch(sizes) for sizes in draw_members(config)], [arch(sizes) for sizes in config.heldout])

@@ -1,0 +1,21 @@
+"""mnist5k-cnn with several numbers of channels: one policy for all of them."""
+
+from dataclasses import dataclass, field
+
+from synthnet.tasks import Task
+from synthnet.tasks import mnist5k_cnn as one
+from synthnet.tasks._family import FamilyConfig, draw_members, family
+
+
+@dataclass
+class Config(FamilyConfig):
+    name: str = "mnist5k-cnn-family"
+    members: list[list[int]] = field(default_factory=lambda: [[8, 16], [5, 10], [10, 20], [20, 40]])
+    heldout: list[list[int]] = field(default_factory=lambda: [[4, 8], [6, 12], [12, 24], [16, 32], [32, 64]])
+    depths: list[int] = field(default_factory=lambda: [2])
+
+
+def build(config: Config) -> Task:
+    base = one.build(one.Config(split_seed=config.split_seed, data_dir=config.data_dir))
+    arch = lambda channels: one.build(one.Config(channels=list(channels))).arch  # noqa: E731
+    return family(config.name, base, [arch(sizes) for sizes in draw_members(config)], [arch(sizes) for sizes in config.heldout])
