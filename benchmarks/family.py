@@ -2,7 +2,7 @@
 
 python benchmarks/family.py POLICY --task mnist5k-cnn-family [--seeds 48] [--steps 1 2 3 4 5 6] [--twins DIR] -o FILE.json
 
-Test split, unseen seeds; SGD twins by the fixed recipe, grown once and kept in --twins. Settings of the task follow as key=JSON.
+Test split, unseen seeds; SGD twins by the fixed recipe, grown once and kept in --twins. Settings of the task: key=JSON.
 """
 
 import argparse

@@ -99,8 +99,8 @@ def test_a_policy_without_edges_refuses_deeper_nets(tiny, deep):
 
 @pytest.mark.parametrize("name", ["set_transformer", "perceiver_io", "edge_exchange"])
 def test_no_learned_module_is_chosen_by_layer_kind(name, deep, cnn):
-    """Every edge, whatever its layer and kernel, goes through the same modules; a Linear and a convolution differ in the columns
-    they fill. A ModuleDict by kind, as there once was, would show as parameters that one block's gradient never reaches."""
+    """Every edge, whatever its layer and kernel, goes through the same modules; a Linear and a convolution differ in the
+    columns they fill. A ModuleDict by kind, as there once was, would show as parameters that one block's gradient never reaches."""
     backbone = {"name": name, "dim": 16, "heads": 2, "edge_dim": 8}
     deeper = build_task("digits-mlp", hidden=[4, 3, 5])
     policy = make_policy(deeper, backbone)

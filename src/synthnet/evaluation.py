@@ -88,8 +88,8 @@ def evaluate_policy(
     twins: Tensor | None = None,
 ) -> dict:
     """A policy over fresh seeds beside its controls on the same seeds: start weights and SGD twins (grown here unless given,
-    [seed weights]); accuracy for each K, paired differences with bootstrap intervals over seeds and over images, and the identity
-    measures."""
+    [seed weights]); accuracy for each K, paired differences with bootstrap intervals over seeds and over images, and the
+    identity measures."""
     check_same_data(policy.record.get("data"), task, "this policy")
     net, device = task.network, policy.device
     inputs, labels = (part.to(device) for part in split_data(task, split))

@@ -69,7 +69,7 @@ def train_distil(
     seed: int,
     device: str = "auto",
 ) -> Path:
-    """Run the stage on the task's members in turn; returns the path of the policy it wrote. Soft labels come from the first zoo."""
+    """Run the stage on the task's members in turn; returns the path of its policy. Soft labels come from the first zoo."""
     if config.labels not in ("soft", "hard"):
         raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
     check_steps("distil.steps", config.steps, policy)

@@ -1,7 +1,7 @@
 """Plain message passing over the parameter graph: the baseline that attention has to beat.
 
-Each block: edges read their two units; units read the means of their edges and the mean of all units (what two units see of each
-other through the inputs and classes they share); feed-forward. No attention (compare Deep Sets, Zaheer et al. 2017,
+Each block: edges read their two units; units read the means of their edges and the mean of all units (what two units see of
+each other through the inputs and classes they share); feed-forward. No attention (compare Deep Sets, Zaheer et al. 2017,
 arXiv 1703.06114). Permutation-equivariant, serves any width.
 """
 

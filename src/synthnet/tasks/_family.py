@@ -1,4 +1,4 @@
-"""Families: one task whose architecture is drawn from a range. Policies train on the members and are judged on what was held out."""
+"""Families: tasks whose architecture is drawn from a range. Policies train on the members; what was held out judges them."""
 
 from dataclasses import dataclass, field, replace
 from math import log
