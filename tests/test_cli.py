@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from conftest import make_policy
 from synthnet.cli import main
 from synthnet.tasks import build_task
+from synthnet.weights import read_weights
 
 
 @pytest.fixture
@@ -366,3 +367,22 @@ def test_a_cnn_goes_through_every_command_that_needs_no_policy(tmp_path, capsys,
     assert code == 2 and "no bundled policy" in err
     code, _, err = run(capsys, "pairs", "task=mnist5k-cnn", "zoo_dir=nowhere")
     assert code == 2 and len(err.strip().splitlines()) == 1
+
+
+def test_widths_are_settings_of_a_task(folder, capsys):
+    assert run(capsys, "init", "--task", "mnist5k-cnn", "--set", "channels=[3,5]", "-o", "c.safetensors")[0] == 0
+    assert read_weights("c.safetensors").tensors["conv2.weight"].shape == (5, 3, 3, 3)
+    code, _, err = run(capsys, "init", "--task", "mnist5k-cnn", "--set", "channel=[3,5]", "-o", "d.safetensors")
+    assert code == 2
+    assert "did you mean 'channels'" in err
+    code, _, err = run(capsys, "init", "--set", "hidden", "-o", "d.safetensors")
+    assert code == 2
+    assert "KEY=VALUE" in err
+
+
+def test_a_bare_cnn_file_of_another_width_needs_only_its_task(folder, capsys):
+    net = build_task("mnist5k-cnn", channels=[3, 5]).network
+    save_file(net.spec.unflatten(torch.zeros(net.spec.n_weights)), "bare.safetensors")
+    code, out, _ = run(capsys, "inspect", "bare.safetensors", "--task", "mnist5k-cnn", "--json")
+    assert code == 0
+    assert json.loads(out)["arch"]["kwargs"]["channels"] == [1, 3, 5]

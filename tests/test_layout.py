@@ -14,7 +14,7 @@ ORDER = [
     ["errors", "seeds", "interrupt"],
     ["device", "files", "progress", "modules", "workers", "forms", "axes"],
     ["weights", "runs", "data", "plan", "population_rules", "axis_rules"],
-    ["arch", "chain", "batched", "start"],
+    ["arch", "user_arch", "chain", "batched", "start"],
     ["symmetry", "gradients"],
     ["tracing"],
     ["functional"],

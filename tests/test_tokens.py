@@ -2,8 +2,11 @@ import pytest
 import torch
 
 from conftest import TINY_TRUNK, make_policy
+from synthnet.arch import Arch
 from synthnet.errors import InputError
+from synthnet.functional import network
 from synthnet.policy import Policy, PolicyConfig
+from synthnet.start import draw_init
 from synthnet.tasks import build_task
 from synthnet.tokens import Tokens, build_layout
 
@@ -100,7 +103,8 @@ def test_a_policy_without_edges_refuses_deeper_nets(tiny, deep):
 @pytest.mark.parametrize("name", ["set_transformer", "perceiver_io", "edge_exchange"])
 def test_no_learned_module_is_chosen_by_layer_kind(name, deep, cnn):
     """Every edge, whatever its layer and kernel, goes through the same modules; a Linear and a convolution differ in the
-    columns they fill. A ModuleDict by kind, as there once was, would show as parameters that one block's gradient never reaches."""
+    columns they fill. A ModuleDict by kind, as there once was, would leave parameters that one block's gradient
+    never reaches."""
     backbone = {"name": name, "dim": 16, "heads": 2, "edge_dim": 8}
     deeper = build_task("digits-mlp", hidden=[4, 3, 5])
     policy = make_policy(deeper, backbone)
@@ -131,3 +135,25 @@ def test_a_family_shares_one_vocabulary_and_each_member_decodes_exactly():
         layout, weights = policy.layout(member.network), member.draw_start("val", [0])
         assert layout.vocabulary == policy.vocabulary
         assert torch.equal(layout.decode(layout.encode(weights)), weights)
+
+
+@pytest.mark.parametrize(
+    "arch", [Arch.of("resnet", side=8, width=8, groups=2), Arch.of("vit", side=4, patch=2, dim=8)], ids=str
+)
+def test_nets_with_norms_heads_and_residuals_have_unit_tokens(arch):
+    """Several biases and norms of one residual stream fill columns of their own; inner units stand for pairs."""
+    net = network(arch)
+    layout = build_layout({"name": "unit"}, net.spec, net.symmetry)
+    weights = torch.stack([draw_init(net.spec, torch.Generator().manual_seed(seed)) for seed in range(2)])
+    weights = weights + 0.1 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(9))
+    assert torch.equal(layout.decode(layout.encode(weights)), weights)
+    config = PolicyConfig({"name": "unit"}, {"name": "perceiver_io", "dim": 16, "heads": 2, "edge_dim": 8})
+    policy = Policy.create(config, [arch], 0)
+    with torch.no_grad():
+        for parameter in policy.trunk.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    permutations = net.symmetry.random(torch.Generator().manual_seed(1))
+    moved = net.symmetry.permute(policy(weights, 1, net).mean, permutations)
+    assert torch.allclose(policy(net.symmetry.permute(weights, permutations), 1, net).mean, moved, atol=1e-5)
+    assert (moved - policy(weights, 1, net).mean).abs().max() > 1e-2

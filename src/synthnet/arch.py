@@ -43,6 +43,10 @@ class Arch:
         return arch
 
     @property
+    def example(self) -> None:
+        """Our own modules say what their inputs are."""
+
+    @property
     def kwargs(self) -> dict:
         return json.loads(self.kwargs_json)
 

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--task", default="digits-mlp")
     sub.add_argument("--seed", type=int, default=0, help="first seed")
     sub.add_argument("--count", type=int, default=1)
+    sub.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="settings of the task, as in hidden=[48] or channels=[6,12]")
     sub.add_argument("-o", "--out", required=True, help="a file; a folder where --count is above 1")
 
     sub = command("synthesize", _synthesize, "turn random weights into working ones, with no data")
@@ -60,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--policy", help="a bundled policy's name or a policy file")
     sub.add_argument("--steps", type=int, help="synth steps K; by default the policy's best on val")
     sub.add_argument("--sample", type=int, metavar="SEED", help="draw actions instead of taking their mean")
-    _shared(sub)
+    sub.add_argument("--strict", action="store_true", help="refuse architectures that the policy was never trained on")
+    _shared(sub, arch_py=True)
 
     sub = command("evaluate", _evaluate, "accuracy of weight files, or of a policy over fresh seeds")
     sub.add_argument("files", nargs="*", help=".safetensors files, or a folder of them")
@@ -68,12 +70,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seeds", type=int, default=256)
     sub.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
     sub.add_argument("--split", default="test", choices=["train", "reward", "val", "test"])
+    sub.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="settings of the task, as in hidden=[48] or channels=[6,12]")
     sub.add_argument("--split-seed", type=int, help="by default the one the policy was trained on, else 0")
     _shared(sub, json=True, data=True)
 
     sub = command("inspect", _inspect, "what a weight file or policy holds: tensors, architecture, unit groups, tokens")
     sub.add_argument("file")
-    _shared(sub, json=True, device=False)
+    _shared(sub, json=True, device=False, arch_py=True)
 
     sub = command("sgd", _sgd, "grow the conventionally trained twin of start weights")
     sub.add_argument("files", nargs="+")
@@ -95,8 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shared(sub: argparse.ArgumentParser, json: bool = False, data: bool = False, device: bool = True) -> None:
+def _shared(sub, json: bool = False, data: bool = False, device: bool = True, arch_py: bool = False) -> None:
     sub.add_argument("--task", help="only where neither metadata nor names and shapes decide")
+    if arch_py:
+        sub.add_argument("--arch-py", metavar="FILE.py:FACTORY", help="a module of your own; runs that file")
     if device:
         sub.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     if json:
@@ -108,10 +113,26 @@ def _shared(sub: argparse.ArgumentParser, json: bool = False, data: bool = False
 # --- use commands --------------------------------------------------------------------------------------------------
 
 
-def _arch(options):
+def _like(options):
+    """The kind of architecture that the flags name, if they name one."""
     from synthnet.tasks import build_task
+    from synthnet.user_arch import UserArch
 
+    if getattr(options, "arch_py", None):
+        return UserArch.parse(options.arch_py)
     return build_task(options.task).arch if options.task else None
+
+
+def _settings(options) -> dict:
+    """--set KEY=VALUE, with values as JSON."""
+    made = {}
+    for entry in options.set or []:
+        key, _, value = entry.partition("=")
+        try:
+            made[key] = json.loads(value)
+        except ValueError as error:
+            raise InputError(f"--set expects KEY=VALUE with a JSON value, as in hidden=[48], got {entry!r}") from error
+    return made
 
 
 def _init(options) -> None:
@@ -121,7 +142,7 @@ def _init(options) -> None:
 
     if options.count < 1:
         raise InputError(f"--count must be at least 1, got {options.count}")
-    task = build_task(options.task)
+    task = build_task(options.task, **_settings(options))
     seeds = list(range(options.seed, options.seed + options.count))
     names = [Path(f"{task.name}-{seed:04d}.safetensors") for seed in seeds]
     targets = output_files(names, options.out, options.count == 1)
@@ -142,7 +163,9 @@ def _synthesize(options) -> None:
     from synthnet.synthesis import synthesize
 
     given = options.files[0] if len(options.files) == 1 else options.files
-    done = synthesize(given, options.policy, options.steps, options.out, options.sample, _arch(options), options.device)
+    done = synthesize(
+        given, options.policy, options.steps, options.out, options.sample, _like(options), options.device, options.strict
+    )
     n_done = len(done) if isinstance(done, list) else 1
     first = done[0] if isinstance(done, list) else done
     steps = json.loads(first.metadata["synthnet.provenance"])["steps"]
@@ -160,6 +183,7 @@ def _evaluate(options) -> None:
         from synthnet.evaluation import evaluate_policy, task_of
         from synthnet.policy import load_policy
         from synthnet.synthesis import policy_path
+        from synthnet.tasks import build_task
 
         if options.seeds < 2:
             raise InputError(f"--seeds must be at least 2, got {options.seeds}")
@@ -168,7 +192,9 @@ def _evaluate(options) -> None:
         policy = load_policy(policy_path(options.policy), choose_device(options.device))
         if options.split_seed is None:
             settings["split_seed"] = policy.record.get("data", {}).get("split_seed", 0)
-        task = task_of(policy.archs[0], options.task or policy.record.get("task"), **settings)
+        recorded = options.task or policy.record.get("task")
+        arch = build_task(recorded, **_settings(options)).arch if options.set and recorded else policy.archs[0]
+        task = task_of(arch, recorded, **settings)
         report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)
         print(json.dumps(report, indent=1)) if options.json else print_policy(report)
         return
@@ -181,7 +207,7 @@ def _evaluate(options) -> None:
 def _inspect(options) -> None:
     from synthnet.report import describe_file, print_description
 
-    description = describe_file(options.file, _arch(options))
+    description = describe_file(options.file, _like(options))
     print(json.dumps(description)) if options.json else print_description(description)
 
 
@@ -197,7 +223,7 @@ def _sgd(options) -> None:
     paths = input_files(options.files)
     single = len(options.files) == 1 and not Path(options.files[0]).is_dir()
     targets = output_files(paths, options.out, single)
-    files = [open_net(path, _arch(options)) for path in paths]
+    files = [open_net(path, _like(options)) for path in paths]
     device, grown = choose_device(options.device), {}
     with Bar("sgd", len(files)) as bar:
         for arch in dict.fromkeys(file.arch for file in files):

@@ -26,6 +26,7 @@ from synthnet.population_rules import own_copy
 from synthnet.start import draw_init
 from synthnet.symmetry import Symmetry
 from synthnet.tracing import traced_symmetry
+from synthnet.user_arch import UserArch
 from synthnet.weights import WeightSpec
 from synthnet.workers import spread
 
@@ -160,9 +161,9 @@ class Network:
 
 
 @lru_cache(maxsize=256)
-def network(arch: Arch) -> Network:
+def network(arch: Arch | UserArch) -> Network:
     """The prepared network of an architecture (cached: tracing happens once)."""
-    return Network(arch.skeleton())
+    return Network(arch.skeleton(), arch.example)
 
 
 def _columns(logits: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from synthnet.arch import Arch, recognise
+from synthnet.arch import Arch
 from synthnet.errors import InputError
 from synthnet.functional import network
 from synthnet.policy import load_policy
-from synthnet.synthesis import check_fit, recorded_arch
+from synthnet.synthesis import find_arch
 from synthnet.tokens import build_layout
+from synthnet.user_arch import UserArch
 from synthnet.weights import metadata_json, read_metadata, read_weights
 
 
@@ -53,8 +54,8 @@ def print_policy(report: dict) -> None:
     table(title, ["weights", "accuracy, mean ± sd", "worst", "best", "share of SGD", "aligned distance / SGD's"], rows)
 
 
-def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
-    """What a weight file or a policy file holds."""
+def describe_file(path: str | Path, like: Arch | UserArch | None = None) -> dict:
+    """What a weight file or a policy file holds; `like` as in `synthesis.open_net`."""
     if policy := metadata_json(read_metadata(path), "synthnet.policy", path):
         loaded = load_policy(path)
         return {"kind": "policy", "file": str(path), "parameters": loaded.n_parameters, **policy}
@@ -62,20 +63,19 @@ def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
     tensors = [
         {"name": n, "shape": list(v.shape), "dtype": str(v.dtype).removeprefix("torch.")} for n, v in state.tensors.items()
     ]
-    arch = arch or recorded_arch(state.metadata, path) or recognise(state.spec)
+    arch = find_arch(state, path, like)
     found = {
         "kind": "weights",
         "file": str(path),
         "n_weights": state.spec.n_weights,
         "tensors": tensors,
         "metadata": state.metadata,
+        "architecture": "unknown" if arch is None else str(arch),
+        "arch": None if arch is None else arch.to_dict(),
     }
     if arch is None and not state.spec.n_weights:
-        return {**found, "arch": None, "groups": {}, "tokens": {}}
+        return {**found, "groups": {}, "tokens": {}}
     net = network(arch) if arch is not None else None
-    if net is not None:
-        check_fit(path, arch, net.spec, state.spec)
-        found["arch"] = arch.to_dict()
     groups, axes = {}, {}
     try:
         if net is None:
@@ -89,7 +89,7 @@ def describe_file(path: str | Path, arch: Arch | None = None) -> dict:
     except InputError as error:
         print(f"chunk tokens only: {error}", file=sys.stderr)
         tokens = {"scheme": "chunk", "tokens": build_layout({"name": "chunk"}, state.spec, None).n_tokens}
-    return {"arch": None, **found, "groups": groups, "axes": axes, "tokens": tokens}
+    return {**found, "groups": groups, "axes": axes, "tokens": tokens}
 
 
 def _groups(piece: dict) -> str:
@@ -121,7 +121,6 @@ def print_description(found: dict) -> None:
         for t in found["tensors"]
     ]
     table(f"{found['file']}: {found['n_weights']:,} weights", ["tensor", "shape", "dtype", "unit group of each axis"], rows)
-    arch = Arch.from_dict(found["arch"]) if found["arch"] else "unknown (chunk tokens only)"
-    print(f"architecture {arch}; unit groups {found['groups']}; tokens {found['tokens']}")
+    print(f"architecture {found['architecture']}; unit groups {found['groups']}; tokens {found['tokens']}")
     for key, value in found["metadata"].items():
         print(f"{key} = {value}")

@@ -19,6 +19,7 @@ from synthnet.functional import Network, network
 from synthnet.policy import Policy, load_policy, sha256_of
 from synthnet.rollout import rollout
 from synthnet.seeds import generator
+from synthnet.user_arch import UserArch
 from synthnet.weights import WeightSpec, WeightState, metadata_json, read_metadata, read_weights, write_weights
 
 POLICY_DIR = Path(__file__).parent / "policies"
@@ -30,7 +31,7 @@ class NetFile:
 
     path: Path
     state: WeightState
-    arch: Arch
+    arch: Arch | UserArch
     net: Network
 
     @property
@@ -39,23 +40,29 @@ class NetFile:
         return self.state.flat(self.net.spec)
 
 
-def open_net(path: str | Path, like: Arch | None = None) -> NetFile:
+def open_net(path: str | Path, like: Arch | UserArch | None = None) -> NetFile:
     """Read a weight file and find its architecture: from its metadata, else from its names and shapes; where `like` is given,
     one with its builder, inputs and classes, whatever its widths.
 
     Raises: InputError when the file is bad, its architecture unknown, or its tensors are not that architecture's.
     """
     state = read_weights(path)
-    spec = state.spec
-    arch = recorded_arch(state.metadata, path) or recognise(spec, like)
+    arch = find_arch(state, path, like)
+    if arch is None:
+        shown = ", ".join(f"{t.name} {list(t.shape)}" for t in state.spec.tensors[:6])
+        hint = "pass --task NAME or --arch-py FILE.py:FACTORY"
+        raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; {hint}")
+    return NetFile(Path(path), state, arch, network(arch))
+
+
+def find_arch(state: WeightState, path: str | Path, like: Arch | UserArch | None) -> Arch | UserArch | None:
+    """The architecture of a file's weights, checked against its tensors; None where nothing tells it."""
+    arch = recorded_arch(state.metadata, path) or recognise(state.spec, like)
     if like is not None and (arch is None or arch.kind != like.kind):
         arch = like
-    if arch is None:
-        shown = ", ".join(f"{t.name} {list(t.shape)}" for t in spec.tensors[:6])
-        raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; pass --task NAME")
-    net = network(arch)
-    check_fit(path, arch, net.spec, spec)
-    return NetFile(Path(path), state, arch, net)
+    if arch is not None:
+        check_fit(path, arch, network(arch).spec, state.spec)
+    return arch
 
 
 def recorded_arch(metadata: dict[str, str], path: str | Path) -> Arch | None:
@@ -119,8 +126,9 @@ def _covers(policy: Policy, arch: Arch) -> bool:
     return True
 
 
-def check_cover(policy: Policy, file: NetFile) -> None:
-    """Refuse a network outside the policy's family, saying how it differs; warn about one it was never trained on."""
+def check_cover(policy: Policy, file: NetFile, strict: bool = False) -> None:
+    """Refuse a network outside the policy's family, saying how it differs; warn about one it was never trained on (`strict`:
+    refuse that too)."""
     try:
         policy.layout(file.net)
     except InputError as error:
@@ -128,7 +136,10 @@ def check_cover(policy: Policy, file: NetFile) -> None:
         raise InputError(f"{file.path} is {file.arch}; {error}. Against {policy.archs[0]}: {'; '.join(wrong[:8])}") from error
     if file.arch not in policy.archs:
         known = ", ".join(map(str, policy.archs))
-        warnings.warn(f"{file.path} is {file.arch}, which this policy was never trained on (trained on {known})", stacklevel=3)
+        message = f"{file.path} is {file.arch}, which this policy was never trained on (trained on {known})"
+        if strict:
+            raise InputError(f"{message}; refused, as --strict asks")
+        warnings.warn(message, stacklevel=3)
 
 
 def choose_steps(policy: Policy, steps: int | None) -> int:
@@ -165,15 +176,17 @@ def synthesize(
     steps: int | None = None,
     out: str | Path | None = None,
     sample: int | None = None,
-    like: Arch | None = None,
+    like: Arch | UserArch | None = None,
     device: str = "auto",
+    strict: bool = False,
 ) -> WeightState | list[WeightState]:
     """Turn files of randomly initialised weights into working weights, with no data.
 
     `weights`: one file, a folder, or a list of files; one file gives one state, else a list. `policy`: a bundled policy's
     name or a policy file; by default the bundled one trained on this architecture. `steps`: synth steps K; by default the
     policy's best. `out`: a file for one input file, a folder for several. `sample`: a seed to draw actions with instead of
-    taking their mean. `like`: an architecture of the files' kind, only where neither metadata nor names and shapes tell it.
+    taking their mean. `like`: an architecture of the files' kind, only where neither metadata nor names and shapes tell
+    it. `strict`: refuse architectures that the policy was never trained on.
     Raises: InputError; then nothing has been written.
     """
     paths = input_files(weights)
@@ -183,7 +196,7 @@ def synthesize(
     where = policy_path(policy if policy is not None else find_policy(files[0].arch))
     trained = load_policy(where, choose_device(device))
     for file in files:
-        check_cover(trained, file)
+        check_cover(trained, file, strict)
     n_steps = choose_steps(trained, steps)
     finals = synthesize_nets(trained, files, n_steps, sample)
     digest = sha256_of(where)
@@ -203,9 +216,10 @@ def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> W
     metadata = {
         **kept,
         "synthnet.format": "1",
-        "synthnet.arch": json.dumps(file.arch.to_dict()),
         "synthnet.provenance": json.dumps(provenance),
     }
+    if (described := file.arch.to_dict()) is not None:
+        metadata["synthnet.arch"] = json.dumps(described)
     return file.state.replaced(file.net.spec, final, metadata)
 
 

@@ -3,7 +3,10 @@
 Each rule says which dimensions an operation makes one and the same. What has no rule is refused by name; nothing is guessed.
 """
 
+import contextlib
 import copy
+import io
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,6 +20,8 @@ from synthnet.start import draw_init, init_scale
 from synthnet.symmetry import Symmetry
 from synthnet.weights import WeightSpec
 
+EXPORT_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+
 
 def parameter_axes(module: nn.Module, example: Tensor) -> dict[str, list[Dim]]:
     """Per tensor of the state dict, its dimensions as axes, in order of the graph; `example` [example …] is any valid input.
@@ -24,10 +29,15 @@ def parameter_axes(module: nn.Module, example: Tensor) -> dict[str, list[Dim]]:
     Tied tensors share their axes. Raises: UntraceableError, naming the operation that is not understood.
     """
     module = _plain(module)
+    level = EXPORT_LOG.level
+    EXPORT_LOG.setLevel(logging.ERROR)  # it logs and prints the graph of what it cannot trace; one notice is enough
     try:
-        program = torch.export.export(module, (example,), strict=False)
+        with contextlib.redirect_stderr(io.StringIO()):
+            program = torch.export.export(module, (example,), strict=False)
     except Exception as error:  # torch.export raises many kinds for control flow; all mean the same here
         raise UntraceableError(f"cannot trace {type(module).__name__}: {str(error).splitlines()[0][:200]}") from error
+    finally:
+        EXPORT_LOG.setLevel(level)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     env: dict[fx.Node, Any] = {}

@@ -3,7 +3,7 @@
 import importlib
 import math
 import pkgutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 
 import torch
@@ -143,4 +143,7 @@ def build_task(name: str, split_seed: int = 0, data_dir: str | None = None, **co
     if name not in task_names():
         raise unknown("task", name, task_names())
     module = importlib.import_module(f"synthnet.tasks.{name.replace('-', '_')}")
+    known = {field.name for field in fields(module.Config)} - {"name"}
+    if wrong := sorted(set(config) - known):
+        raise unknown(f"setting of task {name}", wrong[0], known)
     return module.build(module.Config(split_seed=split_seed, data_dir=data_dir, **config))

@@ -1,7 +1,9 @@
 """Unit tokens: one token per hidden unit with all its weights along fixed axes, and edge blocks between hidden groups.
 
 A policy over them is exactly equivariant to permutations of hidden units: the token axis carries no position. Tensors
-without a hidden axis (the output bias) share one extra token.
+without a hidden axis (the output bias) share one extra token. Units of an inner group (the dims of a head, the channels of a
+norm's group) are units like any other, one for each pair of outer and inner unit; a policy is equivariant to all permutations
+of those, which is more than the net allows.
 """
 
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from math import log, prod
 
 import torch
+from torch import Tensor
 
 from synthnet.errors import InputError
 from synthnet.symmetry import Piece, Symmetry
@@ -16,6 +19,7 @@ from synthnet.tokens import EdgeBlock, TokenLayout
 from synthnet.weights import WeightSpec
 
 N_DESCRIPTORS = 4
+Units = tuple[str, ...]  # a group of units: a group of the symmetry, or an outer and an inner one
 
 
 @dataclass
@@ -26,35 +30,29 @@ class Config:
 def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabulary: Mapping[str, int] | None) -> TokenLayout:
     if symmetry is None:
         raise InputError("unit tokens need a traced architecture; use tokens=chunk for a file without one")
-    vectors = {tensor.name for tensor in spec.floats if len(tensor.shape) == 1}
-    keys = [_key(piece, piece.tensor in vectors) for piece in symmetry.pieces]
-    vocabulary = dict(vocabulary) if vocabulary else dict(keys)
-    if missing := sorted({key for key, size in keys if vocabulary.get(key) != size}):
+    parts = _parts(spec, symmetry)
+    vocabulary = dict(vocabulary) if vocabulary else {part.key: part.size for part in parts}
+    if missing := sorted({part.key for part in parts if vocabulary.get(part.key) != part.size}):
         raise InputError(f"the policy's family does not cover this network: it has never seen {', '.join(missing)}")
     starts, width = _columns(vocabulary)
-    tokens, rows = _token_rows(symmetry)
+    tokens, rows, sizes = _token_rows(parts)
     unit_index = torch.full((tokens, width), spec.n_weights)
     column_of, token_of = torch.empty(spec.n_weights, dtype=torch.long), torch.empty(spec.n_weights, dtype=torch.long)
     columns = {key: number for number, key in enumerate(vocabulary)}
     edges, edge_descriptors, n_action = [], [], tokens
-    for piece, (key, size) in zip(symmetry.pieces, keys, strict=True):
-        column_of[piece.index.reshape(-1)] = columns[key]
-        hidden = [axis for axis, group in enumerate(piece.groups) if group is not None]
-        block = piece.index.movedim(hidden, list(range(len(hidden)))).reshape(*(piece.index.shape[i] for i in hidden), size)
-        groups = [piece.groups[axis] for axis in hidden]
-        if key.startswith("edge"):
-            edges.append(EdgeBlock(key, rows[groups[0]], rows[groups[1]], block))
-            edge_descriptors.append(_descriptor(symmetry, groups[0]))
+    for part in parts:
+        block = part.block
+        column_of[block] = columns[part.key]
+        if part.is_edge:
+            edges.append(EdgeBlock(part.key, rows[part.units[0]], rows[part.units[1]], block))
+            edge_descriptors.append(_descriptor(sizes, part.units[0]))
             token_of[block] = n_action + torch.arange(block.shape[0])[:, None, None]
             n_action += block.shape[0]
             continue
-        place = rows[groups[0] if groups else None]
-        block = block.reshape(-1, size)
-        if (unit_index[place, starts[key] : starts[key] + size] != spec.n_weights).any():
-            raise InputError(f"{piece.tensor} and another tensor of kind {key} belong to the same units; use tokens=chunk")
-        unit_index[place, starts[key] : starts[key] + size] = block
+        place = rows[part.units[0] if part.units else None]
+        unit_index[place, starts[part.key] : starts[part.key] + part.size] = block
         token_of[block] = torch.arange(place.start, place.stop)[:, None]
-    descriptors = [_descriptor(symmetry, group) for group, place in rows.items() for _ in range(place.start, place.stop)]
+    descriptors = [_descriptor(sizes, group) for group, place in rows.items() for _ in range(place.start, place.stop)]
     return TokenLayout(
         unit_index,
         torch.tensor(descriptors),
@@ -67,18 +65,65 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
     )
 
 
-def _key(piece: Piece, is_vector: bool) -> tuple[str, int]:
-    """Which kind of column a piece fills, and how many numbers per unit, or per pair of units (an edge)."""
-    hidden = [axis for axis, group in enumerate(piece.groups) if group is not None]
-    rest = [n for axis, n in enumerate(piece.index.shape) if axis not in hidden]
-    size = prod(rest)
-    if len(hidden) > 2:
-        raise InputError(f"{piece.tensor} lies between {len(hidden)} groups of units; use tokens=chunk")
-    if len(hidden) == 2:
-        return ("edge" if size == 1 else f"edge-{'x'.join(map(str, rest))}"), size
-    side = ("incoming" if piece.dims[hidden[0]] == 0 else "outgoing") if hidden else "fixed"
-    kind = "bias" if is_vector else "weight"
-    return f"{side}-{kind}-{'x'.join(map(str, rest)) or '1'}", size
+@dataclass(frozen=True)
+class Part:
+    """A piece of a tensor as tokens read it: the groups of units it lies between, the kind of column it fills, and its weights,
+    index [unit size], [out in size] for an edge, or [1 size] without units."""
+
+    units: tuple[Units, ...]
+    key: str
+    size: int
+    block: Tensor
+
+    @property
+    def is_edge(self) -> bool:
+        return len(self.units) == 2
+
+
+def _parts(spec: WeightSpec, symmetry: Symmetry) -> list[Part]:
+    """The second tensor of a kind that the same units have (a norm's scale beside a bias, the bias of the next layer of a
+    residual stream) fills columns of its own: kind~2, and so on."""
+    vectors = {tensor.name for tensor in spec.floats if len(tensor.shape) == 1}
+    seen: dict[tuple, int] = {}
+    parts = []
+    for piece in symmetry.pieces:
+        axes = _unit_axes(piece, symmetry)
+        if len(axes) > 2:
+            raise InputError(f"{piece.tensor} lies between {len(axes)} groups of units; use tokens=chunk")
+        units = tuple(tuple(piece.groups[axis] for axis in place) for place in axes)
+        hidden = [axis for place in axes for axis in place]
+        rest = [n for axis, n in enumerate(piece.index.shape) if axis not in hidden]
+        counts = [prod(piece.index.shape[axis] for axis in place) for place in axes] or [1]
+        block = piece.index.movedim(hidden, list(range(len(hidden)))).reshape(*counts, prod(rest))
+        key = _key(piece, axes, rest, piece.tensor in vectors)
+        if len(axes) < 2:
+            seen[units, key] = seen.get((units, key), 0) + 1
+            key += f"~{seen[units, key]}" if seen[units, key] > 1 else ""
+        parts.append(Part(units, key, prod(rest), block))
+    return parts
+
+
+def _unit_axes(piece: Piece, symmetry: Symmetry) -> list[tuple[int, ...]]:
+    """The axes of each group of units that a piece has; an inner group stands together with its outer one."""
+    places: list[tuple[int, ...]] = []
+    for axis, group in enumerate(piece.groups):
+        if group is None:
+            continue
+        nested = axis and group in symmetry.inner and symmetry.inner[group] == piece.groups[axis - 1]
+        if nested and piece.dims[axis] == piece.dims[axis - 1]:
+            places[-1] = (*places[-1], axis)
+        else:
+            places.append((axis,))
+    return places
+
+
+def _key(piece: Piece, axes: list[tuple[int, ...]], rest: list[int], is_vector: bool) -> str:
+    """Which kind of column a piece fills: numbers per unit, or per pair of units (an edge)."""
+    shape = "x".join(map(str, rest))
+    if len(axes) == 2:
+        return f"edge-{shape}" if prod(rest) > 1 else "edge"
+    side = ("incoming" if piece.dims[axes[0][0]] == 0 else "outgoing") if axes else "fixed"
+    return f"{side}-{'bias' if is_vector else 'weight'}-{shape or '1'}"
 
 
 def _columns(vocabulary: Mapping[str, int]) -> tuple[dict[str, int], int]:
@@ -89,19 +134,27 @@ def _columns(vocabulary: Mapping[str, int]) -> tuple[dict[str, int], int]:
     return starts, width
 
 
-def _token_rows(symmetry: Symmetry) -> tuple[int, dict[str | None, slice]]:
-    """The rows of each unit group, then one row for what has no hidden axis."""
+def _token_rows(parts: list[Part]) -> tuple[int, dict[Units | None, slice], dict[Units, int]]:
+    """The rows of each group of units, in order of depth, then one row for what has no units; and the groups' sizes."""
+    sizes: dict[Units, int] = {}
+    for part in parts:
+        for units, size in zip(part.units, part.block.shape, strict=False):
+            sizes.setdefault(units, size)
     rows, start = {}, 0
-    for group, size in symmetry.groups.items():
-        rows[group] = slice(start, start + size)
+    for units, size in sorted(sizes.items(), key=lambda entry: _order(entry[0])):
+        rows[units] = slice(start, start + size)
         start += size
     rows[None] = slice(start, start + 1)
-    return start + 1, rows
+    return start + 1, rows, {units: sizes[units] for units in rows if units}
 
 
-def _descriptor(symmetry: Symmetry, group: str | None) -> list[float]:
+def _order(units: Units) -> list[int]:
+    return [int(group.removeprefix("hidden")) for group in units]
+
+
+def _descriptor(sizes: Mapping[Units, int], units: Units | None) -> list[float]:
     """Relative depth from both ends, width on a log scale, and a flag for the fixed token."""
-    if group is None:
+    if units is None:
         return [1.0, 0.0, 0.0, 1.0]
-    depth = (list(symmetry.groups).index(group) + 1) / (len(symmetry.groups) + 1)
-    return [depth, 1 - depth, log(symmetry.groups[group]) / 5, 0.0]
+    depth = (list(sizes).index(units) + 1) / (len(sizes) + 1)
+    return [depth, 1 - depth, log(sizes[units]) / 5, 0.0]

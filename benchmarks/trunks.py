@@ -1,0 +1,138 @@
+"""Trunks at equal training time: each gets the same seconds of pairs and of distil on one thread, then the test split.
+
+python benchmarks/trunks.py run NAME … [--seed 0] --zoo runs/zoo-mnist5k-cnn-0 -o DIR   # trunks -> DIR/NAME-SEED.json
+python benchmarks/trunks.py table DIR -o FILE.json                                      # all of them, one table
+
+How many updates fit is measured first, on this machine, so the JSON holds the numbers of updates. `size-…` are Perceiver IO
+policies from about 20k to 5M weights, dense and with two experts: the smallest that still generalises.
+"""
+
+import argparse
+import copy
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from family import kept_twins
+
+from synthnet.evaluation import evaluate_policy
+from synthnet.files import write_atomic
+from synthnet.policy import Policy, PolicyConfig, load_policy
+from synthnet.report import percent, table
+from synthnet.tasks import Task, build_task
+from synthnet.train_distil import DistilConfig, train_distil
+from synthnet.train_pairs import PairsConfig, train_pairs
+from synthnet.training import LoopConfig
+from synthnet.zoo import Zoo
+
+SECONDS = 150  # of each stage
+PROBES = (2, 6)  # updates of the two runs whose difference tells how long an update takes
+UNIT, CHUNK, WHOLE = {"name": "unit"}, {"name": "chunk", "size": 128}, {"name": "chunk", "size": 0}
+# `ffn` is the hidden width over the width of the trunk: top-1 routing keeps the FLOPs of a token those of the dense trunk
+PERCEIVER = {"name": "perceiver_io", "dim": 128, "heads": 4, "edge_dim": 48, "rounds": 3}
+SET = {"name": "set_transformer", "dim": 128, "heads": 4, "edge_dim": 48, "depth": 4}
+EXCHANGE = {"name": "edge_exchange", "dim": 128, "edge_dim": 48, "depth": 4}
+MOE = {"experts": 4}
+TRUNKS = {
+    "perceiver_io": (UNIT, PERCEIVER),
+    "perceiver_io-moe": (UNIT, PERCEIVER | MOE),
+    "set_transformer": (UNIT, SET),
+    "set_transformer-moe": (UNIT, SET | MOE),
+    "edge_exchange": (UNIT, EXCHANGE),
+    "edge_exchange-moe": (UNIT, EXCHANGE | MOE),
+    "flat_mlp": (WHOLE, {"name": "flat_mlp"}),
+    "perceiver_io-chunk": (CHUNK, PERCEIVER),
+    **{
+        f"size-{dim}{'-moe' if experts else ''}": (
+            UNIT,
+            PERCEIVER | {"dim": dim, "edge_dim": max(dim // 3, 8), "condition": min(dim, 64), "experts": experts},
+        )
+        for dim in (8, 16, 32, 64, 128, 256)
+        for experts in (0, 2)
+    },
+}
+
+
+def train(name: str, task: Task, zoo: Zoo, seed: int, out: Path) -> tuple[Policy, dict]:
+    """Both stages, each with as many updates as fit into its seconds: two short runs of a copy tell how long one takes."""
+    tokens, backbone = TRUNKS[name]
+    policy = Policy.create(PolicyConfig(tokens, backbone), [task.arch], seed)
+    record: dict = {"parameters": policy.n_parameters}
+    pairs = PairsConfig(images=32, val_seeds=32, val_steps=[1, 2])
+    distil = DistilConfig(input_noise=0.3, anchor=0.02, val_seeds=32)
+
+    def stage(kind: str, learner: Policy, updates: int, validations: int, folder: Path) -> Path:
+        every = max(updates // validations, 1)
+        config = pairs if kind == "pairs" else distil
+        config = replace(config, loop=LoopConfig(updates=updates, validate_every=every, checkpoint_every=updates))
+        if kind == "pairs":
+            return train_pairs(learner, task, [zoo], config, folder, "x", seed)
+        return train_distil(learner, task, [zoo], config, pairs, folder, "x", seed)
+
+    for kind in ("pairs", "distil"):
+        seconds = []
+        for updates in PROBES:
+            began = time.monotonic()
+            stage(kind, copy.deepcopy(policy), updates, 1, out / "probes" / f"{name}-{seed}-{kind}-{time.time_ns()}")
+            seconds.append(time.monotonic() - began)
+        each = max(seconds[1] - seconds[0], 1e-2) / (PROBES[1] - PROBES[0])
+        began, updates = time.monotonic(), max(int(SECONDS / each), 4)
+        policy = load_policy(stage(kind, policy, updates, 4, out / "runs" / f"{name}-{seed}-{kind}")).train()
+        record[kind] = {"updates": updates, "seconds": round(time.monotonic() - began, 1)}
+    return policy.eval(), record
+
+
+def run(options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    task, zoo = build_task("mnist5k-cnn"), Zoo.open(options.zoo)
+    for name in options.names:
+        path = options.out / f"{name}-{options.seed}.json"
+        if path.exists():
+            continue
+        policy, record = train(name, task, zoo, options.seed, options.out)
+        twins = kept_twins(task, options.seeds, options.twins)
+        report = evaluate_policy(policy, task, options.seeds, [1, 2, 4], twins=twins)
+        write_atomic(path, json.dumps({"trunk": name, "seed": options.seed, **record, **report}, indent=1) + "\n")
+        print(name, record, {k: percent(row["share_of_sgd"]) for k, row in report["steps"].items()}, flush=True)
+
+
+def summarise(options: argparse.Namespace) -> None:
+    found = [json.loads(path.read_text()) for path in sorted(options.out.glob("*.json"))]
+    rows = {}
+    for report in found:
+        rows.setdefault(report["trunk"], []).append(report)
+    lines = []
+    for name in (name for name in TRUNKS if name in rows):
+        runs = rows[name]
+        cells = [" / ".join(percent(r["steps"][k]["accuracy"]["mean"]) for r in runs) for k in ("1", "2", "4")]
+        ratio = " / ".join(f"{r['steps']['2']['identity']['aligned_distance']['ratio']:.2f}" for r in runs)
+        updates = f"{runs[0]['pairs']['updates']} + {runs[0]['distil']['updates']}"
+        lines.append([name, f"{runs[0]['parameters']:,}", updates, *cells, ratio])
+    write_atomic(options.result, json.dumps(rows, indent=1) + "\n")
+    columns = ["trunk", "weights", "updates", "K = 1", "K = 2", "K = 4", "aligned distance / SGD's, K = 2"]
+    table(f"{SECONDS} s of pairs and of distil each, one thread; mnist5k-cnn, test split", columns, lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(required=True)
+    sub = commands.add_parser("run")
+    sub.set_defaults(do=run)
+    sub.add_argument("names", nargs="+", choices=list(TRUNKS))
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seeds", type=int, default=48)
+    sub.add_argument("--zoo", required=True)
+    sub.add_argument("--twins", type=Path, default=Path("runs/twins"))
+    sub.add_argument("-o", "--out", type=Path, required=True)
+    sub = commands.add_parser("table")
+    sub.set_defaults(do=summarise)
+    sub.add_argument("out", type=Path)
+    sub.add_argument("-o", "--result", type=Path, required=True)
+    options = parser.parse_args()
+    options.do(options)
+
+
+if __name__ == "__main__":
+    main()
