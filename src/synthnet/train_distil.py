@@ -33,7 +33,9 @@ class DistilConfig:
 
     steps: the K that chains may have, one drawn per update. labels: soft (mean prediction of `teachers` zoo nets) or hard.
     graded: through how many of a chain's last steps the gradient flows (None: all); the steps before take the policy as it is.
-    input_noise: standard deviation of Gaussian noise on inputs. anchor: weight of the pairs loss (0: off).
+    input_noise: standard deviation of Gaussian noise on inputs. anchor: weight of the pairs loss (0: off). stay: weight of the
+    squared distance from the start weights, mean over weights in scale units. Conventional training leaves a net near its start
+    where the data does not move it; a policy that erases the start is on its way to one solution for all.
     """
 
     steps: list[int] = field(default_factory=lambda: [1, 2])
@@ -42,6 +44,7 @@ class DistilConfig:
     teachers: int = 256
     input_noise: float = 0.0
     anchor: float = 0.0
+    stay: float = 0.0
     nets: int = 32
     images: int = 256
     val_seeds: int = 64
@@ -74,7 +77,7 @@ def train_distil(
         raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
     check_steps("distil.steps", config.steps, policy)
     at_least(1, "distil", config, "nets", "images", "teachers")
-    at_least(0, "distil", config, "input_noise", "anchor")
+    at_least(0, "distil", config, "input_noise", "anchor", "stay")
     if config.graded is not None:
         at_least(1, "distil", config, "graded")
     at_least(2, "distil", config, "val_seeds")
@@ -104,6 +107,8 @@ def train_distil(
         final = rollout(learner, start, n_steps, net, graded=config.graded)[-1]
         target_loss = cross_entropy(net.logits(final, images), targets).mean()
         loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}
+        distance = ((final - start) / learner.scale(net)).square().mean()
+        loss, metrics["moved"] = loss + config.stay * distance, distance.item()
         if config.anchor:
             batch = draw_pairs(pairs, states[turn], learner.config.k_max, generator(seed, "distil-anchor", update))
             anchor = pairs_loss(learner, move(batch, place), net, pairs.function, images)
