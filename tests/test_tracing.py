@@ -61,6 +61,7 @@ IMAGES, WORDS = torch.zeros(2, 64), torch.arange(10).view(2, 5) % 7
 CASES = {
     "cnn": (modules.CNN(8, [1, 4, 6], 5), IMAGES, {"hidden1": 4, "hidden2": 6}),
     "resnet": (modules.ResNet(8, 8, 2, 4), IMAGES, None),
+    "resnet18": (modules.ResNet18(8, 2, 1, 3), IMAGES, None),
     "vit": (modules.ViT(8, 4, 8), IMAGES, None),
     "residual": (Residual(), IMAGES, None),
     "conv1d": (
