@@ -83,6 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--out", required=True)
     _shared(sub, data=True)
 
+    sub = command("audit", _audit, "does a policy make new, different, working nets, or does it copy? Beside every control")
+    sub.add_argument("policy", help="a bundled policy's name or a policy file")
+    sub.add_argument("--zoo", required=True, help="the zoo it was trained on, or one of the same recipe, with held-out runs")
+    sub.add_argument("--steps", type=int, nargs="+", help="synth steps to measure; by default 1, 2, 4 and the policy's best")
+    sub.add_argument("--training", type=int, default=1024, help="training nets to compare with")
+    sub.add_argument("--heldout", type=int, default=256, help="unseen seeds")
+    sub.add_argument("--also", nargs="+", metavar="NAME=POLICY", default=[], help="further policies, as controls")
+    sub.add_argument("-o", "--out", help="a folder for report.json and report.html; by default runs/audit-POLICY")
+    _shared(sub, json=True)
+
     sub = command("demo", _demo, "the main job with the bundled policy, or --train to rebuild one from nothing")
     sub.add_argument("--train", action="store_true", help="zoo, pairs and GRPO from nothing (up to 20 minutes on two cores)")
     sub.add_argument("--distil", action="store_true", help="with --train: add the distil stage")
@@ -209,6 +219,25 @@ def _inspect(options) -> None:
 
     description = describe_file(options.file, _like(options))
     print(json.dumps(description)) if options.json else print_description(description)
+
+
+def _audit(options) -> None:
+    from synthnet.audit_run import audit_policy, print_audit
+
+    also = dict(entry.partition("=")[::2] for entry in options.also)
+    folder = Path(options.out or f"runs/audit-{Path(options.policy).stem}")
+    report = audit_policy(
+        options.policy,
+        options.zoo,
+        folder,
+        options.steps,
+        options.training,
+        options.heldout,
+        also,
+        options.task,
+        options.device,
+    )
+    print(json.dumps(report)) if options.json else print_audit(report, folder)
 
 
 def _sgd(options) -> None:

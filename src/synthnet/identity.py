@@ -22,15 +22,19 @@ def canonical(symmetry: Symmetry, flat: Tensor) -> Tensor:
     return balanced / balanced.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 
 
-def aligned_distance(symmetry: Symmetry, flat: Tensor, n_pairs: int = 64, seed: int = 0) -> float:
-    """Mean L2 distance between random pairs of the nets [net weights] after balancing, unit norm and alignment."""
+def pair_distances(symmetry: Symmetry, flat: Tensor, n_pairs: int = 64, seed: int = 0) -> Tensor:
+    """L2 distances [pair] between random pairs of the nets [net weights] after balancing, unit norm and alignment."""
     nets = canonical(symmetry, flat)
-    draw = generator(seed, "identity-pairs")
-    total = 0.0
+    draw, found = generator(seed, "identity-pairs"), []
     for _ in range(n_pairs):
         i, j = torch.randperm(len(nets), generator=draw)[:2].tolist()
-        total += (symmetry.align(nets[i], nets[j])[0] - nets[j]).norm().item()
-    return total / n_pairs
+        found.append((symmetry.align(nets[i], nets[j])[0] - nets[j]).norm())
+    return torch.stack(found)
+
+
+def aligned_distance(symmetry: Symmetry, flat: Tensor, n_pairs: int = 64, seed: int = 0) -> float:
+    """The mean of `pair_distances`."""
+    return pair_distances(symmetry, flat, n_pairs, seed).mean().item()
 
 
 def disagreement(probabilities: Tensor) -> float:

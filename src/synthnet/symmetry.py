@@ -172,6 +172,33 @@ class Symmetry:
             for group, size in self.groups.items()
         }
 
+    def unit_rows(self, group: str, flat: Tensor) -> Tensor:
+        """All weights of each unit of a group that is nobody's inner one [net unit feature], from weights [net weights]."""
+        rows = [
+            flat[:, piece.index].movedim(axis + 1, 1).reshape(len(flat), self.groups[group], -1)
+            for piece in self.pieces
+            for axis, member in enumerate(piece.groups)
+            if member == group
+        ]
+        return torch.cat(rows, dim=2)
+
+    def outside(self, group: str) -> Tensor:
+        """Positions of the weights that no unit of a group owns."""
+        owned = [piece.index.reshape(-1) for piece in self.pieces if group in piece.groups]
+        free = torch.ones(self.spec.n_weights, dtype=torch.bool)
+        free[torch.cat(owned)] = False
+        return free.nonzero().squeeze(1)
+
+    def signature(self, flat: Tensor) -> Tensor:
+        """Numbers [net feature] that no permutation changes: moments of each piece over its units, along its fixed axes."""
+        made = []
+        for piece in self.pieces:
+            hidden = [axis + 1 for axis, group in enumerate(piece.groups) if group is not None]
+            values = flat[:, piece.index]
+            for moment in (values, values.square()):
+                made.append((moment.mean(hidden) if hidden else moment).reshape(len(flat), -1))
+        return torch.cat(made, dim=1)
+
     def _gain(self, group: str, flat: Tensor, reference: Tensor) -> Tensor:
         """Inner products [block reference-unit unit] of a group's weights; one block, or one per outer unit."""
         nested = group in self.inner
