@@ -26,20 +26,23 @@ def split_data(task: Task, split: str) -> tuple[Tensor, Tensor]:
 
 
 def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
-    """The task a network belongs to: the recorded one, else the only built-in task with its inputs and outputs.
+    """The task a network belongs to: the recorded one, else the built-in task of this very architecture, else one with its
+    kind, inputs and outputs, where all of those have the same data.
 
-    Raises: InputError when none fits, or when the architecture is not that task's.
+    Raises: InputError when none fits, when several with different data do, or when the recorded one has other networks.
     """
-    kind = arch.kind
-    single = [task for task in map(build_task, task_names()) if not task.family]
-    fits = [task.name for task in single if task.arch.kind == kind]
-    if recorded is None and len(fits) != 1:
-        raise InputError(f"no single task has {kind[1]} inputs and {kind[2]} outputs ({fits or 'none'}); pass --task NAME")
-    name = recorded or fits[0]
-    task = build_task(name, **settings)
-    if name not in fits:
-        raise InputError(f"{arch} is not a network of task {name}, which has {task.arch}")
-    return task.with_arch(arch)
+    fits = [task for name in task_names() if not (task := build_task(name)).family and task.arch.kind == arch.kind]
+    if recorded is not None:
+        task = build_task(recorded, **settings)
+        if task.name not in [fit.name for fit in fits]:
+            raise InputError(f"{arch} is not a network of task {recorded}, which has {task.arch}")
+        return task.with_arch(arch)
+    fits.sort(key=lambda task: task.arch != arch)
+    if len({(task.source, task.pool) for task in fits}) != 1:
+        _, n_inputs, n_classes = arch.kind
+        names = [task.name for task in fits]
+        raise InputError(f"no single task has {n_inputs} inputs and {n_classes} outputs ({names or 'none'}); pass --task NAME")
+    return build_task(fits[0].name, **settings).with_arch(arch)
 
 
 def evaluate_files(

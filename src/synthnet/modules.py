@@ -38,14 +38,15 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """3x3 convolutions conv1, conv2, …, each with ReLU and 2x2 max-pooling, then one Linear layer fc.
+    """3x3 convolutions conv1, conv2, …, each with ReLU and 2x2 max-pooling, then one Linear layer fc; with `hidden`, Linear
+    layers fc1, fc2, … with these sizes and ReLU between them.
 
     Inputs [example, channel·side·side] or [example, channel, side, side].
     """
 
-    def __init__(self, side: int, channels: list[int], n_classes: int = 10):
+    def __init__(self, side: int, channels: list[int], n_classes: int = 10, hidden: list[int] | None = None):
         super().__init__()
-        _check_sizes("cnn", [side, n_classes, *channels], 4)
+        _check_sizes("cnn", [side, n_classes, *channels, *(hidden or [])], 4)
         if side >> (len(channels) - 1) < 1:
             raise InputError(f"a cnn halves its {side} pixels at each of {len(channels) - 1} convolutions: too few are left")
         self.n_inputs, self.n_classes, self.n_convs = channels[0] * side**2, n_classes, len(channels) - 1
@@ -54,13 +55,19 @@ class CNN(nn.Module):
             self.add_module(f"conv{index}", nn.Conv2d(n_in, n_out, 3, padding=1))
             side //= 2
         self.pool = nn.MaxPool2d(2)
-        self.fc = nn.Linear(channels[-1] * side * side, n_classes)
+        sizes = [channels[-1] * side * side, *(hidden or []), n_classes]
+        self.head = [f"fc{index}" for index in range(1, len(sizes))] if hidden else ["fc"]
+        for name, (n_in, n_out) in zip(self.head, pairwise(sizes), strict=True):
+            self.add_module(name, nn.Linear(n_in, n_out))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1).unflatten(1, self.shape)
         for index in range(1, self.n_convs + 1):
             x = self.pool(torch.relu(self.get_submodule(f"conv{index}")(x)))
-        return self.fc(x.flatten(1))
+        x = x.flatten(1)
+        for name in self.head[:-1]:
+            x = torch.relu(self.get_submodule(name)(x))
+        return self.get_submodule(self.head[-1])(x)
 
 
 class ResidualBlock(nn.Module):
