@@ -15,6 +15,7 @@ from synthnet.connectivity import barrier
 from synthnet.errors import InputError
 from synthnet.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant
 from synthnet.population import Training, train_population
+from synthnet.sequence import compare_sequences, nearest_states
 from synthnet.start import init_scale
 from synthnet.verdicts import judge
 from synthnet.zoo import Zoo, ZooConfig, build_zoo
@@ -89,15 +90,15 @@ DESERVED = {
 
 @pytest.mark.parametrize("name", DESERVED)
 def test_a_generator_gets_the_verdict_it_deserves(name, field, zoo, controls):
-    report, sets = audit(field, {1: _generator(name, field, zoo)}, 1, controls)
+    report, sets = audit(field, {1: _generator(name, field, zoo)[:, None]}, 1, controls)
     found = {v["criterion"]: v["verdict"] for v in judge(report, sets)}
     assert {criterion: found[criterion] for criterion in DESERVED[name]} == DESERVED[name]
 
 
 def test_start_weights_are_nearest_to_their_own_twin_so_raw_distance_is_no_evidence(field, controls):
-    report, _ = audit(field, {1: field.starts}, 1, {})
+    report, _ = audit(field, {1: field.starts[:, None]}, 1, {})
     assert report["identity"]["start_weights_nearest_to_own_twin_raw"] > 0.9
-    twins, _ = audit(field, {1: field.twins}, 1, {})
+    twins, _ = audit(field, {1: field.twins[:, None]}, 1, {})
     assert twins["identity"]["own_twin_by_displacement"]["own_twin_first"] == 1
     assert twins["identity"]["aligned_distance"]["ratio"] == pytest.approx(1)
 
@@ -184,6 +185,19 @@ def test_ddpm_refuses_what_cannot_work():
             Ddpm(torch.randn(4, 3), config)
 
 
+def test_a_sequence_that_is_the_real_run_is_at_distance_zero_and_cosine_one(field):
+    real = field.states
+    report = compare_sequences(field.network, real[:, 1:], real, field.inputs, field.labels)
+    assert report["accuracy_by_step"] == pytest.approx(report["accuracy_by_state"][1:])
+    assert nearest_states(report) == list(range(1, real.shape[1]))
+    assert set(report["layers"]) == {"all weights", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+    for layer in report["layers"].values():
+        assert torch.tensor(layer["distance"])[:, 1:].diagonal().max() < 1e-2
+        assert torch.tensor(layer["cosine"]).diagonal().min() > 0.999
+    away = compare_sequences(field.network, 2 * real[:, :1] - real[:, 1:], real, field.inputs, field.labels)
+    assert torch.tensor(away["layers"]["all weights"]["cosine"]).diagonal().max() < -0.999, "the mirror image points away"
+
+
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
@@ -198,10 +212,10 @@ def test_audit_writes_a_report_and_a_page_that_needs_no_network(zoo, tiny, polic
     assert {OURS, "held-out SGD nets", "DDPM", "again", "start weights"} <= set(report["sets"])
     assert report["sets"]["training net, copied"]["max_error_iou"]["mean"] == pytest.approx(1)
     html = (tmp_path / "out" / "report.html").read_text()
-    assert html.count("<svg") == 4
+    assert html.count("<svg") == 5
     assert "src=" not in html.replace("xlink:href", "")
     assert "<script" not in html
-    again, sets = audit(field, {1: field.starts}, 1, controls)
+    again, sets = audit(field, {1: field.starts[:, None]}, 1, controls)
     again |= {"policy": "<b>", "verdicts": judge(again, sets)}
     assert "<b> on" not in page(again, sets)
 

@@ -23,7 +23,7 @@ ORDER = [
     ["policy", "zoo", "prompts"],
     ["rollout", "training", "sampling"],
     ["validation", "synthesis"],
-    ["train_pairs", "train_grpo", "evaluation", "novelty", "baselines", "connectivity"],
+    ["train_pairs", "train_grpo", "evaluation", "novelty", "baselines", "connectivity", "sequence"],
     ["train_distil", "audit"],
     ["config", "report", "verdicts"],
     ["audit_page"],

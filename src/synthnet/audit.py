@@ -22,6 +22,7 @@ from synthnet.identity import disagreement as disagreement_of
 from synthnet.identity import ensemble_gain, own_twin_rank, pair_distances
 from synthnet.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant
 from synthnet.seeds import generator
+from synthnet.sequence import compare_sequences
 from synthnet.start import init_scale
 from synthnet.tasks import Task
 from synthnet.zoo import Zoo
@@ -211,13 +212,14 @@ def sgd_epochs(field: Field, accuracy: float) -> float:
 
 def audit(
     field: Field,
-    outputs: Mapping[int, Tensor],
+    sequences: Mapping[int, Tensor],
     judged: int,
     controls: Mapping[str, Tensor],
     tick: Callable[[], None] = lambda: None,
 ) -> tuple[dict, dict[str, Measured]]:
-    """The report of outputs [net weights] by synth step, of which the one of `judged` steps is judged, and everything
-    measured."""
+    """The report of the sequences [net step weights] for each K, of which those of `judged` steps are judged, and everything
+    measured on their last states."""
+    outputs = {k: states[:, -1] for k, states in sequences.items()}
     honest = measure(field, field.twins, tick=tick)
     first = torch.arange(min(CONTROL_NETS, len(field.training)))
     sets = {OURS: measure(field, outputs[judged], tick=tick)}
@@ -244,5 +246,6 @@ def audit(
         "sets": {name: part.describe(field, honest) for name, part in sets.items()},
         "identity": seed_identity(field, ours, honest),
         "connectivity": connectivity(field, ours.weights),
+        "sequence": compare_sequences(field.network, sequences[max(sequences)], field.states, field.inputs, field.labels),
     }
     return report, sets

@@ -9,6 +9,7 @@ import torch
 from synthnet.audit import OURS, Measured
 from synthnet.errors import missing_extra
 from synthnet.report import percent
+from synthnet.sequence import WHOLE
 
 COLOURS = {"pass": "#1a7f37", "fail": "#b42318", "not applicable": "#667085"}
 STYLE = """
@@ -141,6 +142,11 @@ def _figures(report: dict, sets: Mapping[str, Measured]) -> list[tuple[str, str,
                 "After balancing, scaling to unit norm and alignment. Mass to the left of the held-out SGD nets means copying.",
             ),
             (
+                "The sequence beside real training states",
+                _svg(plt, _draw_sequence, report),
+                "Mean L2 distance of each generated state to the states of the run from the same start. Nearness is no goal.",
+            ),
+            (
                 "Straight lines between nets",
                 _svg(plt, _draw_paths, report),
                 "Mean test loss along the line; a hill means that the two ends lie in different basins.",
@@ -216,6 +222,16 @@ def _draw_distances(axes, report: dict, sets: Mapping[str, Measured]) -> None:
                 f"{factor}x spread", (factor * report["spread"], axes.get_ylim()[1]), fontsize=7, rotation=90, va="top"
             )
     axes.set(xlabel="aligned distance to the nearest training net", ylabel="density")
+    axes.legend(frameon=False)
+
+
+def _draw_sequence(axes, report: dict) -> None:
+    epochs = report["sgd_epochs"]
+    for step, row in enumerate(report["sequence"]["layers"][WHOLE]["distance"], 1):
+        axes.plot(range(len(epochs)), row, "o-", ms=3, label=f"W{step}")
+    axes.set_xticks(range(len(epochs)), epochs)
+    axes.set(xlabel="state of the real run (SGD epochs)", ylabel="L2 distance")
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
 
 

@@ -57,10 +57,10 @@ def audit_policy(
         field = Field.of_zoo(task, zoo, n_training, n_heldout)
         controls = make_controls(field, ddpm=DdpmConfig())
         for name, loaded in others.items():
-            controls[name] = _outputs(loaded, field, choose_steps(loaded, None))[:CONTROL_NETS]
-        outputs = {k: _outputs(trained, field, k) for k in chosen}
+            controls[name] = _sequences(loaded, field, choose_steps(loaded, None))[:CONTROL_NETS, -1]
+        sequences = {k: _sequences(trained, field, k) for k in chosen}
         bar.advance(0, note="measuring")
-        report, sets = audit(field, outputs, judged, controls, lambda: bar.advance())
+        report, sets = audit(field, sequences, judged, controls, lambda: bar.advance())
         report = {"policy": policy, "zoo": str(zoo_dir), "also": dict(also or {}), **report}
         report["verdicts"] = judge(report, sets)
         report["seconds_s"] = round(time.monotonic() - began, 1)
@@ -76,8 +76,8 @@ def _task(policy: Policy, zoo: Zoo, name: str | None) -> Task:
     return task
 
 
-def _outputs(policy: Policy, field: Field, n_steps: int) -> Tensor:
-    return synthesize_flat(policy, field.starts.to(policy.device), n_steps, field.network)[:, -1].cpu()
+def _sequences(policy: Policy, field: Field, n_steps: int) -> Tensor:
+    return synthesize_flat(policy, field.starts.to(policy.device), n_steps, field.network).cpu()
 
 
 def print_audit(report: dict, folder: Path) -> None:
