@@ -22,7 +22,7 @@ ORDER = [
     ["backbones", "population"],
     ["policy", "zoo", "prompts"],
     ["rollout", "training", "sampling"],
-    ["validation", "synthesis"],
+    ["validation", "synthesis", "exr"],
     ["train_pairs", "train_grpo", "evaluation", "novelty", "baselines", "connectivity", "sequence"],
     ["train_distil", "audit"],
     ["config", "report", "verdicts"],
@@ -30,6 +30,7 @@ ORDER = [
     ["audit_run"],
     ["stages"],
     ["demo"],
+    ["commands"],
     ["cli"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
@@ -68,7 +69,7 @@ def test_only_evaluation_reads_the_test_split():
         assert "test_data" not in called or path.name == "evaluation.py"
         assert not {"_select", "split_indices"} & called or path == ROOT / "tasks" / "__init__.py"
     readers = {_module(path) for path in FILES if "evaluation" in set(_imports(path))}
-    reporters = {"report", "demo", "cli", "audit", "audit_run", "verdicts", "__init__"}
+    reporters = {"report", "demo", "commands", "audit", "audit_run", "verdicts", "__init__"}
     assert readers <= reporters, "trainers must not reach evaluation"
 
 

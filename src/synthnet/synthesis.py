@@ -209,6 +209,24 @@ def synthesize(
     return states[0] if single else states
 
 
+@torch.no_grad()
+def synthesize_sequence(
+    weights: str | Path,
+    policy: str | Path | None = None,
+    steps: int | None = None,
+    like: Arch | UserArch | None = None,
+    device: str = "auto",
+) -> list[WeightState]:
+    """The generated weight-state sequence W0, W1 … WK of one file; arguments as in `synthesize`."""
+    file = open_net(weights, like)
+    where = policy_path(policy if policy is not None else find_policy(file.arch))
+    trained = load_policy(where, choose_device(device))
+    check_cover(trained, file)
+    states = rollout(trained, file.flat[None].to(trained.device), choose_steps(trained, steps), file.net)
+    digest = sha256_of(where)
+    return [file.state, *(_result(file, state[0].cpu(), digest, k) for k, state in enumerate(states, 1))]
+
+
 def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> WeightState:
     start = hashlib.sha256(file.path.read_bytes()).hexdigest()
     provenance = {"policy_sha256": policy_sha256, "steps": n_steps, "start_sha256": start}

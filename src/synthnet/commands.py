@@ -1,0 +1,185 @@
+"""What each use command does with its parsed flags. Imports happen inside, so that every command starts fast."""
+
+import json
+import sys
+from pathlib import Path
+
+from synthnet.errors import InputError
+
+
+def like_of(options):
+    """The kind of architecture that the flags name, if they name one."""
+    from synthnet.tasks import build_task
+    from synthnet.user_arch import UserArch
+
+    if getattr(options, "arch_py", None):
+        return UserArch.parse(options.arch_py)
+    return build_task(options.task).arch if options.task else None
+
+
+def settings_of(options) -> dict:
+    """--set KEY=VALUE, with values as JSON."""
+    made = {}
+    for entry in options.set or []:
+        key, _, value = entry.partition("=")
+        try:
+            made[key] = json.loads(value)
+        except ValueError as error:
+            raise InputError(f"--set expects KEY=VALUE with a JSON value, as in hidden=[48], got {entry!r}") from error
+    return made
+
+
+def init(options) -> None:
+    from synthnet.synthesis import output_files, write_all
+    from synthnet.tasks import build_task
+    from synthnet.weights import WeightState
+
+    if options.count < 1:
+        raise InputError(f"--count must be at least 1, got {options.count}")
+    task = build_task(options.task, **settings_of(options))
+    seeds = list(range(options.seed, options.seed + options.count))
+    names = [Path(f"{task.name}-{seed:04d}.safetensors") for seed in seeds]
+    targets = output_files(names, options.out, options.count == 1)
+    states = []
+    for seed, flat in zip(seeds, task.draw_start("user", seeds), strict=True):
+        metadata = {
+            "synthnet.format": "1",
+            "synthnet.arch": json.dumps(task.arch.to_dict()),
+            "synthnet.task": task.name,
+            "synthnet.seed": str(seed),
+        }
+        states.append(WeightState(task.network.spec.unflatten(flat), metadata))
+    write_all(targets, states, options.count == 1)
+    print(f"wrote {len(targets)} start state(s) of {task.name} to {options.out}", file=sys.stderr)
+
+
+def synthesize(options) -> None:
+    from synthnet.synthesis import synthesize
+
+    given = options.files[0] if len(options.files) == 1 else options.files
+    done = synthesize(
+        given, options.policy, options.steps, options.out, options.sample, like_of(options), options.device, options.strict
+    )
+    n_done = len(done) if isinstance(done, list) else 1
+    first = done[0] if isinstance(done, list) else done
+    steps = json.loads(first.metadata["synthnet.provenance"])["steps"]
+    print(f"synthesised {n_done} net(s) in {steps} step(s) each, without data -> {options.out}", file=sys.stderr)
+
+
+def evaluate(options) -> None:
+    from synthnet.report import print_evaluation, print_policy
+
+    if bool(options.files) == bool(options.policy):
+        raise InputError("name weight files, or --policy, and not both")
+    settings = {"split_seed": options.split_seed or 0, "data_dir": options.data_dir}
+    if options.policy:
+        from synthnet.device import choose_device
+        from synthnet.evaluation import evaluate_policy, task_of
+        from synthnet.policy import load_policy
+        from synthnet.synthesis import policy_path
+        from synthnet.tasks import build_task
+
+        if options.seeds < 2:
+            raise InputError(f"--seeds must be at least 2, got {options.seeds}")
+        if min(options.steps) < 1:
+            raise InputError(f"--steps must be at least 1, got {min(options.steps)}")
+        policy = load_policy(policy_path(options.policy), choose_device(options.device))
+        if options.split_seed is None:
+            settings["split_seed"] = policy.record.get("data", {}).get("split_seed", 0)
+        recorded = options.task or policy.record.get("task")
+        arch = build_task(recorded, **settings_of(options)).arch if options.set and recorded else policy.archs[0]
+        task = task_of(arch, recorded, **settings)
+        report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)
+        print(json.dumps(report, indent=1)) if options.json else print_policy(report)
+        return
+    from synthnet.evaluation import evaluate_files
+
+    results = evaluate_files(options.files, options.split, options.task, **settings)
+    print(json.dumps({"results": results})) if options.json else print_evaluation(results)
+
+
+def inspect(options) -> None:
+    from synthnet.report import describe_file, print_description
+
+    description = describe_file(options.file, like_of(options))
+    print(json.dumps(description)) if options.json else print_description(description)
+
+
+def audit(options) -> None:
+    from synthnet.audit_run import audit_policy, print_audit
+
+    also = dict(entry.partition("=")[::2] for entry in options.also)
+    folder = Path(options.out or f"runs/audit-{Path(options.policy).stem}")
+    report = audit_policy(
+        options.policy,
+        options.zoo,
+        folder,
+        options.steps,
+        options.training,
+        options.heldout,
+        also,
+        options.task,
+        options.device,
+    )
+    print(json.dumps(report)) if options.json else print_audit(report, folder)
+
+
+def sgd(options) -> None:
+    import torch
+
+    from synthnet.device import choose_device
+    from synthnet.evaluation import task_of
+    from synthnet.population import grow_twins
+    from synthnet.progress import Bar
+    from synthnet.synthesis import input_files, open_net, output_files, write_all
+
+    paths = input_files(options.files)
+    single = len(options.files) == 1 and not Path(options.files[0]).is_dir()
+    targets = output_files(paths, options.out, single)
+    files = [open_net(path, like_of(options)) for path in paths]
+    device, grown = choose_device(options.device), {}
+    with Bar("sgd", len(files)) as bar:
+        for arch in dict.fromkeys(file.arch for file in files):
+            members = [i for i, file in enumerate(files) if file.arch == arch]
+            recorded = options.task or files[members[0]].state.metadata.get("synthnet.task")
+            task = task_of(arch, recorded, data_dir=options.data_dir)
+            twins = grow_twins(task, torch.stack([files[i].flat for i in members]).to(device)).cpu()
+            for i, twin in zip(members, twins, strict=True):
+                kept = {key: text for key, text in files[i].state.metadata.items() if key != "synthnet.provenance"}
+                grown[i] = files[i].state.replaced(files[i].net.spec, twin, kept)
+            bar.advance(len(members))
+    write_all(targets, [grown[i] for i in range(len(files))], single)
+
+
+def exr(options) -> None:
+    from synthnet.exr import export, read_exr
+    from synthnet.synthesis import input_files, synthesize_sequence
+    from synthnet.weights import read_weights, write_weights
+
+    if options.back:
+        if len(options.files) != 1 or options.policy:
+            raise InputError("--import takes one .exr file and no --policy")
+        write_weights(options.out, read_exr(options.files[0]))
+        return
+    paths = input_files(options.files)
+    if options.policy:
+        if len(paths) != 1:
+            raise InputError(f"--policy draws the sequence of one start file, got {len(paths)}")
+        states = synthesize_sequence(paths[0], options.policy, options.steps, like_of(options))
+        names = [f"{paths[0].stem}-w{k}" for k in range(len(states))]
+    else:
+        states, names = [read_weights(path) for path in paths], [path.stem for path in paths]
+    made = export(states, names, options.out)
+    print(f"wrote {len(made)} .exr file(s) to {options.out}", file=sys.stderr)
+
+
+def demo(options) -> None:
+    from synthnet.demo import demo
+
+    demo(options.task, options.nets, options.out, options.train, options.distil, options.device)
+
+
+def config(options) -> None:
+    from synthnet.config import compose
+
+    print(compose(options.settings)[1], end="")
