@@ -24,7 +24,7 @@ ORDER = [
     ["rollout", "training", "sampling"],
     ["validation", "synthesis", "exr"],
     ["train_pairs", "train_grpo", "evaluation", "novelty", "baselines", "connectivity", "sequence"],
-    ["train_distil", "audit"],
+    ["train_distil", "train_corrupt", "audit"],
     ["config", "report", "verdicts"],
     ["audit_page"],
     ["audit_run"],

@@ -11,6 +11,7 @@ from synthnet.errors import InputError
 
 TRAINING = {
     "zoo": "train the zoo of a task, or `zoo import DIR`: take your own runs",
+    "corrupt": "optional: a model that takes clean states back towards their start, for pairs.source",
     "pairs": "supervised stage on pairs of weight states",
     "distil": "optional pathwise stage through the target's loss",
     "grpo": "reward-only stage",

@@ -1,7 +1,8 @@
 """Configuration: dataclass schemas composed by Hydra (compose API only), with typed errors and a did-you-mean.
 
-Groups: task, tokens, backbone, action, zoo, pairs, distil, grpo, reward; `experiment/` files set several at once. A file of
-`tasks/`, `tokens/` or `backbones/` is an option of its group by being there. Nothing is ever instantiated from a `_target_`.
+Groups: task, tokens, backbone, action, zoo, corrupt, pairs, distil, grpo, reward; `experiment/` files set several at once. A
+file of `tasks/`, `tokens/` or `backbones/` is an option of its group by being there. Nothing is ever instantiated from a
+`_target_`.
 """
 
 import importlib
@@ -14,13 +15,21 @@ from synthnet import backbones, tasks, tokens
 from synthnet.errors import InputError, missing_extra, unknown
 from synthnet.policy import ActionConfig, PolicyConfig
 from synthnet.tasks import Task
+from synthnet.train_corrupt import CorruptConfig
 from synthnet.train_distil import DistilConfig
 from synthnet.train_grpo import GrpoConfig, RewardConfig
 from synthnet.train_pairs import PairsConfig
 from synthnet.zoo import ZooConfig
 
 CONFIG_DIR = Path(__file__).parent / "configs"
-STAGES = {"zoo": ZooConfig, "pairs": PairsConfig, "distil": DistilConfig, "grpo": GrpoConfig, "reward": RewardConfig}
+STAGES = {
+    "zoo": ZooConfig,
+    "corrupt": CorruptConfig,
+    "pairs": PairsConfig,
+    "distil": DistilConfig,
+    "grpo": GrpoConfig,
+    "reward": RewardConfig,
+}
 
 
 @dataclass
@@ -33,6 +42,7 @@ class Config:
     backbone: Any = None
     action: ActionConfig = field(default_factory=ActionConfig)
     zoo: ZooConfig = field(default_factory=ZooConfig)
+    corrupt: CorruptConfig = field(default_factory=CorruptConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     distil: DistilConfig = field(default_factory=DistilConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)

@@ -1,15 +1,19 @@
-"""The training commands: from `key=value` settings to a finished stage. zoo → pairs → (distil) → grpo."""
+"""The training commands: from `key=value` settings to a finished stage. zoo → (corrupt) → pairs → (distil) → grpo."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from synthnet.config import Config, compose
 from synthnet.errors import InputError
+from synthnet.functional import Network
 from synthnet.plan import set_memory_budget
 from synthnet.policy import Policy, load_policy
 from synthnet.synthesis import policy_path
 from synthnet.tasks import Task, check_same_data
+from synthnet.train_corrupt import corrupted_states, train_corrupt
 from synthnet.train_distil import train_distil
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import train_pairs
@@ -38,7 +42,20 @@ def run_stage(stage: str, settings: list[str]) -> Path:
         return train_distil(policy, task, zoos, config.distil, config.pairs, run_dir, text, config.seed, config.device)
     archs = [member.arch for member in task.members]
     policy = _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), archs, config.seed)
-    return train_pairs(policy, task, zoos, config.pairs, run_dir, text, config.seed, config.device)
+    if stage == "corrupt":
+        return train_corrupt(policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device)
+    corrupt = _corrupter(config, task) if config.pairs.corruptor else None
+    return train_pairs(policy, task, zoos, config.pairs, run_dir, text, config.seed, config.device, corrupt)
+
+
+def _corrupter(config: Config, task: Task) -> Callable[[Tensor, Network], Tensor]:
+    """What makes chains of clean states with the corruptor that pairs.corruptor names. Raises: InputError for anything else."""
+    path = Path(config.pairs.corruptor)
+    corruptor = load_policy(path / "policy.safetensors" if path.is_dir() else path)
+    if not corruptor.record.get("corruptor"):
+        raise InputError(f"{path} is a policy, not a corruptor: make one with synthnet corrupt")
+    check_same_data(corruptor.record.get("data"), task, str(path))
+    return lambda states, net: corrupted_states(corruptor, states[:, -1], states.shape[1], net, config.seed)
 
 
 def _start_policy(config: Config, task: Task) -> Policy:

@@ -4,7 +4,7 @@ A chain W_i0 = W0 → … → W_iK = the clean state is drawn per example; one o
 steps left is told to the policy: neither epoch nor state index.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class PairsConfig:
     state; through a random half of the states. rollin: how often a transition starts from what the policy itself made of the
     chain so far, not from the run's own state, so that later steps learn to correct earlier ones. function: weight of the
     error in what each layer computes on `images` training images, beside the plain error of the weights (0: weights only).
+    source: zoo (the runs' own states), corruptor (chains that the corruptor at `corruptor` makes of their clean states) or
+    both.
     """
 
     single: float = 0.4
@@ -44,6 +46,8 @@ class PairsConfig:
     images: int = 128
     batch: int = 64
     runs: int | None = None
+    source: str = "zoo"
+    corruptor: str | None = None
     val_seeds: int = 64
     val_steps: list[int] = field(default_factory=lambda: [1, 2, 4])
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=4000, validate_every=250, checkpoint_every=500))
@@ -145,11 +149,17 @@ def train_pairs(
     config_yaml: str,
     seed: int,
     device: str = "auto",
+    corrupt: Callable[[Tensor, Network], Tensor] | None = None,
 ) -> Path:
-    """Run the stage on the zoos of the task's members; returns the path of the policy it wrote. Members take turns."""
+    """Run the stage on the zoos of the task's members; returns the path of the policy it wrote. Members take turns.
+    `corrupt` makes other chains of the zoo's states [run state weights], for pairs.source."""
     shares = [getattr(config, name) for name in CHAINS]
     if min(shares) < 0 or sum(shares) <= 0:
         raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
+    if config.source not in ("zoo", "corruptor", "both"):
+        raise InputError(f"pairs.source must be zoo, corruptor or both, got {config.source!r}")
+    if (config.source != "zoo") != (corrupt is not None):
+        raise InputError("pairs.source=corruptor and both need pairs.corruptor=PATH, and pairs.source=zoo takes none")
     at_least(1, "pairs", config, "batch", "images")
     at_least(2, "pairs", config, "val_seeds")
     check_steps("pairs.val_steps", config.val_steps, policy)
@@ -157,6 +167,9 @@ def train_pairs(
     policy.to(place)
     members = task.members
     states = [zoo.states("zoo", config.runs) for zoo in zoos]
+    if config.source != "zoo":
+        made = [corrupt(part, member.network) for part, member in zip(states, members, strict=True)]
+        states = [torch.cat(both) for both in zip(states, made, strict=True)] if config.source == "both" else made
     heldout = [zoo.states("heldout")[:, [0, -1]].to(place) for zoo in zoos]
     validation = Validation.of_task(task, config.val_seeds, config.val_steps, place)
     inputs = task.data("train")[0].to(place)
