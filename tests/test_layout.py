@@ -18,7 +18,7 @@ ORDER = [
     ["symmetry", "gradients"],
     ["tracing"],
     ["functional"],
-    ["identity", "tokens", "action", "grpo", "tasks", "rewards"],
+    ["identity", "tokens", "queries", "action", "grpo", "tasks", "rewards"],
     ["backbones", "population"],
     ["policy", "zoo", "prompts"],
     ["rollout", "training", "sampling"],

@@ -295,7 +295,7 @@ def test_rewards_alone_teach_and_a_flipped_reward_unteaches(tmp_path, tiny):
         train_grpo(learner, tiny, config, reward, tmp_path / name, "x", seed=0)
         after[name] = validation(learner)["accuracy_k1"]
     before = validation(load_policy(tmp_path / "p.safetensors"))["accuracy_k1"]
-    assert after["right"] > before + 0.1
+    assert after["right"] > before + 0.05
     assert after["flipped"] < before + 0.02
 
 

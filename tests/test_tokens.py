@@ -60,6 +60,7 @@ def test_every_weight_belongs_to_one_action_token(deep):
         {"name": "set_transformer", "depth": 2, "inducing": 3},
         {"name": "perceiver_io", "latents": 3},
         {"name": "perceiver_io", "latents": 3, "thinking": 0, "rounds": 1},
+        {"name": "perceiver_io", "latents": 3, "queries": "place"},
         {"name": "edge_exchange", "depth": 2},
         {"name": "edge_exchange", "depth": 2, "place": False},
     ],
@@ -157,3 +158,14 @@ def test_nets_with_norms_heads_and_residuals_have_unit_tokens(arch):
     moved = net.symmetry.permute(policy(weights, 1, net).mean, permutations)
     assert torch.allclose(policy(net.symmetry.permute(weights, permutations), 1, net).mean, moved, atol=1e-5)
     assert (moved - policy(weights, 1, net).mean).abs().max() > 1e-2
+
+
+def test_queries_decide_what_units_hear_and_unknown_ones_are_refused(tiny):
+    """Asked by place alone, all units of a layer get the same answer; asked by content, each its own."""
+    for name, alike in (("place", True), ("content", False)):
+        trunk = make_policy(tiny, {"name": "perceiver_io", "dim": 16, "heads": 2, "queries": name}).trunk
+        layout, units = make_policy(tiny).layout(tiny.network), torch.randn(1, 9, 16)
+        asked = trunk.rounds[0].queries(units, layout.descriptors)[0, :8]
+        assert torch.equal(asked, asked[:1].expand_as(asked)) is alike
+    with pytest.raises(InputError, match="query builder"):
+        make_policy(tiny, {"name": "perceiver_io", "dim": 16, "heads": 2, "queries": "colour"})

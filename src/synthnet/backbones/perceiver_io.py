@@ -13,21 +13,25 @@ from torch import Tensor, nn
 
 from synthnet.backbones._attention import Attention, Condition, FilmNorm
 from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
+from synthnet.queries import build_queries
 from synthnet.tokens import TokenLayout, Tokens
 
 
 @dataclass
 class Config(UnitConfig):
-    """latents: how many. rounds: of read, think and ask. thinking: self-attention layers among the latents per round."""
+    """latents: how many. rounds: of read, think and ask. thinking: self-attention layers among the latents per round. queries:
+    what a unit asks with, a file of `queries/`: content or place."""
 
     name: str = "perceiver_io"
     latents: int = 16
     rounds: int = 2
     thinking: int = 1
+    queries: str = "content"
 
 
 class Layer(nn.Module):
-    """Pre-norm attention of queries over a set, and a feed-forward, both with residuals (without a set: self-attention)."""
+    """Pre-norm attention of tokens over a set (without one: among themselves) and a feed-forward, both added to the tokens.
+    With `asked` [net token dim] the attention asks with those queries instead of the tokens."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -37,16 +41,22 @@ class Layer(nn.Module):
         self.ffn_norm, self.ffn = FilmNorm(dim, config.condition), feed_forward(config)
 
     def forward(
-        self, queries: Tensor, condition: Condition, seen: Tensor | None = None, seen_condition: Condition | None = None
+        self,
+        tokens: Tensor,
+        condition: Condition,
+        seen: Tensor | None = None,
+        seen_condition: Condition | None = None,
+        asked: Tensor | None = None,
     ) -> Tensor:
-        x = self.norm(queries, condition)
-        queries = queries + self.attention(x, x if seen is None else self.seen_norm(seen, seen_condition))
-        return queries + self.ffn(self.ffn_norm(queries, condition))
+        x = self.norm(tokens if asked is None else asked, condition)
+        tokens = tokens + self.attention(x, x if seen is None else self.seen_norm(seen, seen_condition))
+        return tokens + self.ffn(self.ffn_norm(tokens, condition))
 
 
 class Round(nn.Module):
-    def __init__(self, config: Config, has_edges: bool):
+    def __init__(self, config: Config, has_edges: bool, n_descriptors: int):
         super().__init__()
+        self.queries = build_queries(config.queries, config.dim, n_descriptors)
         self.exchange = EdgeExchange(config.dim, config.edge_dim, config.condition) if has_edges else None
         self.read, self.ask = Layer(config), Layer(config)
         self.think = nn.ModuleList(Layer(config) for _ in range(config.thinking))
@@ -66,14 +76,15 @@ class Round(nn.Module):
         latents = self.read(latents, everywhere, units, condition)
         for layer in self.think:
             latents = layer(latents, everywhere)
-        return self.ask(units, condition, latents, everywhere), edges, latents
+        asked = self.queries(units, layout.descriptors.to(units))
+        return self.ask(units, condition, latents, everywhere, asked), edges, latents
 
 
 class PerceiverIO(UnitTrunk):
     def __init__(self, config: Config, layout: TokenLayout, k_max: int):
         super().__init__(config, layout, k_max)
         self.latents = nn.Parameter(0.5 * torch.randn(1, config.latents, config.dim))
-        self.rounds = nn.ModuleList(Round(config, self.has_edges) for _ in range(config.rounds))
+        self.rounds = nn.ModuleList(Round(config, self.has_edges, layout.descriptors.shape[1]) for _ in range(config.rounds))
 
     def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tokens:
         units, edges = self.enter(tokens, layout)
