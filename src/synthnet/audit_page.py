@@ -17,7 +17,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1d2939; max-width: 1100px; 
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #e4e7ec; padding: .3rem .5rem; text-align: right; vertical-align: top; }
-th:first-child, td:first-child, td.text { text-align: left; }
+th:first-child, td:first-child { text-align: left; } table.wide td:not(:first-child) { white-space: nowrap; }
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; } figcaption { color: #475467; font-size: .9em; }
 """
 
@@ -36,7 +36,7 @@ def page(report: dict, sets: Mapping[str, Measured]) -> str:
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(about)}</p>",
         "<h2>Verdicts</h2>",
-        _table(["criterion", "verdict", "value", "bar", "95 % interval", "what was compared"], _verdict_rows(report)),
+        _table(["criterion", "verdict", "value", "bar", "95 % interval", "what was compared"], _verdict_rows(report), "text"),
         drawn,
         "<h2>All sets on the same axes</h2>",
         _table(SET_COLUMNS, set_rows(report)),
@@ -107,11 +107,11 @@ def _verdict_rows(report: dict) -> list[list[str]]:
     return rows
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> str:
+def _table(columns: list[str], rows: list[list[str]], style: str = "wide") -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     cell = lambda text: text if text.startswith("<b ") else escape(text)  # noqa: E731
     body = "".join("<tr>" + "".join(f"<td>{cell(text)}</td>" for text in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<table class="{style}"><tr>{head}</tr>{body}</table>'
 
 
 def _figures(report: dict, sets: Mapping[str, Measured]) -> list[tuple[str, str, str]]:
