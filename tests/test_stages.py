@@ -20,7 +20,7 @@ from synthnet.tasks import build_task
 from synthnet.train_corrupt import corrupted_states
 from synthnet.train_grpo import GrpoConfig, RewardConfig, train_grpo
 from synthnet.train_pairs import PairsConfig, draw_chain, draw_pairs
-from synthnet.training import LoopConfig, OptimConfig
+from synthnet.training import LoopConfig, OptimConfig, policy_of_run
 from synthnet.validation import Validation
 from synthnet.zoo import Zoo, ZooConfig, build_zoo, import_zoo
 
@@ -272,7 +272,11 @@ def test_grpo_resumes_bit_for_bit(zoo_dir, tmp_path, tiny, monkeypatch):
     run_stage("grpo", [*base, f"run_dir={tmp_path / 'whole'}"])
     split = [*base, f"run_dir={tmp_path / 'split'}"]
     interrupt_at(3, lambda: run_stage("grpo", split), monkeypatch)
+    stopped = load_policy(policy_of_run(tmp_path / "split"))
+    assert stopped.record["stages"][-1]["stopped_at_update"] == 3
+    run_stage("grpo", [*base[:-1], f"policy_from={tmp_path / 'split'}", f"run_dir={tmp_path / 'onwards'}"])
     run_stage("grpo", split)
+    assert policy_of_run(tmp_path / "split").name == "policy.safetensors"
     assert _metrics(tmp_path / "split") == _metrics(tmp_path / "whole")
 
 

@@ -17,6 +17,7 @@ from synthnet.train_corrupt import corrupted_states, train_corrupt
 from synthnet.train_distil import train_distil
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import train_pairs
+from synthnet.training import policy_of_run
 from synthnet.zoo import Zoo, build_zoo, import_zoo, member_path
 
 
@@ -59,11 +60,12 @@ def _corrupter(config: Config, task: Task) -> Callable[[Tensor, Network], Tensor
 
 
 def _start_policy(config: Config, task: Task) -> Policy:
-    """The policy a stage goes on from: policy_from, a policy file, a bundled policy's name, or a run directory."""
+    """The policy a stage goes on from: policy_from, a policy file, a bundled policy's name, or a run directory (of a run that
+    was stopped: its best policy so far)."""
     if not config.policy_from:
         raise InputError("this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name")
     source = Path(config.policy_from)
-    policy = load_policy(source / "policy.safetensors" if source.is_dir() else policy_path(config.policy_from))
+    policy = load_policy(policy_of_run(source) if source.is_dir() else policy_path(config.policy_from))
     for member in task.members:
         policy.layout(member.network)
         if member.arch not in policy.archs:

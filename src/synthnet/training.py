@@ -22,6 +22,8 @@ from synthnet.policy import Policy
 from synthnet.progress import Bar
 from synthnet.runs import RunDirectory
 
+BEST = "checkpoints/best.safetensors"
+
 
 @dataclass
 class OptimConfig:
@@ -98,6 +100,7 @@ def train(
                 _validate(run, loop, validate, average, best, state, bar)
             if stop.asked or state["update"] % loop.checkpoint_every == 0:
                 _save(run, policy, average, best, optimizer, state)
+                _write(run, best, run.path / BEST, title.split()[0], {"stopped_at_update": state["update"]})
             if stop.asked:
                 raise KeyboardInterrupt
     _save(run, policy, average, best, optimizer, state)
@@ -180,9 +183,23 @@ def _restore(loaded, policy: Policy, average: Policy, best: Policy, optimizer, s
 
 def finish(run: RunDirectory, policy: Policy, stage: str, record: dict) -> Path:
     """Write the stage's policy into its run directory, with the stage appended to the policy's own history."""
-    run_record = json.loads((run.path / "run.json").read_text())
-    entry = {"stage": stage, "command": run_record["command"], "commit": run_record["commit"], **record}
-    policy.record = {**policy.record, "stages": [*policy.record.get("stages", []), entry]}
     path = run.path / "policy.safetensors"
-    policy.save(path)
+    _write(run, policy, path, stage, record)
+    (run.path / BEST).unlink(missing_ok=True)
     return path
+
+
+def policy_of_run(path: Path) -> Path:
+    """The policy file of a run directory: the stage's result, or the best so far of a run that was stopped."""
+    done = path / "policy.safetensors"
+    return done if done.exists() or not (path / BEST).exists() else path / BEST
+
+
+def _write(run: RunDirectory, policy: Policy, path: Path, stage: str, record: dict) -> None:
+    made = json.loads((run.path / "run.json").read_text())
+    entry = {"stage": stage, "command": made["command"], "commit": made["commit"], **record}
+    before = policy.record
+    policy.record = {**before, "stages": [*before.get("stages", []), entry]}
+    policy.save(path)
+    if path.name == Path(BEST).name:
+        policy.record = before  # the run goes on
