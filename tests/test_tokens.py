@@ -21,7 +21,7 @@ def cnn():
     return build_task("mnist5k-cnn", channels=[3, 5])
 
 
-SCHEMES = [{"name": "unit"}, {"name": "chunk", "size": 64}, {"name": "chunk", "size": 0}]
+SCHEMES = [{"name": "unit"}, {"name": "unit", "classes": True}, {"name": "chunk", "size": 64}, {"name": "chunk", "size": 0}]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -65,11 +65,13 @@ def test_every_weight_belongs_to_one_action_token(deep):
         {"name": "edge_exchange", "depth": 2, "place": False},
     ],
 )
-def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, request):
+@pytest.mark.parametrize("classes", [False, True])
+def test_policy_is_equivariant_to_hidden_permutations(task_name, trunk, classes, request):
     task = request.getfixturevalue(task_name)
     symmetry = task.network.symmetry
     backbone = {"dim": 16, "heads": 2, "edge_dim": 8, "condition": 8, **trunk}
-    policy, weights = make_policy(task, backbone), task.draw_start("val", [0, 1]) / 0.1
+    policy = make_policy(task, backbone, {"name": "unit", "classes": classes})
+    weights = task.draw_start("val", [0, 1]) / 0.1
     torch.manual_seed(3)
     permutations = symmetry.random(torch.Generator().manual_seed(3))
     moved = symmetry.permute(policy(weights, 2, task.network).mean, permutations)
@@ -169,3 +171,11 @@ def test_queries_decide_what_units_hear_and_unknown_ones_are_refused(tiny):
         assert torch.equal(asked, asked[:1].expand_as(asked)) is alike
     with pytest.raises(InputError, match="query builder"):
         make_policy(tiny, {"name": "perceiver_io", "dim": 16, "heads": 2, "queries": "colour"})
+
+
+def test_classes_as_units_have_identities_and_are_never_permuted(cnn):
+    """Two classes must be told apart, or the net could not learn which output is which; hidden units must not be."""
+    layout = _layout(cnn, {"name": "unit", "classes": True})
+    assert [edge.kind for edge in layout.edges] == ["edge-3x3", "edge-out-3x3"]
+    assert len(layout.descriptors[-11:-1].unique(dim=0)) == 10
+    assert len(layout.descriptors[:3].unique(dim=0)) == 1

@@ -7,7 +7,7 @@ of those, which is more than the net allows.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log, prod
 
 import torch
@@ -18,19 +18,23 @@ from synthnet.symmetry import Piece, Symmetry
 from synthnet.tokens import EdgeBlock, TokenLayout
 from synthnet.weights import WeightSpec
 
-N_DESCRIPTORS = 4
+CLASSES = "classes"
 Units = tuple[str, ...]  # a group of units: a group of the symmetry, or an outer and an inner one
 
 
 @dataclass
 class Config:
+    """classes: the outputs of the net are units too, one token each with an identity of its own, and the weights of the last
+    layer are edges between them and the hidden units; without, a hidden unit's token holds its weights to all classes."""
+
     name: str = "unit"
+    classes: bool = False
 
 
 def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabulary: Mapping[str, int] | None) -> TokenLayout:
     if symmetry is None:
         raise InputError("unit tokens need a traced architecture; use tokens=chunk for a file without one")
-    parts = _parts(spec, symmetry)
+    parts = _parts(spec, symmetry, config.classes)
     vocabulary = dict(vocabulary) if vocabulary else {part.key: part.size for part in parts}
     if missing := sorted({part.key for part in parts if vocabulary.get(part.key) != part.size}):
         raise InputError(f"the policy's family does not cover this network: it has never seen {', '.join(missing)}")
@@ -45,19 +49,23 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         column_of[block] = columns[part.key]
         if part.is_edge:
             edges.append(EdgeBlock(part.key, rows[part.units[0]], rows[part.units[1]], block))
-            edge_descriptors.append(_descriptor(sizes, part.units[0]))
+            edge_descriptors.append(_descriptor(sizes, part.units[0], config.classes))
             token_of[block] = n_action + torch.arange(block.shape[0])[:, None, None]
             n_action += block.shape[0]
             continue
         place = rows[part.units[0] if part.units else None]
         unit_index[place, starts[part.key] : starts[part.key] + part.size] = block
         token_of[block] = torch.arange(place.start, place.stop)[:, None]
-    descriptors = [_descriptor(sizes, group) for group, place in rows.items() for _ in range(place.start, place.stop)]
+    descriptors = [
+        _descriptor(sizes, group, config.classes, number)
+        for group, place in rows.items()
+        for number in range(place.stop - place.start)
+    ]
     return TokenLayout(
         unit_index,
         torch.tensor(descriptors),
         tuple(edges),
-        torch.tensor(edge_descriptors).reshape(-1, N_DESCRIPTORS),
+        torch.tensor(edge_descriptors).reshape(-1, len(descriptors[0])),
         token_of,
         n_action,
         column_of,
@@ -80,13 +88,16 @@ class Part:
         return len(self.units) == 2
 
 
-def _parts(spec: WeightSpec, symmetry: Symmetry) -> list[Part]:
+def _parts(spec: WeightSpec, symmetry: Symmetry, classes: bool) -> list[Part]:
     """The second tensor of a kind that the same units have (a norm's scale beside a bias, the bias of the next layer of a
     residual stream) fills columns of its own: kind~2, and so on."""
     vectors = {tensor.name for tensor in spec.floats if len(tensor.shape) == 1}
+    n_outputs = {piece.index.shape[0] for piece in symmetry.pieces if classes and piece.groups == (None,)}
     seen: dict[tuple, int] = {}
     parts = []
     for piece in symmetry.pieces:
+        if piece.groups[:1] == (None,) and piece.dims[0] == 0 and piece.index.shape[0] in n_outputs:
+            piece = replace(piece, groups=(CLASSES, *piece.groups[1:]))
         axes = _unit_axes(piece, symmetry)
         if len(axes) > 2:
             raise InputError(f"{piece.tensor} lies between {len(axes)} groups of units; use tokens=chunk")
@@ -121,7 +132,8 @@ def _key(piece: Piece, axes: list[tuple[int, ...]], rest: list[int], is_vector: 
     """Which kind of column a piece fills: numbers per unit, or per pair of units (an edge)."""
     shape = "x".join(map(str, rest))
     if len(axes) == 2:
-        return f"edge-{shape}" if prod(rest) > 1 else "edge"
+        kind = "edge-out" if CLASSES in piece.groups else "edge"
+        return f"{kind}-{shape}" if prod(rest) > 1 else kind
     side = ("incoming" if piece.dims[axes[0][0]] == 0 else "outgoing") if axes else "fixed"
     return f"{side}-{'bias' if is_vector else 'weight'}-{shape or '1'}"
 
@@ -149,12 +161,16 @@ def _token_rows(parts: list[Part]) -> tuple[int, dict[Units | None, slice], dict
 
 
 def _order(units: Units) -> list[int]:
-    return [int(group.removeprefix("hidden")) for group in units]
+    return [1 << 30 if group == CLASSES else int(group.removeprefix("hidden")) for group in units]
 
 
-def _descriptor(sizes: Mapping[Units, int], units: Units | None) -> list[float]:
-    """Relative depth from both ends, width on a log scale, and a flag for the fixed token."""
-    if units is None:
-        return [1.0, 0.0, 0.0, 1.0]
-    depth = (list(sizes).index(units) + 1) / (len(sizes) + 1)
-    return [depth, 1 - depth, log(sizes[units]) / 5, 0.0]
+def _descriptor(sizes: Mapping[Units, int], units: Units | None, classes: bool, number: int = 0) -> list[float]:
+    """Relative depth from both ends, width on a log scale, and a flag for what cannot be permuted; then, where classes are
+    units, which class it is."""
+    n_classes = sizes[CLASSES,] if classes else 0
+    which = [float(units == (CLASSES,) and number == index) for index in range(n_classes)]
+    if units is None or units == (CLASSES,):
+        return [1.0, 0.0, 0.0, 1.0, *which]
+    hidden = [group for group in sizes if group != (CLASSES,)]
+    depth = (hidden.index(units) + 1) / (len(hidden) + 1)
+    return [depth, 1 - depth, log(sizes[units]) / 5, 0.0, *which]
