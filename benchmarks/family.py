@@ -20,6 +20,8 @@ from synthnet.synthesis import policy_path
 from synthnet.tasks import Task, build_task
 from synthnet.weights import read_weights
 
+LARGE = 20_000
+
 
 def kept_twins(task: Task, n_seeds: int, folder: Path) -> Tensor:
     """The twins [seed weights] of the test seeds, from `folder` where they have been grown before."""
@@ -30,11 +32,12 @@ def kept_twins(task: Task, n_seeds: int, folder: Path) -> Tensor:
     return read_weights(path).tensors["twins"]
 
 
-def family_report(policy: Policy, task: Task, n_seeds: int, steps: list[int], twins: Path) -> dict:
+def family_report(policy: Policy, task: Task, seeds: int, few: int, steps: list[int], twins: Path) -> dict:
     """Architecture -> its report (`evaluate_policy`), with `trained` saying whether the policy was trained on it."""
     rows = {}
     for arch in (*task.family, *task.heldout):
         member = task.with_arch(arch)
+        n_seeds = few if member.network.spec.n_weights > LARGE else seeds
         report = evaluate_policy(policy, member, n_seeds, steps, twins=kept_twins(member, n_seeds, twins))
         rows[arch.label] = {"trained": arch in policy.archs, "n_weights": member.network.spec.n_weights, **report}
         print(arch.label, {k: percent(row["share_of_sgd"]) for k, row in report["steps"].items()}, flush=True)
@@ -47,13 +50,14 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="settings of the task, key=JSON")
     parser.add_argument("--task", required=True)
     parser.add_argument("--seeds", type=int, default=48)
+    parser.add_argument("--few", type=int, default=48, help=f"seeds of nets above {LARGE:,} weights, whose twins are slow")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
     parser.add_argument("--twins", type=Path, default=Path("runs/twins"))
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     settings = {key: json.loads(value) for key, _, value in (entry.partition("=") for entry in options.settings)}
     policy, task = load_policy(policy_path(options.policy)), build_task(options.task, **settings)
-    rows = family_report(policy, task, options.seeds, options.steps, options.twins)
+    rows = family_report(policy, task, options.seeds, options.few, options.steps, options.twins)
     report = {
         "policy": options.policy,
         "stages": policy.record["stages"],

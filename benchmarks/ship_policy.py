@@ -3,6 +3,8 @@
 python benchmarks/ship_policy.py NAME --policy POLICY                                 # the file
 python benchmarks/controls.py NAME --zoo ZOO -o benchmarks/results/FILE.json           # measured on that file
 python benchmarks/ship_policy.py NAME --report benchmarks/results/FILE.json           # its card
+
+For a family, the report is that of benchmarks/family.py on the file, and the card has one row for each architecture.
 """
 
 import argparse
@@ -20,33 +22,51 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
     """The model card as Markdown."""
     policy = load_policy(path)
     record = policy.record
+    measured = _family_rows if "rows" in report else _rows
     lines = [
         f"# Policy {name}",
         "",
         f"Turns random weights of {', '.join(map(str, policy.archs))} (task {record['task']}) into working ones, without data.",
-        f"{policy.n_parameters:,} parameters, float16, {path.stat().st_size / 1e6:.1f} MB, sha256 `{sha256_of(path)[:16]}…`; "
-        f"best K on val: {record['best_k']}; serves K = 1..{policy.config.k_max}.",
+        f"{policy.config.backbone['name']}, {policy.n_parameters:,} parameters, float16, {path.stat().st_size / 1e6:.1f} MB, "
+        f"sha256 `{sha256_of(path)[:16]}…`; best K on val: {record['best_k']}; serves K = 1..{policy.config.k_max}.",
         "",
         "## How it was made",
         "",
         "| stage | command | accuracy on val before → after, K = 1 | K = 2 |",
         "|---|---|---|---|",
-    ]
-    for stage in record["stages"]:
-        after, before = stage.get("after") or stage.get("val"), stage.get("before")
-        cells = []
-        for k in (1, 2):
-            key = f"accuracy_k{k}"
-            was = f"{100 * before[key]:.2f} → " if before and key in before else ""
-            cells.append(f"{was}{100 * after[key]:.2f} %" if key in after else "–")
-        lines.append(f"| {stage['stage']} | `{' '.join(stage['command'])}` | {cells[0]} | {cells[1]} |")
-    twins = report["sgd_twins"]
-    lines += [
+        *map(_stage_row, record["stages"]),
         "",
         "The pairs stage reads the zoo's weight states and, for its error measure, training images; distil reads training",
         "images and the zoo ensemble's predictions on them; GRPO reads rewards measured on train + reward images. Synthesis",
         "reads nothing.",
         "",
+        *measured(name, report, report_path),
+        "",
+        "## Limits",
+        "",
+        "Trained on the architectures above; other hidden widths with the same inputs and outputs run with a warning."
+        if "rows" in report
+        else "Trained on one architecture; other hidden widths with the same inputs and outputs run with a warning, unclaimed.",
+        "Start weights must be torch's default initialisation (uniform in ±1/√fan_in).",
+        "There is no BatchNorm, so there are no running statistics.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _stage_row(stage: dict) -> str:
+    after, before = stage.get("after") or stage.get("val"), stage.get("before")
+    cells = []
+    for k in (1, 2):
+        key = f"accuracy_k{k}"
+        was = f"{100 * before[key]:.2f} → " if before and key in before else ""
+        cells.append(f"{was}{100 * after[key]:.2f} %" if key in after else "–")
+    stopped = f", stopped at update {stage['stopped_at_update']}" if "stopped_at_update" in stage else ""
+    return f"| {stage['stage']} | `{' '.join(stage['command'])}`{stopped} | {cells[0]} | {cells[1]} |"
+
+
+def _rows(name: str, report: dict, report_path: str) -> list[str]:
+    lines = [
         f"## Measured on this file: {report['seeds']} unseen seeds, {report['n_images']} test images",
         "",
         f"Reproduce: `synthnet evaluate --policy {name} --seeds {report['seeds']}`; with controls: `{report_path}`.",
@@ -58,17 +78,26 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
     for k, row in report["steps"].items():
         ratio = row["identity"]["aligned_distance"]["ratio"]
         lines.append(f"| K = {k} | {_accuracy(row['accuracy'])} | {100 * row['share_of_sgd']:.2f} % | {ratio:.2f} |")
-    lines += [
-        f"| SGD twins | {_accuracy(twins)} | 100 % | 1 |",
+    return [*lines, f"| SGD twins | {_accuracy(report['sgd_twins'])} | 100 % | 1 |"]
+
+
+def _family_rows(name: str, report: dict, report_path: str) -> list[str]:
+    first = next(iter(report["rows"].values()))
+    steps = list(first["steps"])
+    lines = [
+        f"## Measured on this file: unseen seeds, {first['n_images']} test images",
         "",
-        "## Limits",
+        f"`{report_path}`, made by `python benchmarks/family.py {name} …`. Shares are of SGD twins from the same starts.",
         "",
-        "Trained on one architecture; other hidden widths with the same inputs and outputs run with a warning, unclaimed.",
-        "Start weights must be torch's default initialisation (uniform in ±1/√fan_in).",
-        "There is no BatchNorm, so there are no running statistics.",
-        "",
+        f"| net | trained on | seeds | SGD twins | {' | '.join(f'K = {k}' for k in steps)} | aligned distance / SGD's, K = 2 |",
+        "|---|---|---|---|" + "---|" * (len(steps) + 1),
     ]
-    return "\n".join(lines)
+    for label, row in report["rows"].items():
+        shares = " | ".join(f"{100 * row['steps'][k]['share_of_sgd']:.2f} %" for k in steps)
+        ratio = row["steps"]["2"]["identity"]["aligned_distance"]["ratio"]
+        twins = f"{100 * row['sgd_twins']['mean']:.2f} ± {100 * row['sgd_twins']['sd']:.2f} %"
+        lines.append(f"| {label} | {'yes' if row['trained'] else 'no'} | {row['seeds']} | {twins} | {shares} | {ratio:.2f} |")
+    return lines
 
 
 def _accuracy(stats: dict) -> str:
