@@ -3,8 +3,8 @@
 python benchmarks/trunks.py run NAME … [--seed 0] --zoo runs/zoo-mnist5k-cnn-0 -o DIR   # trunks -> DIR/NAME-SEED.json
 python benchmarks/trunks.py table DIR -o FILE.json                                      # all of them, one table
 
-How many updates fit is measured first, on this machine, so the JSON holds the numbers of updates. `size-…` are Perceiver IO
-policies from about 20k to 5M weights, dense and with two experts: the smallest that still generalises.
+How many updates fit is measured first, on this machine, so the JSON holds the numbers of updates. `size-…` are Set Transformers
+from about 20k to 5M weights, dense and with two experts: the smallest that still generalises.
 """
 
 import argparse
@@ -29,12 +29,15 @@ from synthnet.zoo import Zoo
 
 SECONDS = 150  # of each stage
 PROBES = (2, 6)  # updates of the two runs whose difference tells how long an update takes
-UNIT, CHUNK, WHOLE = {"name": "unit"}, {"name": "chunk", "size": 128}, {"name": "chunk", "size": 0}
+UNIT, FIXED = {"name": "unit", "classes": True}, {"name": "unit", "classes": False}
+CHUNK, WHOLE = {"name": "chunk", "size": 128}, {"name": "chunk", "size": 0}
 # `ffn` is the hidden width over the width of the trunk: top-1 routing keeps the FLOPs of a token those of the dense trunk
-PERCEIVER = {"name": "perceiver_io", "dim": 128, "heads": 4, "edge_dim": 48, "rounds": 3}
-SET = {"name": "set_transformer", "dim": 128, "heads": 4, "edge_dim": 48, "depth": 4}
-EXCHANGE = {"name": "edge_exchange", "dim": 128, "edge_dim": 48, "depth": 4}
+SHARED = {"dim": 96, "heads": 4, "edge_dim": 64}
+PERCEIVER = {"name": "perceiver_io", "rounds": 3, **SHARED}
+SET = {"name": "set_transformer", "depth": 4, **SHARED}
+EXCHANGE = {"name": "edge_exchange", "depth": 4, **SHARED}
 MOE = {"experts": 4}
+SIZES = ((16, 16), (32, 24), (64, 48), (96, 64), (192, 96), (320, 128))
 TRUNKS = {
     "perceiver_io": (UNIT, PERCEIVER),
     "perceiver_io-moe": (UNIT, PERCEIVER | MOE),
@@ -42,14 +45,15 @@ TRUNKS = {
     "set_transformer-moe": (UNIT, SET | MOE),
     "edge_exchange": (UNIT, EXCHANGE),
     "edge_exchange-moe": (UNIT, EXCHANGE | MOE),
+    "set_transformer, last layer in unit tokens": (FIXED, SET),
+    "perceiver_io, chunk tokens": (CHUNK, PERCEIVER),
     "flat_mlp": (WHOLE, {"name": "flat_mlp"}),
-    "perceiver_io-chunk": (CHUNK, PERCEIVER),
     **{
         f"size-{dim}{'-moe' if experts else ''}": (
             UNIT,
-            PERCEIVER | {"dim": dim, "edge_dim": max(dim // 3, 8), "condition": min(dim, 64), "experts": experts},
+            SET | {"dim": dim, "edge_dim": edge_dim, "condition": min(dim, 64), "experts": experts},
         )
-        for dim in (8, 16, 32, 64, 128, 256)
+        for dim, edge_dim in SIZES
         for experts in (0, 2)
     },
 }
@@ -60,8 +64,9 @@ def train(name: str, task: Task, zoo: Zoo, seed: int, out: Path) -> tuple[Policy
     tokens, backbone = TRUNKS[name]
     policy = Policy.create(PolicyConfig(tokens, backbone), [task.arch], seed)
     record: dict = {"parameters": policy.n_parameters}
-    pairs = PairsConfig(images=32, val_seeds=32, val_steps=[1, 2])
-    distil = DistilConfig(input_noise=0.3, anchor=0.02, val_seeds=32)
+    pairs = PairsConfig(function=0.0, val_seeds=16, val_steps=[1, 2])
+    distil = DistilConfig(input_noise=0.1, stay=0.01, nets=8, images=128, val_seeds=16)
+    distil.optim = replace(distil.optim, learning_rate=1e-3)
 
     def stage(kind: str, learner: Policy, updates: int, validations: int, folder: Path) -> Path:
         every = max(updates // validations, 1)

@@ -14,7 +14,7 @@ from conftest import make_policy
 from synthnet import training
 from synthnet.errors import InputError
 from synthnet.policy import load_policy
-from synthnet.rollout import synthesize_flat
+from synthnet.rollout import rollout, synthesize_flat
 from synthnet.stages import run_stage
 from synthnet.tasks import build_task
 from synthnet.train_corrupt import corrupted_states
@@ -365,3 +365,55 @@ def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
     ):
         with pytest.raises(InputError, match=message):
             run_stage("pairs", [*base, *settings])
+
+
+FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
+
+
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+def test_one_policy_goes_through_all_stages_of_a_family(tmp_path):
+    """Members take turns; each has a zoo of its own; the policy then serves a width that it has never seen."""
+    run_stage("zoo", [*FAMILY, "zoo.runs=4", "zoo.heldout=2", "zoo.shard=4", f"run_dir={tmp_path / 'zoo'}"])
+    assert {path.name for path in (tmp_path / "zoo").iterdir()} == {"mlp-64-6-10", "mlp-64-4-3-10"}
+    base = [*FAMILY, "backbone.heads=2", "pairs.batch=4", f"zoo_dir={tmp_path / 'zoo'}"]
+    quick = ["loop.updates=2", "loop.validate_every=2", "val_seeds=3"]
+    pairs = run_stage("pairs", [*base, *[f"pairs.{x}" for x in quick], f"run_dir={tmp_path / 'pairs'}"])
+    distil = ["distil.steps=[3]", "distil.graded=1", "distil.stay=0.1", "distil.anchor=0.1", *[f"distil.{x}" for x in quick]]
+    made = run_stage("distil", [*base, *distil, f"policy_from={pairs}", f"run_dir={tmp_path / 'distil'}"])
+    grpo = ["grpo.prompts=2", "grpo.num_generations=2", "reward.batch=16", *[f"grpo.{x}" for x in quick]]
+    made = run_stage("grpo", [*base, *grpo, f"policy_from={made}", f"run_dir={tmp_path / 'grpo'}"])
+    policy = load_policy(made)
+    assert [arch.label for arch in policy.archs] == ["mlp-64-6-10", "mlp-64-4-3-10"]
+    last = _metrics(tmp_path / "grpo")[-1]
+    assert last["val/accuracy_k1"] == pytest.approx(
+        (last["val/accuracy_k1/mlp-64-6-10"] + last["val/accuracy_k1/mlp-64-4-3-10"]) / 2
+    )
+    unseen = build_task("digits-mlp", hidden=[5])
+    assert synthesize_flat(policy, unseen.draw_start("val", [0]), 2, unseen.network).shape == (1, 2, 385)
+
+
+def test_a_gradient_flows_through_the_graded_steps_only(tiny, policy):
+    start = tiny.draw_start("zoo", [0, 1])
+
+    def gradient(graded):
+        policy.zero_grad()
+        rollout(policy, start, 3, tiny.network, graded=graded)[-1].square().sum().backward()
+        return policy.trunk.steps_left.table.weight.grad.abs().sum(1)
+
+    assert (gradient(None)[:3] > 0).all(), "steps left 1, 2 and 3 are all told"
+    assert gradient(1)[0] > 0
+    assert not gradient(1)[1:].any()
+
+
+def test_families_draw_within_their_range_and_keep_out_what_is_held_out():
+    family = build_task("digits-mlp-family", widths=[8, 12], depths=[2], count=12, heldout=[[9, 9]])
+    sizes, family_size = [arch.kwargs["sizes"][1:-1] for arch in family.family], 12
+    assert len({tuple(x) for x in sizes}) == len(sizes) == family_size
+    assert all(len(x) == 2 and 8 <= min(x) and max(x) <= 12 and x != [9, 9] for x in sizes)
+    assert sizes == [
+        a.kwargs["sizes"][1:-1]
+        for a in build_task("digits-mlp-family", widths=[8, 12], depths=[2], count=12, heldout=[[9, 9]]).family
+    ]
+    for wrong in ({"widths": [8, 8], "depths": [1], "count": 2}, {"members": [[24]]}, {"widths": [9]}, {"depths": []}):
+        with pytest.raises(InputError):
+            build_task("digits-mlp-family", **wrong)
