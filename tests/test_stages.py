@@ -406,14 +406,13 @@ def test_a_gradient_flows_through_the_graded_steps_only(tiny, policy):
 
 
 def test_families_draw_within_their_range_and_keep_out_what_is_held_out():
-    family = build_task("digits-mlp-family", widths=[8, 12], depths=[2], count=12, heldout=[[9, 9]])
-    sizes, family_size = [arch.kwargs["sizes"][1:-1] for arch in family.family], 12
-    assert len({tuple(x) for x in sizes}) == len(sizes) == family_size
-    assert all(len(x) == 2 and 8 <= min(x) and max(x) <= 12 and x != [9, 9] for x in sizes)
-    assert sizes == [
-        a.kwargs["sizes"][1:-1]
-        for a in build_task("digits-mlp-family", widths=[8, 12], depths=[2], count=12, heldout=[[9, 9]]).family
-    ]
+    settings = {"widths": [8, 12], "depths": [2], "count": 12, "heldout": [[9, 9]]}
+    family = build_task("digits-mlp-family", **settings)
+    drawn = [arch.kwargs["sizes"][1:-1] for arch in family.family]
+    assert len(drawn) == 12
+    assert len({tuple(sizes) for sizes in drawn}) == 12
+    assert all(len(sizes) == 2 and min(sizes) >= 8 and max(sizes) <= 12 and sizes != [9, 9] for sizes in drawn)
+    assert build_task("digits-mlp-family", **settings) == family
     for wrong in ({"widths": [8, 8], "depths": [1], "count": 2}, {"members": [[24]]}, {"widths": [9]}, {"depths": []}):
         with pytest.raises(InputError):
             build_task("digits-mlp-family", **wrong)
