@@ -25,7 +25,17 @@ LARGE = 20_000
 
 def kept_twins(task: Task, n_seeds: int, folder: Path) -> Tensor:
     """The twins [seed weights] of the test seeds, from `folder` where they have been grown before."""
-    path = folder / f"{task.name}-{task.arch.label}-split{task.split_seed}-{n_seeds}.safetensors"
+    made_of = [
+        task.name,
+        task.arch.label,
+        task.source,
+        f"split{task.split_seed}",
+        *map(str, vars(task.recipe).values()),
+        n_seeds,
+    ]
+    path = folder / f"{'-'.join(map(str, made_of))}.safetensors"
+    if task.data_dir:
+        raise SystemExit("twins are kept for the images that ship with the packages only")
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_safetensors(path, {"twins": grow_twins(task, task.draw_start("test", list(range(n_seeds))))}, {})

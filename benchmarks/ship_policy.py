@@ -55,7 +55,7 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
 
 
 def _stage_row(stage: dict) -> str:
-    after, before = stage.get("after") or stage.get("val"), stage.get("before")
+    after, before = stage.get("after") or stage.get("val") or {}, stage.get("before")
     cells = []
     for k in (1, 2):
         key = f"accuracy_k{k}"

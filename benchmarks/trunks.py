@@ -28,7 +28,7 @@ from synthnet.training import LoopConfig
 from synthnet.zoo import Zoo
 
 SECONDS = 150  # of each stage
-PROBES = (2, 6)  # updates of the two runs whose difference tells how long an update takes
+PROBES = (2, 4, 24)  # updates: a warm-up, and two runs whose difference tells how long an update takes
 UNIT, FIXED = {"name": "unit", "classes": True}, {"name": "unit", "classes": False}
 CHUNK, WHOLE = {"name": "chunk", "size": 128}, {"name": "chunk", "size": 0}
 # `ffn` is the hidden width over the width of the trunk: top-1 routing keeps the FLOPs of a token those of the dense trunk
@@ -60,7 +60,7 @@ TRUNKS = {
 
 
 def train(name: str, task: Task, zoo: Zoo, seed: int, out: Path) -> tuple[Policy, dict]:
-    """Both stages, each with as many updates as fit into its seconds: two short runs of a copy tell how long one takes."""
+    """Both stages, each with as many updates as fit into its seconds: short runs of a copy tell how long one takes."""
     tokens, backbone = TRUNKS[name]
     policy = Policy.create(PolicyConfig(tokens, backbone), [task.arch], seed)
     record: dict = {"parameters": policy.n_parameters}
@@ -82,7 +82,9 @@ def train(name: str, task: Task, zoo: Zoo, seed: int, out: Path) -> tuple[Policy
             began = time.monotonic()
             stage(kind, copy.deepcopy(policy), updates, 1, out / "probes" / f"{name}-{seed}-{kind}-{time.time_ns()}")
             seconds.append(time.monotonic() - began)
-        each = max(seconds[1] - seconds[0], 1e-2) / (PROBES[1] - PROBES[0])
+        each = (seconds[2] - seconds[1]) / (PROBES[2] - PROBES[1])
+        if each <= 0:
+            raise RuntimeError(f"{name}: {PROBES[2]} updates took no longer than {PROBES[1]}; is the machine busy?")
         began, updates = time.monotonic(), max(int(SECONDS / each), 4)
         policy = load_policy(stage(kind, policy, updates, 4, out / "runs" / f"{name}-{seed}-{kind}")).train()
         record[kind] = {"updates": updates, "seconds": round(time.monotonic() - began, 1)}
@@ -114,9 +116,10 @@ def summarise(options: argparse.Namespace) -> None:
         cells = [" / ".join(percent(r["steps"][k]["accuracy"]["mean"]) for r in runs) for k in ("1", "2", "4")]
         ratio = " / ".join(f"{r['steps']['2']['identity']['aligned_distance']['ratio']:.2f}" for r in runs)
         updates = f"{runs[0]['pairs']['updates']} + {runs[0]['distil']['updates']}"
-        lines.append([name, f"{runs[0]['parameters']:,}", updates, *cells, ratio])
+        seconds = " / ".join(f"{r['pairs']['seconds']:.0f} + {r['distil']['seconds']:.0f}" for r in runs)
+        lines.append([name, f"{runs[0]['parameters']:,}", updates, seconds, *cells, ratio])
     write_atomic(options.result, json.dumps(rows, indent=1) + "\n")
-    columns = ["trunk", "weights", "updates", "K = 1", "K = 2", "K = 4", "aligned distance / SGD's, K = 2"]
+    columns = ["trunk", "weights", "updates", "seconds", "K = 1", "K = 2", "K = 4", "aligned distance / SGD's, K = 2"]
     table(f"{SECONDS} s of pairs and of distil each, one thread; mnist5k-cnn, test split", columns, lines)
 
 

@@ -375,6 +375,9 @@ def test_widths_are_settings_of_a_task(folder, capsys):
     code, _, err = run(capsys, "init", "--task", "mnist5k-cnn", "--set", "channel=[3,5]", "-o", "d.safetensors")
     assert code == 2
     assert "did you mean 'channels'" in err
+    for wrong in ("hidden=48", "hidden=null", "hidden=[1.5]", "hidden={}", "split_seed=3"):
+        code, _, err = run(capsys, "init", "--set", wrong, "-o", "d.safetensors")
+        assert code == 2 and err.count("\n") == 1, wrong
     code, _, err = run(capsys, "init", "--set", "hidden", "-o", "d.safetensors")
     assert code == 2
     assert "KEY=VALUE" in err

@@ -355,12 +355,21 @@ def test_a_corruptor_goes_back_and_its_chains_end_at_the_clean_states(zoo_dir, t
         )
 
 
+def test_a_stopped_run_still_knows_which_images_it_was_trained_on(zoo_dir, tmp_path, monkeypatch):
+    """Its best policy can be gone on from; on another split, its training images would be test images."""
+    settings = [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'p'}"]
+    interrupt_at(3, lambda: run_stage("pairs", settings), monkeypatch)
+    with pytest.raises(InputError, match="training images of the one"):
+        run_stage("grpo", [*GRPO, f"policy_from={tmp_path / 'p'}", "task.split_seed=5", f"run_dir={tmp_path / 'g'}"])
+
+
 def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
     make_policy(tiny).save(tmp_path / "p.safetensors")
     base = [*SMALL, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'r'}"]
     for settings, message in (
         (["pairs.source=both"], "need pairs.corruptor"),
         (["pairs.source=none"], "zoo, corruptor or both"),
+        (["pairs.single=-1"], "must not be negative"),
         (["pairs.source=both", f"pairs.corruptor={tmp_path / 'p.safetensors'}"], "not a corruptor"),
     ):
         with pytest.raises(InputError, match=message):

@@ -109,10 +109,10 @@ def test_no_learned_module_is_chosen_by_layer_kind(name, deep, cnn):
     columns they fill. A ModuleDict by kind, as there once was, would leave parameters that one block's gradient
     never reaches."""
     backbone = {"name": name, "dim": 16, "heads": 2, "edge_dim": 8}
-    deeper = build_task("digits-mlp", hidden=[4, 3, 5])
-    policy = make_policy(deeper, backbone)
+    deeper = build_task("digits-mlp", hidden=[4, 3])
+    policy = make_policy(deeper, backbone, {"name": "unit", "classes": True})
     layout = policy.layout(deeper.network)
-    assert len(layout.edges) == 2
+    assert [block.kind for block in layout.edges] == ["edge", "edge-out"], "two kinds, or there is nothing to choose by"
     assert not any("3x3" in n or "edge-" in n or "weight-" in n for n in make_policy(cnn, backbone).state_dict())
     reached = []
     for block in layout.edges:
@@ -123,11 +123,15 @@ def test_no_learned_module_is_chosen_by_layer_kind(name, deep, cnn):
     assert reached[0] == reached[1]
 
 
-def test_place_tells_layers_apart_and_off_means_off(deep):
-    """FiLM reads where a token stands; the same weights in another layer are then treated otherwise."""
+def test_film_reads_a_place_only_where_it_is_told():
+    """Two tokens of equal content in layers of equal size: FiLM alone can tell them apart, and only with `place`."""
+    same = build_task("digits-mlp", hidden=[4, 4])
     for place in (True, False):
-        trunk = make_policy(deep, {"name": "perceiver_io", "dim": 16, "heads": 2, "edge_dim": 8, "place": place}).trunk
-        assert any(n.startswith("place") for n, _ in trunk.named_parameters()) is place
+        trunk = make_policy(same, {"name": "perceiver_io", "dim": 16, "heads": 2, "edge_dim": 8, "place": place}).trunk
+        layout = make_policy(same).layout(same.network)
+        condition, _ = trunk.conditions(layout, torch.tensor([1]))
+        normed = trunk.norm(torch.ones(1, layout.n_tokens, 16).cumsum(-1), condition)
+        assert torch.equal(normed[0, 0], normed[0, 4]) is not place
 
 
 def test_a_family_shares_one_vocabulary_and_each_member_decodes_exactly():

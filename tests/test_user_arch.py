@@ -14,7 +14,11 @@ from synthnet.weights import read_metadata, read_weights
 from test_cli import run
 
 MINE = """
+from __future__ import annotations
+from dataclasses import dataclass
+import sys
 import torch
+import sibling
 from torch import nn
 
 class Net(nn.Module):
@@ -33,6 +37,11 @@ def make(): return Net(), torch.zeros(2, 12)
 def branches(): return Branches(), torch.zeros(2, 12)
 def breaks(): raise RuntimeError("no\\nway")
 def number(): return 3
+def leaves(): sys.exit(7)
+
+@dataclass
+class Settings:
+    width: int = 8
 """
 
 
@@ -41,6 +50,7 @@ def mine(tmp_path, monkeypatch):
     """A module of the user's own, and a file of its weights."""
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(MINE)
+    Path("sibling.py").write_text("")
     torch.manual_seed(0)
     save_file(UserArch.parse("mine.py:make").skeleton().state_dict(), "net.safetensors")
 
@@ -66,6 +76,7 @@ def test_what_cannot_be_traced_falls_back_with_one_notice(mine, capsys):
     ("factory", "message"),
     [
         ("mine.py:breaks", "RuntimeError: no way"),
+        ("mine.py:leaves", "SystemExit: 7"),
         ("mine.py:number", "should return a torch.nn.Module"),
         ("mine.py:nothing", "has no attribute"),
         ("other.py:make", "does not exist"),

@@ -33,6 +33,7 @@ PERFORMANT_QUANTILE = 0.05  # of the held-out SGD nets' accuracies: the bar of '
 PATHS = 16
 N_CONTROLS = 12
 OURS = "outputs"
+COPY_SHARE = 0.75  # of the nearest held-out net's distance: no honest net comes so close to a training net
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,18 @@ class Measured:
             "max_error_iou": summary(self.max_iou),
             "nearest_raw": summary(self.raw),
             "nearest_aligned": summary(self.aligned),
-            "zu_aligned": copying_z(self.aligned, honest.aligned),
-            "zu_raw": copying_z(self.raw, honest.raw),
+            "zu_aligned": copying_z(*apart(self.aligned, honest.aligned)),
+            "zu_raw": copying_z(*apart(self.raw, honest.raw)),
+            "copies": (self.aligned < COPY_SHARE * honest.aligned.min()).double().mean().item(),
             "novel_and_performant": novel_and_performant(self.aligned, self.accuracy, field.spread, bar),
         }
+
+
+def apart(values: Tensor, honest: Tensor) -> tuple[Tensor, Tensor]:
+    """Figures of nets [net] from the first half of the held-out starts and of honest nets from the second: two samples of one
+    start would not be independent, as the test of copying assumes."""
+    half = len(honest) // 2
+    return values[:half], honest[half:]
 
 
 def _wrong(field: Field, nets: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,13 +210,13 @@ def connectivity(field: Field, outputs: Tensor) -> dict:
     return made
 
 
-def sgd_epochs(field: Field, accuracy: float) -> float:
-    """After how many epochs conventional training is as accurate, by linear interpolation; infinite where it never is."""
+def sgd_epochs(field: Field, accuracy: float) -> float | None:
+    """After how many epochs conventional training is as accurate, by linear interpolation; None where it never is."""
     curve = list(zip(field.epochs, field.by_epoch, strict=True))
     for (before, low), (after, high) in pairwise(curve):
         if high >= accuracy:
             return before + (after - before) * max((accuracy - low) / (high - low), 0.0) if high > low else float(before)
-    return float("inf")
+    return None
 
 
 def audit(

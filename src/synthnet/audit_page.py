@@ -116,13 +116,7 @@ def _table(columns: list[str], rows: list[list[str]], style: str = "wide") -> st
 
 def _figures(report: dict, sets: Mapping[str, Measured]) -> list[tuple[str, str, str]]:
     """(heading, SVG, caption) of each figure."""
-    try:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise missing_extra("matplotlib", "plot") from error
+    mpl, plt = figure_library()
     with mpl.rc_context({"svg.hashsalt": "synthnet", "font.size": 9}):
         return [
             (
@@ -152,6 +146,18 @@ def _figures(report: dict, sets: Mapping[str, Measured]) -> list[tuple[str, str,
                 "Mean test loss along the line; a hill means that the two ends lie in different basins.",
             ),
         ]
+
+
+def figure_library():
+    """matplotlib and its pyplot, without a display. Raises: InputError where it is missing."""
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise missing_extra("matplotlib", "plot") from error
+    return mpl, plt
 
 
 def _svg(plt, draw, *arguments) -> str:

@@ -26,6 +26,8 @@ def settings_of(options) -> dict:
             made[key] = json.loads(value)
         except ValueError as error:
             raise InputError(f"--set expects KEY=VALUE with a JSON value, as in hidden=[48], got {entry!r}") from error
+        if key in ("split_seed", "data_dir"):
+            raise InputError(f"--set {key}: use --{key.replace('_', '-')} instead")
     return made
 
 
@@ -36,7 +38,7 @@ def init(options) -> None:
 
     if options.count < 1:
         raise InputError(f"--count must be at least 1, got {options.count}")
-    task = build_task(options.task, **settings_of(options))
+    task = build_task(options.task, **settings_of(options)).members[0]
     seeds = list(range(options.seed, options.seed + options.count))
     names = [Path(f"{task.name}-{seed:04d}.safetensors") for seed in seeds]
     targets = output_files(names, options.out, options.count == 1)
@@ -108,7 +110,12 @@ def inspect(options) -> None:
 def audit(options) -> None:
     from synthnet.audit_run import audit_policy, print_audit
 
-    also = dict(entry.partition("=")[::2] for entry in options.also)
+    also = {}
+    for entry in options.also:
+        name, _, path = entry.partition("=")
+        if not name or not path or name in also:
+            raise InputError(f"--also expects NAME=POLICY with names that differ, got {entry!r}")
+        also[name] = path
     folder = Path(options.out or f"runs/audit-{Path(options.policy).stem}")
     report = audit_policy(
         options.policy,

@@ -1,5 +1,5 @@
 """Linear mode connectivity: how much the loss rises on the straight line between two nets (Frankle et al. 2020, arXiv
-1912.05671)."""
+1912.05671), with the barrier measured above the line between the ends (Entezari et al. 2022, arXiv 2110.06296)."""
 
 import torch
 from torch import Tensor

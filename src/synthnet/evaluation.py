@@ -26,18 +26,19 @@ def split_data(task: Task, split: str) -> tuple[Tensor, Tensor]:
 
 
 def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
-    """The task a network belongs to: the recorded one, else the built-in task of this very architecture, else one with its
-    kind, inputs and outputs, where all of those have the same data.
+    """The task a network belongs to: the recorded one (of a family, the task it is a family of), else the built-in task of this
+    very architecture, else the smallest with its kind, inputs and outputs, where all of those have the same data.
 
     Raises: InputError when none fits, when several with different data do, or when the recorded one has other networks.
     """
     fits = [task for name in task_names() if not (task := build_task(name)).family and task.arch.kind == arch.kind]
     if recorded is not None:
         task = build_task(recorded, **settings)
+        task = task.members[0] if task.family else task
         if task.name not in [fit.name for fit in fits]:
             raise InputError(f"{arch} is not a network of task {recorded}, which has {task.arch}")
         return task.with_arch(arch)
-    fits.sort(key=lambda task: task.arch != arch)
+    fits.sort(key=lambda task: (task.arch != arch, task.network.spec.n_weights))
     if len({(task.source, task.pool) for task in fits}) != 1:
         _, n_inputs, n_classes = arch.kind
         names = [task.name for task in fits]

@@ -172,6 +172,8 @@ def export(states: Sequence[WeightState], names: Sequence[str], out: str | Path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"-o {folder} is a file, expected a folder")
     make_folder(folder)
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their pictures would collide in {folder}")
     made = [folder / f"{name}.exr" for name in names]
     for path, state in zip(made, states, strict=True):
         write_exr(path, state)

@@ -20,7 +20,7 @@ from synthnet.rollout import rollout
 from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
 from synthnet.tasks import Task
-from synthnet.train_pairs import PairsConfig, draw_pairs, move, pairs_loss
+from synthnet.train_pairs import PairsConfig, check_chains, draw_pairs, move, pairs_loss
 from synthnet.training import LoopConfig, OptimConfig, finish, train
 from synthnet.zoo import Zoo
 
@@ -70,6 +70,7 @@ def train_corrupt(
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of the corruptor it wrote."""
     at_least(1, "corrupt", config, "batch")
+    check_chains(pairs)
     place, members = choose_device(device), task.members
     corruptor.to(place)
     states = [zoo.states("zoo", pairs.runs).flip(1) for zoo in zoos]
@@ -86,7 +87,7 @@ def train_corrupt(
         means = {name: sum(row[name] for row in found) / len(found) for name in found[0]}
         return {**means, "score": -means["start_error"]}
 
+    corruptor.record |= {"task": members[0].name, "data": task.data_key, "corruptor": True}
     with RunDirectory(run_dir, config_yaml) as run:
         best = train(run, f"corrupt {task.name}", corruptor, config.loop, config.optim, step, validate)
-        best.record |= {"task": members[0].name, "data": task.data_key, "corruptor": True}
         return finish(run, best, "corrupt", {"seed": seed, "val": validate(best, 1.0)})

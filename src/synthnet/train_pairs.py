@@ -54,6 +54,13 @@ class PairsConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
 
+def check_chains(config: PairsConfig) -> None:
+    """Refuse frequencies of chains that nothing can be drawn from."""
+    shares = [getattr(config, name) for name in CHAINS]
+    if min(shares) < 0 or sum(shares) <= 0:
+        raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
+
+
 def draw_chain(config: PairsConfig, n_states: int, k_max: int, draw: torch.Generator) -> list[int]:
     """The state indices of one chain, from 0 to the clean state n_states − 1, with at most k_max transitions."""
     shares = torch.tensor([getattr(config, name) for name in CHAINS], dtype=torch.float)
@@ -153,9 +160,7 @@ def train_pairs(
 ) -> Path:
     """Run the stage on the zoos of the task's members; returns the path of the policy it wrote. Members take turns.
     `corrupt` makes other chains of the zoo's states [run state weights], for pairs.source."""
-    shares = [getattr(config, name) for name in CHAINS]
-    if min(shares) < 0 or sum(shares) <= 0:
-        raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
+    check_chains(config)
     if config.source not in ("zoo", "corruptor", "both"):
         raise InputError(f"pairs.source must be zoo, corruptor or both, got {config.source!r}")
     if (config.source != "zoo") != (corrupt is not None):
@@ -167,6 +172,7 @@ def train_pairs(
     policy.to(place)
     members = task.members
     states = [zoo.states("zoo", config.runs) for zoo in zoos]
+    n_runs = sum(map(len, states))
     if config.source != "zoo":
         made = [corrupt(part, member.network) for part, member in zip(states, members, strict=True)]
         states = [torch.cat(both) for both in zip(states, made, strict=True)] if config.source == "both" else made
@@ -188,9 +194,8 @@ def train_pairs(
             distances.append((predicted - runs[:, 1] / scale).square().sum(-1).mean().item())
         return {**validation(average), "heldout_distance": sum(distances) / len(distances)}
 
+    policy.record |= {"task": members[0].name, "data": task.data_key, "corruptor": False}
     with RunDirectory(run_dir, config_yaml) as run:
         best = train(run, f"pairs {task.name}", policy, config.loop, config.optim, step, validate)
         best.record["best_k"] = validation.best_steps(best)
-        best.record |= {"task": members[0].name, "data": task.data_key}
-        runs = sum(map(len, states))
-        return finish(run, best, "pairs", {"seed": seed, "zoo_runs": runs, "val": validation(best)})
+        return finish(run, best, "pairs", {"seed": seed, "zoo_runs": n_runs, "val": validation(best)})

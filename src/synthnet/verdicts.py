@@ -5,12 +5,13 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from synthnet.audit import OURS, Measured
+from synthnet.audit import COPY_SHARE, OURS, Measured
 from synthnet.evaluation import interval
 from synthnet.identity import ACCURACY_MARGIN
 
 RATIO = 0.8  # of SGD nets' own diversity
 ONE_SIDED = -1.645  # 5 % quantile of the standard normal distribution
+FEWEST = 16  # nets on each side of the test of copying
 REFERENCES = (OURS, "held-out SGD nets", "training nets")
 
 
@@ -39,12 +40,12 @@ def _verdict(passed: bool) -> str:
 
 
 def _accuracy(ours: Measured, honest: Measured) -> Verdict:
-    gain = ours.accuracy - honest.accuracy[: len(ours.accuracy)]
-    mean, between = gain.mean().item(), interval(gain)
-    reason, verdict = "mean accuracy minus the twins' own, same starts", _verdict(mean >= -ACCURACY_MARGIN)
-    if between[1] >= -ACCURACY_MARGIN > mean:
-        verdict, reason = "not applicable", f"{reason}; below the bar, but too few seeds to be sure of it"
-    return Verdict("accuracy", verdict, mean, f"at least -{100 * ACCURACY_MARGIN:.1f} points", between, reason)
+    gain = 100 * (ours.accuracy - honest.accuracy[: len(ours.accuracy)])
+    bar, mean, between = -100 * ACCURACY_MARGIN, gain.mean().item(), interval(gain)
+    reason, verdict = "points of accuracy above the twins from the same starts", _verdict(mean >= bar)
+    if between[0] < bar <= between[1]:
+        verdict, reason = "not applicable", f"{reason}: too few seeds to say on which side of the bar"
+    return Verdict("accuracy", verdict, mean, f"at least {bar:.1f} points", between, reason)
 
 
 def _copying(ours: Measured, honest: Measured, report: dict) -> list[Verdict]:
@@ -53,10 +54,16 @@ def _copying(ours: Measured, honest: Measured, report: dict) -> list[Verdict]:
         ("no copying (aligned)", "zu_aligned", ours.aligned, honest.aligned),
         ("no copying (raw)", "zu_raw", ours.raw, honest.raw),
     ):
-        reason = "z of distances to the nearest training net, against held-out SGD nets"
-        shift = interval(values / reference.mean() - 1)
-        made.append(Verdict(name, _verdict(row[key] >= ONE_SIDED), row[key], f"at least {ONE_SIDED}", shift, reason))
-    return made
+        low, high = interval(100 * (values / reference.mean() - 1))
+        reason = (
+            f"z of distances to the nearest training net against other starts' SGD nets (shift {low:+.1f} to {high:+.1f} %)"
+        )
+        verdict = _verdict(row[key] >= ONE_SIDED)
+        if len(honest.aligned) < 2 * FEWEST:
+            verdict, reason = "not applicable", f"{reason}: fewer than {2 * FEWEST} unseen seeds cannot tell"
+        made.append(Verdict(name, verdict, row[key], f"at least {ONE_SIDED}", None, reason))
+    reason = f"share of outputs nearer to a training net than {COPY_SHARE} times what any held-out SGD net is (aligned)"
+    return [*made, Verdict("no single copies", _verdict(row["copies"] == 0), row["copies"], "none", None, reason)]
 
 
 def _diversity(ours: Measured, honest: Measured, report: dict) -> list[Verdict]:

@@ -5,6 +5,7 @@ import math
 import pkgutil
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import get_args, get_origin
 
 import torch
 import torch.nn.functional as F
@@ -146,4 +147,20 @@ def build_task(name: str, split_seed: int = 0, data_dir: str | None = None, **co
     known = {field.name for field in fields(module.Config)} - {"name"}
     if wrong := sorted(set(config) - known):
         raise unknown(f"setting of task {name}", wrong[0], known)
+    for field in fields(module.Config):
+        if field.name in config and not _fits(config[field.name], field.type):
+            raise InputError(f"task {name}: {field.name} should be {_plain(field.type)}, got {str(config[field.name])[:60]!r}")
     return module.build(module.Config(split_seed=split_seed, data_dir=data_dir, **config))
+
+
+def _fits(value, kind) -> bool:
+    """Whether a plain value (from JSON or YAML) is of the annotated kind: int, str, an optional, or lists of these."""
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
+    if get_args(kind):
+        return any(_fits(value, option) for option in get_args(kind))
+    return type(value) is kind or (value is None and kind is type(None))
+
+
+def _plain(kind) -> str:
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)

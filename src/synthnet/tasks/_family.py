@@ -10,6 +10,8 @@ from synthnet.errors import InputError, at_least
 from synthnet.seeds import generator
 from synthnet.tasks import Task
 
+LARGEST_FAMILY = 256
+
 
 @dataclass
 class FamilyConfig:
@@ -33,6 +35,8 @@ def draw_members(config: FamilyConfig) -> list[list[int]]:
             raise InputError(f"task.members and task.heldout both hold {both}")
         return config.members
     at_least(1, "task", config, "count")
+    if config.count > LARGEST_FAMILY:
+        raise InputError(f"task.count must be at most {LARGEST_FAMILY}, got {config.count}")
     if len(config.widths) != 2 or not 1 <= config.widths[0] <= config.widths[1]:
         raise InputError(f"task.widths must be the smallest and the largest size, got {config.widths}")
     if not config.depths or min(config.depths) < 1:

@@ -93,6 +93,8 @@ def _parts(spec: WeightSpec, symmetry: Symmetry, classes: bool) -> list[Part]:
     residual stream) fills columns of its own: kind~2, and so on."""
     vectors = {tensor.name for tensor in spec.floats if len(tensor.shape) == 1}
     n_outputs = {piece.index.shape[0] for piece in symmetry.pieces if classes and piece.groups == (None,)}
+    if classes and len(n_outputs) != 1:
+        raise InputError("tokens.classes needs a net with one output bias to tell its classes by; use tokens.classes=false")
     seen: dict[tuple, int] = {}
     parts = []
     for piece in symmetry.pieces:
