@@ -37,6 +37,19 @@ def aligned_distance(symmetry: Symmetry, flat: Tensor, n_pairs: int = 64, seed: 
     return pair_distances(symmetry, flat, n_pairs, seed).mean().item()
 
 
+def shortfall(symmetry: Symmetry, nets: Tensor, wanted: float) -> Tensor:
+    """How much too near to each other nets of different seeds [net weights] lie, with a gradient: the mean over neighbours (0
+    and 1, 2 and 3 …) of (1 − distance / wanted)², 0 where the distance is at least `wanted`. Distances as in `pair_distances`;
+    the alignment is held fixed."""
+    flat = canonical(symmetry, nets)
+    found = []
+    for one, other in zip(flat[:-1:2], flat[1::2], strict=True):
+        permutations = symmetry.align(one.detach(), other.detach())[1]
+        distance = (symmetry.permute(one, permutations) - other).norm()
+        found.append((1 - distance / wanted).clamp_min(0).square())
+    return torch.stack(found).mean().to(nets)
+
+
 def disagreement(probabilities: Tensor) -> float:
     """Share of examples on which two different nets predict different classes, over all pairs, in [0, 1].
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from synthnet.device import choose_device
 from synthnet.errors import InputError, at_least
 from synthnet.functional import cross_entropy, predictions
+from synthnet.identity import aligned_distance, shortfall
 from synthnet.policy import Policy
 from synthnet.prompts import draw_prompt
 from synthnet.rollout import rollout
@@ -35,7 +36,8 @@ class DistilConfig:
     graded: through how many of a chain's last steps the gradient flows (None: all); the steps before take the policy as it is.
     input_noise: standard deviation of Gaussian noise on inputs. anchor: weight of the pairs loss (0: off). stay: weight of the
     squared distance from the start weights, mean over weights in scale units. Conventional training leaves a net near its start
-    where the data does not move it; a policy that erases the start is on its way to one solution for all.
+    where the data does not move it; a policy that erases the start is on its way to one solution for all. apart: weight of what
+    nets of different seeds lack to `apart_ratio` times the aligned distance of the zoo's nets (`identity.shortfall`).
     """
 
     steps: list[int] = field(default_factory=lambda: [1, 2])
@@ -45,6 +47,8 @@ class DistilConfig:
     input_noise: float = 0.0
     anchor: float = 0.0
     stay: float = 0.0
+    apart: float = 0.0
+    apart_ratio: float = 0.9
     nets: int = 32
     images: int = 256
     val_seeds: int = 64
@@ -77,7 +81,9 @@ def train_distil(
         raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
     check_steps("distil.steps", config.steps, policy)
     at_least(1, "distil", config, "nets", "images", "teachers")
-    at_least(0, "distil", config, "input_noise", "anchor", "stay")
+    if config.apart and config.nets < 2:
+        raise InputError(f"distil.apart compares nets of different seeds: distil.nets must be at least 2, got {config.nets}")
+    at_least(0, "distil", config, "input_noise", "anchor", "stay", "apart", "apart_ratio")
     if config.graded is not None:
         at_least(1, "distil", config, "graded")
     at_least(2, "distil", config, "val_seeds")
@@ -87,6 +93,11 @@ def train_distil(
     if config.labels == "soft":
         labels = ensemble_labels(members[0], zoos[0], inputs, config.teachers)
     states = [zoo.states("zoo", pairs.runs) for zoo in zoos] if config.anchor else None
+    wanted = [
+        config.apart_ratio * aligned_distance(member.network.symmetry, zoo.states("zoo")[:64, -1])
+        for member, zoo in zip(members, zoos, strict=True)
+        if config.apart
+    ]
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     watch = CollapseWatch(validation, config.stop_on_collapse)
 
@@ -109,6 +120,9 @@ def train_distil(
         loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}
         distance = ((final - start) / learner.scale(net)).square().mean()
         loss, metrics["moved"] = loss + config.stay * distance, distance.item()
+        if config.apart:
+            lack = shortfall(net.symmetry, final, wanted[turn])
+            loss, metrics["shortfall"] = loss + config.apart * lack, lack.item()
         if config.anchor:
             batch = draw_pairs(pairs, states[turn], learner.config.k_max, generator(seed, "distil-anchor", update))
             anchor = pairs_loss(learner, move(batch, place), net, pairs.function, images)
