@@ -1,8 +1,8 @@
 """One policy on every member of a family and on the architectures that were held out of it: one JSON file and one table.
 
-python benchmarks/family.py POLICY --task mnist5k-cnn-family [--seeds 48] [--steps 1 2 3 4 5 6] [--twins DIR] -o FILE.json
+python benchmarks/family.py POLICY --task mnist5k-cnn-family [--seeds 48] [--steps 1 2 3 4 5 6] [--twins DIR] [--set KEY=JSON] -o FILE.json
 
-Test split, unseen seeds; SGD twins by the fixed recipe, grown once and kept in --twins. Settings of the task: key=JSON.
+Test split, unseen seeds; SGD twins by the fixed recipe, grown once and kept in --twins.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def family_report(policy: Policy, task: Task, seeds: int, few: int, steps: list[
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("policy")
-    parser.add_argument("settings", nargs="*", help="settings of the task, key=JSON")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=JSON", help="settings of the task")
     parser.add_argument("--task", required=True)
     parser.add_argument("--seeds", type=int, default=48)
     parser.add_argument("--few", type=int, default=48, help=f"seeds of nets above {LARGE:,} weights, whose twins are slow")
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--twins", type=Path, default=Path("runs/twins"))
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    settings = {key: json.loads(value) for key, _, value in (entry.partition("=") for entry in options.settings)}
+    settings = {key: json.loads(value) for key, _, value in (entry.partition("=") for entry in options.set)}
     policy, task = load_policy(policy_path(options.policy)), build_task(options.task, **settings)
     rows = family_report(policy, task, options.seeds, options.few, options.steps, options.twins)
     report = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from synthnet.identity import aligned_distance, disagreement, ensemble_gain, identity_report, own_twin_rank
+from synthnet.identity import aligned_distance, disagreement, ensemble_gain, identity_report, own_twin_rank, shortfall
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +70,17 @@ def test_references_score_one_against_themselves_and_bad_nets_do_not_count(tiny,
     assert report["functional_counts"]
     worse = torch.rand(24, 50, 10).softmax(-1)
     assert not identity_report(_symmetry(tiny), nets, nets, worse, probs, labels)["functional_counts"]
+
+
+def test_shortfall_is_zero_for_nets_that_lie_apart_and_its_gradient_parts_copies(tiny, nets):
+    symmetry = _symmetry(tiny)
+    apart = aligned_distance(symmetry, nets)
+    assert shortfall(symmetry, nets, 0.5 * apart) == 0
+    draw = torch.Generator().manual_seed(0)
+    copies = torch.stack([symmetry.permute(nets[0], symmetry.random(draw)) for _ in range(4)])
+    copies = (copies + 0.01 * torch.randn(copies.shape, generator=draw)).requires_grad_()
+    before = shortfall(symmetry, copies, apart)
+    assert before > 0.8, "permuted copies are copies"
+    before.backward()
+    moved = copies.detach() - 0.5 * copies.grad / copies.grad.norm()
+    assert aligned_distance(symmetry, moved) > aligned_distance(symmetry, copies.detach())
