@@ -1,6 +1,7 @@
 """The demo with a tiny policy: what it writes, and that its table tells start weights, synthesis and SGD apart."""
 
 import pytest
+import torch
 
 from conftest import make_policy
 from synthnet import demo
@@ -24,6 +25,19 @@ def test_demo_leaves_files_a_table_and_a_figure(tmp_path, monkeypatch, capsys):
         files = sorted((tmp_path / "out" / folder).glob("*.safetensors"))
         assert len(files) == 3
         assert read_weights(files[0]).spec.n_weights == 2410
+
+
+def test_the_demo_also_shows_a_cnn(tmp_path, monkeypatch, capsys):
+    """Its bare files name no architecture, and its first layer is no grid of pixels."""
+    task = build_task("mnist5k-cnn")
+    policy = make_policy(task)
+    policy.record = {"best_k": 1, "task": "mnist5k-cnn"}
+    policy.save(tmp_path / "p.safetensors")
+    monkeypatch.setattr(demo, "find_policy", lambda arch: tmp_path / "p.safetensors")
+    monkeypatch.setattr(demo, "sgd_states", lambda task, starts, device: torch.stack([starts, 0.9 * starts], 1))
+    demo.demo("mnist5k-cnn-family", 2, str(tmp_path / "out"), rebuild=False, distil=False, device="cpu")
+    assert "synthesised, K = 2" in capsys.readouterr().out
+    assert (tmp_path / "out" / "demo.png").stat().st_size > 10_000
 
 
 def test_distil_goes_with_train():

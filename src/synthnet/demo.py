@@ -9,6 +9,7 @@ from torch import Tensor
 from synthnet.device import choose_device
 from synthnet.errors import InputError, missing_extra
 from synthnet.evaluation import split_data, summary
+from synthnet.exr import to_image
 from synthnet.files import make_folder
 from synthnet.functional import score
 from synthnet.policy import load_policy
@@ -26,7 +27,7 @@ def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, dev
         raise InputError(f"--nets must be at least 2, got {n_nets}")
     if distil and not rebuild:
         raise InputError("--distil goes with --train: the bundled policy is already trained")
-    folder, task = Path(out), build_task(task_name)
+    folder, task = Path(out), build_task(task_name).members[0]
     choose_device(device)
     make_folder(folder / "start")
     policy = rebuild_policy(task, folder / "train", distil, device) if rebuild else policy_path(find_policy(task.arch))
@@ -40,7 +41,8 @@ def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, dev
         write_weights(folder / "start" / name, WeightState(task.network.spec.unflatten(flat)))  # bare: no metadata is needed
     synthesis_began = time.perf_counter()
     for k in range(1, n_steps + 1):
-        synthesize([folder / "start" / name for name in names], policy, k, folder / f"synthesised-k{k}", device=device)
+        starting = [folder / "start" / name for name in names]
+        synthesize(starting, policy, k, folder / f"synthesised-k{k}", like=task.arch, device=device)
     synthesis_s = (time.perf_counter() - synthesis_began) / n_steps
 
     files = {k: [folder / f"synthesised-k{k}" / name for name in names] for k in range(1, n_steps + 1)}
@@ -127,9 +129,13 @@ def draw(task: Task, synth: dict[int, Tensor], sgd: Tensor, before: Tensor, afte
 
 
 def _first_layer(task: Task, flat: Tensor) -> Tensor:
-    """The incoming weights of each hidden unit as an image, tiled in a near-square grid with one blank pixel between."""
-    layer = task.network.chain.layers[0]
-    weight = task.network.spec.unflatten(flat)[layer.weight]
+    """The incoming weights of each hidden unit as an image, tiled in a near-square grid with one blank pixel between; of a
+    convolution, its kernels."""
+    tensors, chain = task.network.spec.unflatten(flat), task.network.chain
+    if chain is None:
+        return torch.from_numpy(to_image(next(value for value in tensors.values() if value.ndim > 1)))
+    layer = chain.layers[0]
+    weight = tensors[layer.weight]
     side = round(layer.n_in**0.5)
     root = len(weight) ** 0.5
     columns = next((n for n in range(1, len(weight) + 1) if len(weight) % n == 0 and root <= n <= 2 * root), round(root) + 1)
