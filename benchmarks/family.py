@@ -1,6 +1,6 @@
 """One policy on every member of a family and on the architectures that were held out of it: one JSON file and one table.
 
-python benchmarks/family.py POLICY --task mnist5k-cnn-family [--seeds 48] [--steps 1 2 3 4 5 6] [--twins DIR] [--set KEY=JSON] -o FILE.json
+python benchmarks/family.py POLICY --task mnist5k-cnn-family [--seeds 48] [--steps 1 2 3] [--twins DIR] [--set KEY=JSON] -o FILE
 
 Test split, unseen seeds; SGD twins by the fixed recipe, grown once and kept in --twins.
 """
