@@ -195,7 +195,7 @@ def synthesize(
     files = [open_net(path, like) for path in paths]
     where = policy_path(policy if policy is not None else find_policy(files[0].arch))
     trained = load_policy(where, choose_device(device))
-    for file in files:
+    for file in {file.arch: file for file in reversed(files)}.values():  # one word for each architecture
         check_cover(trained, file, strict)
     n_steps = choose_steps(trained, steps)
     finals = synthesize_nets(trained, files, n_steps, sample)
