@@ -351,7 +351,8 @@ def test_the_twins_of_a_synthesised_file_carry_no_foreign_provenance(folder, cap
     assert "synthnet.provenance" not in json.loads(out)["metadata"]
 
 
-def test_a_cnn_goes_through_every_command_that_needs_no_policy(tmp_path, capsys, monkeypatch):
+@pytest.mark.filterwarnings("default:.*never trained on")
+def test_a_cnn_goes_through_every_use_command(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task = build_task("mnist5k-cnn")
     assert task.arch.spec().n_weights == 2698
@@ -363,8 +364,18 @@ def test_a_cnn_goes_through_every_command_that_needs_no_policy(tmp_path, capsys,
     assert code == 2 and "pass --task NAME" in err
     code, out, _ = run(capsys, "inspect", "a.safetensors", "--json")
     assert code == 0 and json.loads(out)["tokens"] == {"scheme": "unit", "tokens": 25, "features": 110, "edges": 128}
-    code, _, err = run(capsys, "synthesize", "a.safetensors", "-o", "b.safetensors")
+    assert run(capsys, "synthesize", "bare.safetensors", "-o", "b.safetensors", "--task", "mnist5k-cnn")[0] == 0
+    _, out, _ = run(
+        capsys, "evaluate", "bare.safetensors", "b.safetensors", "--task", "mnist5k-cnn", "--split", "val", "--json"
+    )
+    start, made = (row["accuracy"] for row in json.loads(out)["results"])
+    assert start < 0.3 < 0.9 < made
+    run(capsys, "init", "--task", "mnist-simplecnn", "-o", "other.safetensors")
+    code, _, err = run(capsys, "synthesize", "other.safetensors", "-o", "c.safetensors")
     assert code == 2 and "no bundled policy" in err
+    two = [run(capsys, "init", "--task", "mnist5k-cnn", "--set", "channels=[7,9]", "--count", "2", "-o", "unseen")[0]]
+    code, _, err = run(capsys, "synthesize", "unseen", "-o", "made")
+    assert two == [0] and code == 0 and err.count("never trained on") == 1, "one word for each architecture, not for each file"
     code, _, err = run(capsys, "pairs", "task=mnist5k-cnn", "zoo_dir=nowhere")
     assert code == 2 and len(err.strip().splitlines()) == 1
 
