@@ -154,6 +154,8 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
     if record.get("format") not in READ_FORMATS:
         raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {READ_FORMATS}")
     tensors = read_weights(path).tensors
+    if record["format"] == 1 and any("edge_embed." in name for name in tensors):
+        raise InputError(f"{path} has edge tokens in policy format 1, which this SynthNet no longer reads; train it again")
     try:
         with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced at once
             policy = _rebuild(record)
