@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A module imports only from lines above its own; plug-in folders stand where their packages do.
 ORDER = [
     ["errors", "seeds", "interrupt"],
-    ["device", "files", "progress", "modules", "workers", "forms", "axes"],
+    ["device", "figures", "files", "progress", "modules", "workers", "forms", "axes"],
     ["weights", "runs", "data", "plan", "population_rules", "axis_rules"],
     ["arch", "user_arch", "chain", "batched", "start"],
     ["symmetry", "gradients"],
@@ -22,8 +22,8 @@ ORDER = [
     ["backbones", "population"],
     ["policy", "zoo", "prompts"],
     ["rollout", "training", "sampling"],
-    ["validation", "synthesis", "exr"],
-    ["train_pairs", "train_grpo", "evaluation", "novelty", "baselines", "connectivity", "sequence"],
+    ["validation", "synthesis"],
+    ["train_pairs", "train_grpo", "exr", "evaluation", "novelty", "baselines", "connectivity", "sequence"],
     ["train_distil", "train_corrupt", "audit"],
     ["config", "report", "verdicts"],
     ["audit_page"],

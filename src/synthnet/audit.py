@@ -18,8 +18,8 @@ from synthnet.connectivity import barrier, path_losses
 from synthnet.errors import InputError
 from synthnet.evaluation import split_data, summary
 from synthnet.functional import Network, predictions, score
+from synthnet.identity import canonical, ensemble_gain, own_twin_rank, pair_distances
 from synthnet.identity import disagreement as disagreement_of
-from synthnet.identity import ensemble_gain, own_twin_rank, pair_distances
 from synthnet.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant
 from synthnet.seeds import generator
 from synthnet.sequence import compare_sequences
@@ -86,9 +86,7 @@ class Field:
 
 def pair_steps(network: Network, before: Tensor, after: Tensor) -> float:
     """The zoo's spread: how far a run moves between its last two saved states, median, after balancing and scaling."""
-    symmetry = network.symmetry
-    balanced = [symmetry.balance(flat.double()) for flat in (before, after)]
-    one, other = (flat / flat.norm(dim=1, keepdim=True) for flat in balanced)
+    one, other = (canonical(network.symmetry, flat) for flat in (before, after))
     return (one - other).norm(dim=1).median().item()
 
 

@@ -7,7 +7,7 @@ from html import escape
 import torch
 
 from synthnet.audit import OURS, Measured
-from synthnet.errors import missing_extra
+from synthnet.figures import figure_library
 from synthnet.report import percent
 from synthnet.sequence import WHOLE
 
@@ -36,7 +36,7 @@ def page(report: dict, sets: Mapping[str, Measured]) -> str:
     parts = [
         f"<h1>{escape(title)}</h1><p>{escape(about)}</p>",
         "<h2>Verdicts</h2>",
-        _table(["criterion", "verdict", "value", "bar", "95 % interval", "what was compared"], _verdict_rows(report), "text"),
+        _table(["criterion", "verdict", "value", "bar", "95 % interval", "what was compared"], verdict_rows(report), "text"),
         drawn,
         "<h2>All sets on the same axes</h2>",
         _table(SET_COLUMNS, set_rows(report)),
@@ -100,16 +100,9 @@ def identity_rows(report: dict) -> list[list[str]]:
     return rows
 
 
-def _verdict_rows(report: dict) -> list[list[str]]:
-    rows = verdict_rows(report)
-    for row in rows:
-        row[1] = f'<b style="color:{COLOURS[row[1]]}">{row[1]}</b>'
-    return rows
-
-
 def _table(columns: list[str], rows: list[list[str]], style: str = "wide") -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    cell = lambda text: text if text.startswith("<b ") else escape(text)  # noqa: E731
+    cell = lambda text: f'<b style="color:{COLOURS[text]}">{text}</b>' if text in COLOURS else escape(text)  # noqa: E731
     body = "".join("<tr>" + "".join(f"<td>{cell(text)}</td>" for text in row) + "</tr>" for row in rows)
     return f'<table class="{style}"><tr>{head}</tr>{body}</table>'
 
@@ -148,18 +141,6 @@ def _figures(report: dict, sets: Mapping[str, Measured]) -> list[tuple[str, str,
         ]
 
 
-def figure_library():
-    """matplotlib and its pyplot, without a display. Raises: InputError where it is missing."""
-    try:
-        import matplotlib as mpl
-
-        mpl.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise missing_extra("matplotlib", "plot") from error
-    return mpl, plt
-
-
 def _svg(plt, draw, *arguments) -> str:
     figure, axes = plt.subplots(figsize=(8, 4.2), layout="constrained")
     draw(axes, *arguments)
@@ -184,16 +165,15 @@ def _draw_steps(axes, report: dict) -> None:
 
 
 def _draw_scatter(axes, report: dict, sets: Mapping[str, Measured]) -> None:
-    mine = OURS
     floor = 100 * sets["held-out SGD nets"].accuracy.min().item() - 8
     for number, (name, part) in enumerate(sets.items()):
         accuracy = 100 * part.accuracy[:100]
         seen = accuracy >= floor
         if not seen.any():
             continue  # the table has them; on this scale they would hide everything else
-        marker = {mine: "o", "held-out SGD nets": "s"}.get(name, "x+v^<>d*"[number % 8])
-        size, order = (22, 5) if name in (mine, "held-out SGD nets") else (14, 2)
-        colour = {mine: "tab:orange", "held-out SGD nets": "black"}.get(name)
+        marker = {OURS: "o", "held-out SGD nets": "s"}.get(name, "x+v^<>d*"[number % 8])
+        size, order = (22, 5) if name in (OURS, "held-out SGD nets") else (14, 2)
+        colour = {OURS: "tab:orange", "held-out SGD nets": "black"}.get(name)
         axes.scatter(
             part.max_iou[:100][seen],
             accuracy[seen],

@@ -8,11 +8,12 @@ from pathlib import Path
 from torch import Tensor
 
 from synthnet.audit import CONTROL_NETS, N_CONTROLS, Field, audit, make_controls
-from synthnet.audit_page import SET_COLUMNS, figure_library, identity_rows, page, set_rows, verdict_rows
+from synthnet.audit_page import SET_COLUMNS, identity_rows, page, set_rows, verdict_rows
 from synthnet.baselines.ddpm import DdpmConfig
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.evaluation import task_of
+from synthnet.figures import figure_library
 from synthnet.files import make_folder, write_atomic
 from synthnet.policy import Policy, load_policy
 from synthnet.progress import Bar

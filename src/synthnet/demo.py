@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from synthnet.device import choose_device
-from synthnet.errors import InputError, missing_extra
+from synthnet.errors import InputError
 from synthnet.evaluation import split_data, summary
 from synthnet.exr import to_image
+from synthnet.figures import figure_library
 from synthnet.files import make_folder
 from synthnet.functional import score
 from synthnet.policy import load_policy
@@ -93,13 +94,7 @@ def print_table(task: Task, synth: dict[int, Tensor], sgd: Tensor, n_nets: int, 
 
 def draw(task: Task, synth: dict[int, Tensor], sgd: Tensor, before: Tensor, after: Tensor, folder: Path) -> Path:
     """The figure: accuracy by synth step against SGD epochs; one net's first-layer weights before and after."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise missing_extra("matplotlib", "plot") from error
+    _, plt = figure_library()
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(13, 4.2), width_ratios=[1.5, 1, 1], layout="constrained")
     epochs = range(len(sgd))
     mean, low, high = (100 * part.numpy() for part in (sgd.mean(1), sgd.min(1).values, sgd.max(1).values))

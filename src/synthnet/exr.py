@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from synthnet.errors import InputError, missing_extra
+from synthnet.figures import figure_library
 from synthnet.files import make_folder, write_atomic
+from synthnet.synthesis import refuse_collisions
 from synthnet.weights import INTEGER_DTYPES, WeightState
 
 SHAPE, DTYPE, METADATA, INTEGERS = "synthnet.shape", "synthnet.dtype", "synthnet.metadata", "synthnet.integers"
@@ -121,14 +123,9 @@ def contact_sheet(states: Sequence[WeightState], titles: Sequence[str], path: st
 
     Each tensor has one colour scale over all states: blue negative, red positive. Raises: InputError without matplotlib.
     """
-    try:
-        import matplotlib as mpl
+    _, plt = figure_library()
+    from PIL import Image  # comes with matplotlib
 
-        mpl.use("Agg")
-        import matplotlib.pyplot as plt
-        from PIL import Image
-    except ImportError as error:
-        raise missing_extra("matplotlib", "plot") from error
     names = [name for name, value in states[0].tensors.items() if value.dtype not in INTEGER_DTYPES]
     images = [[_compact(to_image(state.tensors[name])) for name in names] for state in states]
     bounds = [max(float(np.abs(row[i]).max()) for row in images) or 1.0 for i in range(len(names))]
@@ -171,9 +168,8 @@ def export(states: Sequence[WeightState], names: Sequence[str], out: str | Path)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"-o {folder} is a file, expected a folder")
+    refuse_collisions(names, folder)
     make_folder(folder)
-    if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their pictures would collide in {folder}")
     made = [folder / f"{name}.exr" for name in names]
     for path, state in zip(made, states, strict=True):
         write_exr(path, state)

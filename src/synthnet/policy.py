@@ -91,8 +91,7 @@ class Policy(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _build_layout(self, net: Network, vocabulary: dict[str, int] | None) -> TokenLayout:
-        symmetry = net.symmetry if self.config.tokens["name"] == "unit" else None
-        return build_layout(self.config.tokens, net.spec, symmetry, vocabulary)
+        return layout_of(self.config.tokens, net, vocabulary)
 
     def layout(self, net: Network) -> TokenLayout:
         """The token layout of a network on the policy's device (cached). Raises: InputError where it is not covered."""
@@ -136,10 +135,17 @@ class Policy(nn.Module):
             "record": self.record,
         }
 
-    def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write the policy; float16 halves the file, and loading computes in float32 again."""
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float32, record: dict | None = None) -> None:
+        """Write the policy, with another record than its own where one is given; float16 halves the file, and loading computes
+        in float32 again."""
         tensors = {name: value.to(dtype) for name, value in self.state_dict().items()}
-        write_safetensors(path, tensors, {"format": "pt", "synthnet.policy": json.dumps(self.describe())})
+        described = {**self.describe(), **({} if record is None else {"record": record})}
+        write_safetensors(path, tensors, {"format": "pt", "synthnet.policy": json.dumps(described)})
+
+
+def layout_of(tokens: dict, net: Network, vocabulary: dict[str, int] | None) -> TokenLayout:
+    """The token layout of a network under a token scheme. Raises: InputError where the vocabulary does not cover it."""
+    return build_layout(tokens, net.spec, net.symmetry if tokens["name"] == "unit" else None, vocabulary)
 
 
 def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:

@@ -16,7 +16,7 @@ from synthnet.device import choose_device
 from synthnet.errors import InputError, unknown
 from synthnet.files import make_folder
 from synthnet.functional import Network, network
-from synthnet.policy import Policy, load_policy, sha256_of
+from synthnet.policy import Policy, layout_of, load_policy, sha256_of
 from synthnet.rollout import rollout
 from synthnet.seeds import generator
 from synthnet.user_arch import UserArch
@@ -103,24 +103,26 @@ def find_policy(arch: Arch) -> str:
 
     Raises: InputError when there is none.
     """
-    families = []
+    covering = None
     for name in bundled_policies():
         path = POLICY_DIR / f"{name}.safetensors"
-        archs = list(map(Arch.from_dict, metadata_json(read_metadata(path), "synthnet.policy", path)["archs"]))
+        record = metadata_json(read_metadata(path), "synthnet.policy", path)
+        archs = list(map(Arch.from_dict, record["archs"]))
         if arch in archs:
             return name
-        if len(archs) > 1 and archs[0].builder == arch.builder and _covers(load_policy(path), arch):
-            families.append(name)
-    if families:
-        return families[0]
-    raise InputError(
-        f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file"
-    )
+        if covering is None and len(archs) > 1 and archs[0].builder == arch.builder and _covers(record, arch):
+            covering = name
+    if covering is None:
+        raise InputError(
+            f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file"
+        )
+    return covering
 
 
-def _covers(policy: Policy, arch: Arch) -> bool:
+def _covers(record: dict, arch: Arch) -> bool:
+    """Whether the policy that a file's metadata describes covers an architecture; its tensors are not needed for that."""
     try:
-        policy.layout(network(arch))
+        layout_of(record["config"]["tokens"], network(arch), record["vocabulary"])
     except InputError:
         return False
     return True
@@ -139,7 +141,7 @@ def check_cover(policy: Policy, file: NetFile, strict: bool = False) -> None:
         message = f"{file.path} is {file.arch}, which this policy was never trained on (trained on {known})"
         if strict:
             raise InputError(f"{message}; refused, as --strict asks")
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=4)
 
 
 def choose_steps(policy: Policy, steps: int | None) -> int:
@@ -193,13 +195,9 @@ def synthesize(
     single = isinstance(weights, str | Path) and not Path(weights).is_dir()
     targets = output_files(paths, out, single) if out is not None else None
     files = [open_net(path, like) for path in paths]
-    where = policy_path(policy if policy is not None else find_policy(files[0].arch))
-    trained = load_policy(where, choose_device(device))
-    for file in {file.arch: file for file in reversed(files)}.values():  # one word for each architecture
-        check_cover(trained, file, strict)
+    trained, digest = _serving(files, policy, device, strict)
     n_steps = choose_steps(trained, steps)
     finals = synthesize_nets(trained, files, n_steps, sample)
-    digest = sha256_of(where)
     states = [_result(file, final, digest, n_steps) for file, final in zip(files, finals, strict=True)]
     for file, state in zip(files, states, strict=True):
         if not all(torch.isfinite(value).all() for value in state.tensors.values() if value.is_floating_point()):
@@ -219,12 +217,18 @@ def synthesize_sequence(
 ) -> list[WeightState]:
     """The generated weight-state sequence W0, W1 … WK of one file; arguments as in `synthesize`."""
     file = open_net(weights, like)
-    where = policy_path(policy if policy is not None else find_policy(file.arch))
-    trained = load_policy(where, choose_device(device))
-    check_cover(trained, file)
+    trained, digest = _serving([file], policy, device, strict=False)
     states = rollout(trained, file.flat[None].to(trained.device), choose_steps(trained, steps), file.net)
-    digest = sha256_of(where)
     return [file.state, *(_result(file, state[0].cpu(), digest, k) for k, state in enumerate(states, 1))]
+
+
+def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool) -> tuple[Policy, str]:
+    """The policy that was asked for, or the bundled one for these files, checked against each architecture; and its sha256."""
+    where = policy_path(policy if policy is not None else find_policy(files[0].arch))
+    trained = load_policy(where, choose_device(device))
+    for file in {file.arch: file for file in reversed(files)}.values():  # one word for each architecture
+        check_cover(trained, file, strict)
+    return trained, sha256_of(where)
 
 
 def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> WeightState:
@@ -268,9 +272,14 @@ def output_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]
     if out.exists() and not out.is_dir():
         raise InputError(f"-o {out} is a file, but there are several inputs: name a folder")
     names = [path.name for path in paths]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their outputs would collide in {out}")
+    refuse_collisions(names, out)
     return [out / name for name in names]
+
+
+def refuse_collisions(names: Sequence[str], out: Path) -> None:
+    """Raises: InputError where two results would be one file of the folder `out`."""
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their outputs would collide in {out}")
 
 
 def write_all(targets: Sequence[Path], states: Sequence[WeightState], single: bool) -> None:

@@ -100,7 +100,8 @@ def train(
                 _validate(run, loop, validate, average, best, state, bar)
             if stop.asked or state["update"] % loop.checkpoint_every == 0:
                 _save(run, policy, average, best, optimizer, state)
-                _write(run, best, run.path / BEST, title.split()[0], {"stopped_at_update": state["update"]})
+                stopped = {"stopped_at_update": state["update"]}
+                best.save(run.path / BEST, record=_with_stage(run, best, title.split()[0], stopped))
             if stop.asked:
                 raise KeyboardInterrupt
     _save(run, policy, average, best, optimizer, state)
@@ -183,8 +184,9 @@ def _restore(loaded, policy: Policy, average: Policy, best: Policy, optimizer, s
 
 def finish(run: RunDirectory, policy: Policy, stage: str, record: dict) -> Path:
     """Write the stage's policy into its run directory, with the stage appended to the policy's own history."""
+    policy.record = _with_stage(run, policy, stage, record)
     path = run.path / "policy.safetensors"
-    _write(run, policy, path, stage, record)
+    policy.save(path)
     (run.path / BEST).unlink(missing_ok=True)
     return path
 
@@ -195,11 +197,8 @@ def policy_of_run(path: Path) -> Path:
     return done if done.exists() or not (path / BEST).exists() else path / BEST
 
 
-def _write(run: RunDirectory, policy: Policy, path: Path, stage: str, record: dict) -> None:
+def _with_stage(run: RunDirectory, policy: Policy, stage: str, record: dict) -> dict:
+    """The policy's record with this run's stage at the end of its history."""
     made = json.loads((run.path / "run.json").read_text())
     entry = {"stage": stage, "command": made["command"], "commit": made["commit"], **record}
-    before = policy.record
-    policy.record = {**before, "stages": [*before.get("stages", []), entry]}
-    policy.save(path)
-    if path.name == Path(BEST).name:
-        policy.record = before  # the run goes on
+    return {**policy.record, "stages": [*policy.record.get("stages", []), entry]}
