@@ -13,7 +13,7 @@ import json
 import torch
 from torch import Tensor
 
-from synthnet.evaluation import interval, split_data, summary
+from synthnet.evaluation import interval, split_data, summary, task_of_policy
 from synthnet.files import write_atomic
 from synthnet.functional import Network, predictions
 from synthnet.policy import load_policy
@@ -23,7 +23,6 @@ from synthnet.rewards.calibration import calibration_error
 from synthnet.rollout import synthesize_flat
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path
-from synthnet.tasks import build_task
 
 TEMPERATURES = torch.logspace(-0.7, 0.7, 71)
 IMAGE_DRAWS = 200
@@ -75,7 +74,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     policies = {name: load_policy(policy_path(path)) for name, path in (("after", options.after), ("before", options.before))}
-    task = build_task(policies["after"].record["task"])
+    task = task_of_policy(policies["after"])
     net, (inputs, labels), fit = task.network, split_data(task, "test"), task.data("reward")
     start, val = task.draw_start("test", list(range(options.seeds))), task.draw_start("val", list(range(64)))
     makers = {name: lambda w, p=p: synthesize_flat(p, w, options.steps, net)[:, -1] for name, p in policies.items()}

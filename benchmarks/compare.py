@@ -1,17 +1,16 @@
 """Several policies of one task side by side on the test split: one JSON file and one table.
 
-python benchmarks/compare.py -o FILE.json NAME=POLICY [NAME=POLICY …] [--seeds 256] [--steps 1 2 4] [--split-seed 0]
+python benchmarks/compare.py -o FILE.json NAME=POLICY [NAME=POLICY …] [--seeds 256] [--steps 1 2 4] [--split-seed N]
 """
 
 import argparse
 import json
 
-from synthnet.evaluation import evaluate_policy
+from synthnet.evaluation import evaluate_policy, task_of_policy
 from synthnet.files import write_atomic
 from synthnet.policy import load_policy
 from synthnet.report import percent, table
 from synthnet.synthesis import policy_path
-from synthnet.tasks import build_task
 
 
 def main() -> None:
@@ -19,14 +18,14 @@ def main() -> None:
     parser.add_argument("policies", nargs="+", metavar="NAME=POLICY")
     parser.add_argument("--seeds", type=int, default=256)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--split-seed", type=int, default=0)
+    parser.add_argument("--split-seed", type=int, help="by default the policy's own")
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     reports, rows = {}, []
     for entry in options.policies:
         name, _, path = entry.partition("=")
         policy = load_policy(policy_path(path))
-        task = build_task(policy.record["task"], split_seed=options.split_seed)
+        task = task_of_policy(policy, options.split_seed)
         report = evaluate_policy(policy, task, options.seeds, options.steps)
         reports[name] = {**report, "stages": policy.record["stages"], "best_k_on_val": policy.record["best_k"]}
         for k, row in report["steps"].items():

@@ -1,6 +1,6 @@
 """A policy over unseen seeds beside every control, on the test split: one JSON file and one table.
 
-python benchmarks/controls.py POLICY --zoo ZOO_DIR [--before POLICY_BEFORE_GRPO] [--seeds 256] [--split-seed 0] -o FILE.json
+python benchmarks/controls.py POLICY --zoo ZOO_DIR [--before POLICY_BEFORE_GRPO] [--seeds 256] [--split-seed N] -o FILE.json
 
 Controls: start weights; SGD twins by the fixed recipe; twins trained on train + reward; SGD tuned on val over nine settings;
 SGD with soft labels, without and with input noise; zoo net + noise (two levels); one constant net; the mean of 16 zoo nets;
@@ -14,20 +14,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.evaluation import evaluate_policy, interval, split_data, summary
+from synthnet.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
 from synthnet.files import write_atomic
 from synthnet.functional import score
 from synthnet.policy import Policy, load_policy
 from synthnet.population import Training, grow_twins, train_population
 from synthnet.report import percent, table
-from synthnet.rewards import Scored, total
+from synthnet.rewards import bounded
 from synthnet.rollout import rollout
 from synthnet.seeds import generator
 from synthnet.start import init_scale
 from synthnet.synthesis import policy_path
-from synthnet.tasks import Recipe, Task, build_task
+from synthnet.tasks import Recipe, Task
 from synthnet.train_distil import ensemble_labels
-from synthnet.train_grpo import RewardConfig
 from synthnet.zoo import Zoo
 
 RATES, EPOCHS = (1.0, 0.33, 3.0), (1.0, 0.5, 2.0)
@@ -70,9 +69,9 @@ def best_of(policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int,
     for batch in range(draws // BEST_OF_BATCH):
         draw = generator(0, "best-of", n_steps, batch)
         made = mean + sigma * torch.randn((BEST_OF_BATCH, *mean.shape), generator=draw)
-        accuracy, loss = (part[:, None] for part in score(net, made.flatten(0, 1) * scale, inputs, labels))
-        scored = Scored(task.n_classes, accuracy, loss, accuracy, None, labels)
-        reward = total(scored, RewardConfig().weights)[0].view(BEST_OF_BATCH, -1)
+        accuracy, loss = score(net, made.flatten(0, 1) * scale, inputs, labels)
+        reward = 0.5 * accuracy + 0.5 * bounded(loss, task.n_classes)
+        reward = reward.view(BEST_OF_BATCH, -1)
         value, which = reward.max(0)
         better = value > top
         best[better], top[better] = made[which, seeds][better], value[better]
@@ -110,11 +109,11 @@ def main() -> None:
     parser.add_argument("--best-of-seeds", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=256)
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4])
-    parser.add_argument("--split-seed", type=int, default=0)
+    parser.add_argument("--split-seed", type=int, help="by default the policy's own")
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     policy, zoo = load_policy(policy_path(options.policy)), Zoo.open(options.zoo)
-    task = build_task(policy.record["task"], split_seed=options.split_seed)
+    task = task_of_policy(policy, options.split_seed)
     report = evaluate_policy(policy, task, options.seeds, options.steps)
     inputs, labels = split_data(task, "test")
     twins = grow_twins(task, task.draw_start("test", list(range(options.seeds))))

@@ -10,12 +10,22 @@ from conftest import make_policy
 from synthnet.action import WeightGaussian
 from synthnet.errors import InputError
 from synthnet.grpo import check_mix, group_advantages, levelled, mirrored_sign, step_advantages, surrogate, token_weights
-from synthnet.sampling import group_noise, sample_rollouts
-from synthnet.train_grpo import GrpoConfig, RewardConfig, check, policy_loss
+from synthnet.grpo_settings import GrpoConfig, check
+from synthnet.policy_gradient import policy_loss
+from synthnet.sampling import draw_cohorts, group_noise, sample_rollouts
+from synthnet.scoring import RewardConfig
 
 
 def _config(**changes):
     return GrpoConfig(**{"prompts": 3, "num_generations": 4, "steps": [1, 2], **changes})
+
+
+def _sample(policy, task, n_steps, config, by_rollout=False):
+    """What three start states of the task give in update 0: noisy steps, and the states of each cohort."""
+    start = task.draw_start("val", [0, 1, 2])
+    cohorts = draw_cohorts([(task.network, start)], n_steps, by_rollout, config, 0, 0)
+    made = [sample_rollouts(policy, cohort, config, 0, 0) for cohort in cohorts]
+    return [step for steps, _ in made for step in steps], [states for _, states in made]
 
 
 # --- advantages ----------------------------------------------------------------------------------------------------
@@ -95,8 +105,6 @@ def test_the_normalized_ratio_spreads_by_the_shift_per_weight_whatever_the_width
         assert level.std().item() == pytest.approx(shift, rel=0.06)
         assert abs(level.mean().item()) < 0.01
         assert torch.equal(levelled(log_ratio, kl, torch.tensor([float(dims)]), "token"), log_ratio)
-    pair = torch.tensor([[0.1, 0.3], [1.0, 0.0]])
-    assert torch.allclose(levelled(pair, pair, torch.ones(2), "sequence"), torch.tensor([[0.2, 0.2], [0.5, 0.5]]))
 
 
 # --- groupings -----------------------------------------------------------------------------------------------------
@@ -155,14 +163,13 @@ def test_other_scales_keep_groups_comparable(scale):
 def test_ratio_is_one_before_any_update(task_name, noisy_steps, request):
     task = request.getfixturevalue(task_name)
     policy, config = make_policy(task), _config(noisy_steps=noisy_steps)
-    start = task.draw_start("val", [0, 1, 2])
-    sampled, _ = sample_rollouts(policy, start, 3, task.network, config, seed=0, update=0)
+    sampled, _ = _sample(policy, task, 3, config)
     assert len(sampled) == (3 if noisy_steps == "all" else 1)
     for step in sampled:
         for rows in (slice(0, 12), slice(4, 8)):  # also in a smaller micro-batch
             again = policy(step.states[rows], step.steps_left, task.network).log_prob_tokens(step.actions[rows])
             assert (again - step.log_probs[rows]).abs().max() < 1e-3
-    _, stats = policy_loss(policy, policy, sampled, torch.randn(12, 1), task.network, config)
+    _, stats = policy_loss(policy, policy, sampled, torch.randn(12, 1), config, 100)
     assert stats["ratio/max"] == pytest.approx(1, abs=1e-4)
     assert stats["clip_ratio/low_mean"] == stats["clip_ratio/high_mean"] == 0
 
@@ -170,9 +177,8 @@ def test_ratio_is_one_before_any_update(task_name, noisy_steps, request):
 def test_gradient_at_ratio_one_is_reinforce(tiny):
     """−mean(A · ∇ log π) over rollouts, steps and tokens, written out by hand."""
     policy, config = make_policy(tiny), _config()
-    start, advantages = tiny.draw_start("val", [0, 1, 2]), torch.randn(12)
-    sampled, _ = sample_rollouts(policy, start, 2, tiny.network, config, seed=0, update=0)
-    loss, _ = policy_loss(policy, policy, sampled, advantages[:, None], tiny.network, config)
+    advantages, (sampled, _) = torch.randn(12), _sample(policy, tiny, 2, config)
+    loss, _ = policy_loss(policy, policy, sampled, advantages[:, None], config, 100)
     loss.backward()
     surrogate_gradient = [p.grad.clone() for p in policy.trunk.parameters() if p.grad is not None]
     policy.zero_grad()
@@ -191,16 +197,15 @@ def test_gradient_at_ratio_one_is_reinforce(tiny):
 def test_zero_advantages_do_not_move_the_policy_and_kl_pulls_back(tiny):
     policy, config = make_policy(tiny), _config(beta=0.1)
     frozen = copy.deepcopy(policy)
-    start = tiny.draw_start("val", [0, 1, 2])
-    sampled, _ = sample_rollouts(policy, start, 2, tiny.network, config, seed=0, update=0)
-    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12, 1), tiny.network, config)
+    sampled, _ = _sample(policy, tiny, 2, config)
+    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12, 1), config, 100)
     loss.backward()
     assert stats["kl"] == 0
     assert all(p.grad is None or not p.grad.any() for p in policy.parameters())
     with torch.no_grad():
         policy.trunk.head.bias += 0.1
     policy.zero_grad()
-    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12, 1), tiny.network, config)
+    loss, stats = policy_loss(policy, frozen, sampled, torch.zeros(12, 1), config, 100)
     loss.backward()
     assert stats["kl"] > 0
     assert (policy.trunk.head.bias.grad >= 0).all()  # descent undoes the shift
@@ -222,16 +227,14 @@ def test_rollouts_repeat_with_the_seed_and_no_noise_repeats_but_mirrored():
 
 
 def test_a_deterministic_step_takes_the_mean(tiny):
-    policy, start = make_policy(tiny, sigma=1e-6), tiny.draw_start("val", [0, 1, 2])
-    _, (*_, all_noisy) = sample_rollouts(policy, start, 3, tiny.network, _config(), seed=0, update=0)
-    _, (*_, one_noisy) = sample_rollouts(policy, start, 3, tiny.network, _config(noisy_steps="one"), seed=0, update=0)
+    policy = make_policy(tiny, sigma=1e-6)
+    _, ((*_, all_noisy),) = _sample(policy, tiny, 3, _config())
+    _, ((*_, one_noisy),) = _sample(policy, tiny, 3, _config(noisy_steps="one"))
     assert torch.allclose(all_noisy, one_noisy, atol=1e-4)
 
 
 def test_with_the_last_step_noisy_a_group_shares_its_states_before_it(tiny):
-    policy, start = make_policy(tiny), tiny.draw_start("val", [0, 1, 2])
-    sampled, (*_, final) = sample_rollouts(policy, start, 3, tiny.network, _config(noisy_steps="last"), seed=0, update=0)
-    (step,) = sampled
+    (step,), ((*_, final),) = _sample(make_policy(tiny), tiny, 3, _config(noisy_steps="last"))
     assert step.steps_left == 1
     assert torch.equal(step.states.view(3, 4, -1)[:, 0], step.states.view(3, 4, -1)[:, 3])
     assert not torch.equal(final[0], final[1])

@@ -8,16 +8,22 @@ import torch
 from conftest import make_policy
 from synthnet.errors import InputError
 from synthnet.grpo import group_advantages
+from synthnet.grpo_settings import GrpoConfig, check
 from synthnet.rewards import Scored, needs, terms, total
 from synthnet.rewards.calibration import calibration_error
-from synthnet.train_grpo import GrpoConfig, RewardConfig, check, measure
+from synthnet.sampling import draw_cohorts
+from synthnet.scoring import RewardConfig, measure
 
 
-def scored(accuracy, loss=None, norm=None, probabilities=None, labels=None) -> Scored:
+def scored(accuracy, loss=None, norm=None, probabilities=None, labels=None, **changes) -> Scored:
     accuracy = torch.tensor(accuracy, dtype=torch.float64)
     loss = torch.tensor(loss, dtype=torch.float64) if loss is not None else math.log(10) * (1 - accuracy)
     norm = torch.tensor(norm) if norm is not None else torch.ones_like(accuracy)
-    return Scored(10, accuracy, loss, norm, probabilities, labels)
+    n_rollouts, n_states = accuracy.shape
+    given = {"moved": torch.zeros(n_rollouts, n_states - 1), "n_steps": torch.full((n_rollouts,), n_states - 1)}
+    given |= {"group": torch.arange(n_rollouts), "ill": torch.zeros(n_rollouts)}
+    given |= {"labels": labels, "probabilities": probabilities}
+    return Scored(10, accuracy, loss, norm, **{**given, **changes})
 
 
 def test_every_term_has_a_weight_and_every_weight_a_term():
@@ -30,7 +36,7 @@ def test_accuracy_and_bounded_loss_at_perfection_chance_and_ruin():
     assert terms()["bounded_loss"].reward(case).tolist() == pytest.approx([1.0, 0.0, -1.0, -1.0, -1.0], abs=1e-6)
     value, means = total(case, {"accuracy": 0.5, "bounded_loss": 0.5, "gain": 0.0})
     assert value.tolist() == pytest.approx([1.0, 0.05, -0.45, -0.5, -0.5], abs=1e-6)
-    assert set(means) == {"accuracy", "bounded_loss"}
+    assert set(means) == {"rewards/accuracy", "rewards/bounded_loss"}
 
 
 def test_a_ruined_net_gets_a_negative_advantage():
@@ -73,17 +79,24 @@ def test_calibration_error_of_known_forecasts():
     assert terms()["calibration"].reward(case).tolist() == pytest.approx([0.0, -0.8, -1.0], abs=1e-6)
 
 
+def _measured(task, reward, steps, n_images=40):
+    """Two start states with two rollouts each, as they are, for two steps that change nothing."""
+    images, labels = (part[:n_images] for part in task.data("val"))
+    starts, config = task.draw_start("val", [0, 1]), GrpoConfig(prompts=2, num_generations=2)
+    (cohort,) = draw_cohorts([(task.network, starts)], 2, False, config, 0, 0)
+    states = [starts.repeat_interleave(2, 0)] * 3
+    return measure(cohort, states, images, labels, reward, steps, torch.Generator().manual_seed(0))
+
+
 def test_states_are_measured_only_where_a_term_needs_them(tiny):
-    images, labels = (part[:40] for part in tiny.data("val"))
-    states = [w.repeat_interleave(2, 0) for w in tiny.draw_start("val", list(range(6))).split(2)]
-    reward = RewardConfig(worst_class=1.0)
-    last = measure(tiny.network, states, 2, images, labels, tiny, reward, steps=False)
-    every = measure(tiny.network, states, 2, images, labels, tiny, reward, steps=True)
+    every, last = (_measured(tiny, RewardConfig(worst_class=1.0), steps) for steps in (True, False))
     assert last.accuracy.shape == (4, 1) and every.accuracy.shape == (4, 3)
     assert torch.equal(last.accuracy[:, 0], every.accuracy[:, 2])
     assert last.probabilities.shape == (4, 40, 10)
+    assert last.group.tolist() == [0, 0, 1, 1] and last.n_steps.tolist() == [2] * 4
     assert needs({"gain": 0.1}, "NEEDS_STEPS") and not needs({"gain": 0.0, "accuracy": 1.0}, "NEEDS_STEPS")
-    assert measure(tiny.network, states, 2, images, labels, tiny, RewardConfig(), steps=False).probabilities is None
+    plain = _measured(tiny, RewardConfig(), False)
+    assert plain.probabilities is plain.copies is plain.ill is None
 
 
 @pytest.mark.parametrize("changes", [{"accuracy": 0.0, "bounded_loss": 0.0}, {"gain": math.nan}, {"dtype": "int8"}])

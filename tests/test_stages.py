@@ -13,12 +13,15 @@ from safetensors.torch import load_file
 from conftest import make_policy
 from synthnet import training
 from synthnet.errors import InputError
+from synthnet.grpo_settings import GrpoConfig
+from synthnet.guards import GuardConfig
 from synthnet.policy import load_policy
 from synthnet.rollout import rollout, synthesize_flat
+from synthnet.scoring import RewardConfig
 from synthnet.stages import run_stage
 from synthnet.tasks import build_task
 from synthnet.train_corrupt import corrupted_states
-from synthnet.train_grpo import GrpoConfig, RewardConfig, train_grpo
+from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import PairsConfig, draw_chain, draw_pairs
 from synthnet.training import LoopConfig, OptimConfig, policy_of_run
 from synthnet.validation import Validation
@@ -290,7 +293,8 @@ def test_rewards_alone_teach_and_a_flipped_reward_unteaches(tmp_path, tiny):
     policy.save(tmp_path / "p.safetensors")
     validation = Validation.of_task(tiny, 32, [1], torch.device("cpu"))
     loop = LoopConfig(updates=100, validate_every=100, checkpoint_every=100)
-    config = GrpoConfig(prompts=4, num_generations=32, steps=[1], val_seeds=8, loop=loop)
+    guard = GuardConfig(norm=None, drop=None)
+    config = GrpoConfig(prompts=4, num_generations=32, steps=[1], val_seeds=8, loop=loop, guard=guard)
     config.optim = OptimConfig(learning_rate=3e-3, weight_decay=0.0, warmup=5, final_rate=1.0, ema=0.5)
     after = {}
     for name, sign in (("right", 1.0), ("flipped", -1.0)):

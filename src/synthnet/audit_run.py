@@ -74,7 +74,7 @@ def audit_policy(
 
 
 def _task(policy: Policy, zoo: Zoo, name: str | None) -> Task:
-    settings = {"split_seed": zoo.data["split_seed"]} if zoo.data else {}
+    settings = {key: value for key, value in (zoo.data or {}).items() if key != "source"}
     task = task_of(zoo.arch, name or policy.record.get("task"), **settings)
     check_same_data(zoo.data, task, str(zoo.path))
     return task

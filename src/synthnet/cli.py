@@ -15,6 +15,8 @@ TRAINING = {
     "pairs": "supervised stage on pairs of weight states",
     "distil": "optional pathwise stage through the target's loss",
     "grpo": "reward-only stage",
+    "calibrate": "which action noise and how many reward images give GRPO a signal; prints settings for it",
+    "critic": "optional: a head that foresees, from weights alone, whether another step helps; for synthesize --steps auto",
 }
 
 
@@ -59,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("files", nargs="+", help=".safetensors files, or a folder of them")
     sub.add_argument("-o", "--out", required=True, help="a file for one input file, else a folder")
     sub.add_argument("--policy", help="a bundled policy's name or a policy file")
-    sub.add_argument("--steps", type=int, help="synth steps K; by default the policy's best on val")
+    sub.add_argument(
+        "--steps", help="synth steps K, by default the policy's best on val; or auto: its critic decides for each net"
+    )
     sub.add_argument("--sample", type=int, metavar="SEED", help="draw actions instead of taking their mean")
     sub.add_argument("--strict", action="store_true", help="refuse architectures that the policy was never trained on")
     _shared(sub, arch_py=True)
@@ -133,12 +137,12 @@ def _shared(sub, json: bool = False, data: bool = False, device: bool = True, ar
 
 
 def _train(stage: str, settings: list[str]) -> int:
-    from synthnet.stages import import_runs, run_stage
+    from synthnet.stages import import_runs, run_calibration, run_stage
 
     if stage == "zoo" and settings[:1] == ["import"]:
         print(import_runs(settings[1:]))
         return 0
-    print(run_stage(stage, settings))
+    print(run_calibration(settings) if stage == "calibrate" else run_stage(stage, settings))
     return 0
 
 

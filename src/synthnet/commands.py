@@ -32,7 +32,7 @@ def settings_of(options) -> dict:
 
 
 def init(options) -> None:
-    from synthnet.synthesis import output_files, write_all
+    from synthnet.netfiles import output_files, write_all
     from synthnet.tasks import build_task
     from synthnet.weights import WeightState
 
@@ -62,10 +62,10 @@ def synthesize(options) -> None:
     done = synthesize(
         given, options.policy, options.steps, options.out, options.sample, like_of(options), options.device, options.strict
     )
-    n_done = len(done) if isinstance(done, list) else 1
-    first = done[0] if isinstance(done, list) else done
-    steps = json.loads(first.metadata["synthnet.provenance"])["steps"]
-    print(f"synthesised {n_done} net(s) in {steps} step(s) each, without data -> {options.out}", file=sys.stderr)
+    states = done if isinstance(done, list) else [done]
+    taken = [json.loads(state.metadata["synthnet.provenance"])["steps"] for state in states]
+    steps = f"{taken[0]} step(s) each" if min(taken) == max(taken) else f"{min(taken)} to {max(taken)} steps"
+    print(f"synthesised {len(states)} net(s) in {steps}, without data -> {options.out}", file=sys.stderr)
 
 
 def evaluate(options) -> None:
@@ -86,8 +86,10 @@ def evaluate(options) -> None:
         if min(options.steps) < 1:
             raise InputError(f"--steps must be at least 1, got {min(options.steps)}")
         policy = load_policy(policy_path(options.policy), choose_device(options.device))
+        made_on = policy.record.get("data", {})
+        settings["held_back"] = made_on.get("held_back", 0)
         if options.split_seed is None:
-            settings["split_seed"] = policy.record.get("data", {}).get("split_seed", 0)
+            settings["split_seed"] = made_on.get("split_seed", 0)
         recorded = options.task or policy.record.get("task")
         arch = build_task(recorded, **settings_of(options)).arch if options.set and recorded else policy.archs[0]
         task = task_of(arch, recorded, **settings)
@@ -136,9 +138,9 @@ def sgd(options) -> None:
 
     from synthnet.device import choose_device
     from synthnet.evaluation import task_of
+    from synthnet.netfiles import input_files, open_net, output_files, write_all
     from synthnet.population import grow_twins
     from synthnet.progress import Bar
-    from synthnet.synthesis import input_files, open_net, output_files, write_all
 
     paths = input_files(options.files)
     single = len(options.files) == 1 and not Path(options.files[0]).is_dir()
@@ -160,7 +162,8 @@ def sgd(options) -> None:
 
 def exr(options) -> None:
     from synthnet.exr import export, read_exr
-    from synthnet.synthesis import input_files, synthesize_sequence
+    from synthnet.netfiles import input_files
+    from synthnet.synthesis import synthesize_sequence
     from synthnet.weights import read_weights, write_weights
 
     if options.back:

@@ -1,8 +1,8 @@
 """Configuration: dataclass schemas composed by Hydra (compose API only), with typed errors and a did-you-mean.
 
-Groups: task, tokens, backbone, action, zoo, corrupt, pairs, distil, grpo, reward; `experiment/` files set several at once. A
-file of `tasks/`, `tokens/` or `backbones/` is an option of its group by being there. Nothing is ever instantiated from a
-`_target_`.
+Groups: task, tokens, backbone, action, zoo, corrupt, pairs, distil, grpo, reward, critic; `experiment/` files set several at
+once. A file of `tasks/`, `tokens/` or `backbones/` is an option of its group by being there. Nothing is ever instantiated
+from a `_target_`.
 """
 
 import importlib
@@ -13,11 +13,13 @@ from typing import Any
 
 from synthnet import backbones, tasks, tokens
 from synthnet.errors import InputError, missing_extra, unknown
+from synthnet.grpo_settings import GrpoConfig
 from synthnet.policy import ActionConfig, PolicyConfig
+from synthnet.scoring import RewardConfig
 from synthnet.tasks import Task
 from synthnet.train_corrupt import CorruptConfig
+from synthnet.train_critic import CriticConfig
 from synthnet.train_distil import DistilConfig
-from synthnet.train_grpo import GrpoConfig, RewardConfig
 from synthnet.train_pairs import PairsConfig
 from synthnet.zoo import ZooConfig
 
@@ -29,6 +31,7 @@ STAGES = {
     "distil": DistilConfig,
     "grpo": GrpoConfig,
     "reward": RewardConfig,
+    "critic": CriticConfig,
 }
 
 
@@ -47,6 +50,7 @@ class Config:
     distil: DistilConfig = field(default_factory=DistilConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
     k_max: int = 6
     seed: int = 0
     device: str = "auto"

@@ -45,10 +45,14 @@ def load(source: str, data_dir: str | Path | None = None) -> tuple[Tensor, Tenso
     raise unknown("data source", source, ["digits", "mnist5k", "idx", "cifar10"])
 
 
-def split_indices(source: str, n_examples: int, split_seed: int) -> dict[str, Tensor]:
-    """Disjoint index sets for train, reward, val and test: consecutive parts of one seeded permutation."""
+def split_indices(source: str, n_examples: int, split_seed: int, held_back: int = 0) -> dict[str, Tensor]:
+    """Disjoint index sets for train, reward, val and test: consecutive parts of one seeded permutation, with the last
+    `held_back` train images counted as reward. Raises: InputError where that leaves no train images."""
     order = torch.randperm(n_examples, generator=torch.Generator().manual_seed(split_seed))
     sizes = SPLIT_SIZES.get(source) or [int(share * n_examples) for share in DEFAULT_SIZES]
+    if not 0 <= held_back < sizes[0]:
+        raise InputError(f"task.held_back must lie in 0..{sizes[0] - 1}: there are {sizes[0]} train images; got {held_back}")
+    sizes = (sizes[0] - held_back, sizes[1] + held_back, sizes[2])
     bounds = [0, *np.cumsum(sizes).tolist(), n_examples]
     return {name: order[bounds[i] : bounds[i + 1]] for i, name in enumerate(SPLITS)}
 

@@ -10,11 +10,11 @@ from synthnet.arch import Arch
 from synthnet.errors import InputError
 from synthnet.functional import predictions, score
 from synthnet.identity import identity_report, own_twin_rank
+from synthnet.netfiles import input_files, open_net
 from synthnet.policy import Policy
 from synthnet.population import grow_twins
 from synthnet.rollout import synthesize_flat
 from synthnet.seeds import generator
-from synthnet.synthesis import input_files, open_net
 from synthnet.tasks import Task, build_task, check_same_data, task_names
 
 BOOTSTRAP_DRAWS = 2000
@@ -44,6 +44,12 @@ def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
         names = [task.name for task in fits]
         raise InputError(f"no single task has {n_inputs} inputs and {n_classes} outputs ({names or 'none'}); pass --task NAME")
     return build_task(fits[0].name, **settings).with_arch(arch)
+
+
+def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
+    """The task that a policy was trained on, with its own data, or another split of it."""
+    data = {key: value for key, value in policy.record.get("data", {}).items() if key != "source"}
+    return build_task(policy.record["task"], **{**data, **({} if split_seed is None else {"split_seed": split_seed})})
 
 
 def evaluate_files(

@@ -17,7 +17,7 @@ from torch import Tensor
 from synthnet.errors import InputError, missing_extra
 from synthnet.figures import figure_library
 from synthnet.files import make_folder, write_atomic
-from synthnet.synthesis import refuse_collisions
+from synthnet.netfiles import refuse_collisions
 from synthnet.weights import INTEGER_DTYPES, WeightState
 
 SHAPE, DTYPE, METADATA, INTEGERS = "synthnet.shape", "synthnet.dtype", "synthnet.metadata", "synthnet.integers"

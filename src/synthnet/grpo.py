@@ -16,37 +16,73 @@ def group_advantages(rewards: Tensor, noise_floor: float = 0.0, scale: str = "gr
 
     A = (R − mean_group) / max(std + 1e-8, noise_floor), with the Bessel-corrected deviation of the group, of the whole batch,
     or with no division (scale group | batch | none; Dr. GRPO, arXiv 2503.20783, argues for none). A group of equal rewards
-    gets exactly zero. Clipped at ±5.
+    gets exactly zero; so does NaN, which stands for no reward and does not count. Clipped at ±5.
     """
     rewards = rewards.double()
-    centred = rewards - rewards.mean(1, keepdim=True)
+    there = ~rewards.isnan()
+    known, counts = rewards.nan_to_num(nan=0.0), there.sum(1, keepdim=True)
+    centred = torch.where(there, known - known.sum(1, keepdim=True) / counts.clamp_min(1), 0.0)
+    highest = rewards.nan_to_num(nan=-torch.inf).amax(1, keepdim=True)
     # rounding of the mean must not turn equal rewards into tiny advantages
-    centred = torch.where((rewards == rewards[:, :1]).all(1, keepdim=True), torch.zeros_like(centred), centred)
+    centred = torch.where(highest <= rewards.nan_to_num(nan=torch.inf).amin(1, keepdim=True), 0.0, centred)
     if scale == "none":
         return centred.clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
-    spread = rewards.std(1, keepdim=True) if scale == "group" else rewards.std()
+    if scale == "group":
+        spread = (centred.square().sum(1, keepdim=True) / (counts - 1).clamp_min(1)).sqrt()
+    else:
+        spread = rewards[there].std()
     return (centred / (spread + ADVANTAGE_EPS).clamp_min(noise_floor)).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
 
 
 def step_advantages(
-    rewards: Tensor, gains: Tensor | None, grouping: str, mix: float, noise_floor: float = 0.0, scale: str = "group"
+    rewards: Tensor,
+    gains: Tensor | None,
+    grouping: str,
+    mix: float,
+    noise_floor: float = 0.0,
+    scale: str = "group",
+    discount: float = 1.0,
 ) -> Tensor:
-    """Advantages [prompt rollout step] from final rewards [prompt rollout] and what each step gained [prompt rollout step].
+    """Advantages [prompt rollout step] from final rewards [prompt rollout] and what each step gained [prompt rollout step], NaN
+    beyond a rollout's last step.
 
     inter: every step gets its sequence's advantage. process: gains standardised over all steps of the group, each step gets
-    the sum from itself on (DeepSeekMath, arXiv 2402.03300, section 4.1.3). intra: a step's gain against the mean of its own
-    sequence, over the group's pooled deviation; alone it gives delayed effects the wrong sign and is for ablation only. both:
-    inter + mix · intra, sound where `check_mix` says so.
+    the discounted sum from itself on (DeepSeekMath, arXiv 2402.03300, section 4.1.3). intra: a step's gain against the mean of
+    its own sequence, over the group's pooled deviation; alone it gives delayed effects the wrong sign and is for ablation only.
+    both: inter + mix · intra, sound where `check_mix` says so.
     """
     if grouping == "inter":
         return group_advantages(rewards, noise_floor, scale).unsqueeze(-1)
+    there = ~gains.isnan()
     pooled = group_advantages(gains.flatten(1), noise_floor, scale).view_as(gains)
     if grouping == "process":
-        return pooled.flip(-1).cumsum(-1).flip(-1).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
-    own = pooled - pooled.mean(-1, keepdim=True)
+        return discounted(pooled, discount).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+    own = torch.where(there, pooled - pooled.sum(-1, keepdim=True) / there.sum(-1, keepdim=True), 0.0)
     if grouping == "intra":
         return own
     return group_advantages(rewards, noise_floor, scale).unsqueeze(-1) + mix * own
+
+
+def discounted(values: Tensor, discount: float) -> Tensor:
+    """Sums from each step on, Σ_j≥k discount^(j−k)·v_j, of values [… step]."""
+    sums = values.clone()
+    for step in range(values.shape[-1] - 2, -1, -1):
+        sums[..., step] += discount * sums[..., step + 1]
+    return sums
+
+
+CONTROLS = ("constant", "flip", "random")
+
+
+def controlled(advantages: Tensor, control: str, draw: torch.Generator) -> Tensor:
+    """Advantages [prompt rollout step] of a negative control: all one; with the opposite sign; or another rollout's of the same
+    group, so that they say nothing about their own."""
+    if control == "constant":
+        return torch.ones_like(advantages)
+    if control == "flip":
+        return -advantages
+    order = torch.rand(advantages.shape[:2], generator=draw).argsort(1)
+    return advantages.gather(1, order.unsqueeze(-1).expand_as(advantages))
 
 
 def check_mix(mix: float, n_steps: int, n_rollouts: int) -> bool:
@@ -68,17 +104,13 @@ def token_weights(lengths: Tensor, loss_type: str, longest: int) -> Tensor:
 
 
 def levelled(log_ratio: Tensor, kl: Tensor, sizes: Tensor, level: str) -> Tensor:
-    """Log-ratios at the level at which they are clipped [rollout token], from those of tokens [rollout token].
+    """Log-ratios of tokens as they are clipped [rollout token], from the plain ones [rollout token].
 
-    token: as they are. sequence: their mean over the rollout's tokens, for all of them (GSPO, arXiv 2507.18071). normalized:
-    (ℓ + KL)/√D for a token of D weights, with the closed-form KL(old ‖ new) [rollout token]: its deviation is the policy's
-    shift per weight whatever D is, where ℓ itself leaves the clip range as D grows.
+    token: as they are. normalized: (ℓ + KL)/√D for a token of D weights, with the closed-form KL(old ‖ new) [rollout token]:
+    its deviation is the policy's shift per weight whatever D is, where ℓ itself leaves the clip range as D grows. (sequence,
+    the mean over a rollout's tokens for all of them, GSPO, arXiv 2507.18071, is made where all of a rollout's steps meet.)
     """
-    if level == "token":
-        return log_ratio
-    if level == "sequence":
-        return log_ratio.mean(1, keepdim=True).expand_as(log_ratio)
-    return (log_ratio + kl) / sizes.sqrt()
+    return (log_ratio + kl) / sizes.sqrt() if level == "normalized" else log_ratio
 
 
 def surrogate(log_ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_high: float, delta: float | None = None) -> Tensor:

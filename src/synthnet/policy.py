@@ -6,7 +6,7 @@ to rebuild and to judge it: token scheme, trunk, action, k_max, best K, the arch
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from synthnet.action import WeightGaussian
 from synthnet.arch import Arch
 from synthnet.backbones import build_backbone
 from synthnet.backbones._moe import MixtureOfExperts
+from synthnet.critic import Critic
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.functional import Network, network
@@ -40,12 +41,13 @@ class ActionConfig:
 
 @dataclass
 class PolicyConfig:
-    """What a policy is made of; recorded in its file."""
+    """What a policy is made of; recorded in its file. `critic`: hidden width of its early-stop critic, 0 for none."""
 
     tokens: dict = field(default_factory=lambda: {"name": "unit"})
     backbone: dict = field(default_factory=lambda: {"name": "set_transformer"})
     action: ActionConfig = field(default_factory=ActionConfig)
     k_max: int = 6
+    critic: int = 0
 
 
 class Policy(nn.Module):
@@ -69,6 +71,7 @@ class Policy(nn.Module):
         self.vocabulary = vocabulary
         layout = self._build_layout(network(archs[0]), vocabulary)
         self.trunk = build_backbone(config.backbone, layout, config.k_max)
+        self.critic = self._build_critic() if config.critic else None
         log_sigma = torch.full((len(vocabulary),), config.action.sigma).log()
         if config.action.learn_sigma:
             self.log_sigma = nn.Parameter(log_sigma)
@@ -100,14 +103,73 @@ class Policy(nn.Module):
             self._layouts[key] = self._build_layout(net, self.vocabulary).to(self.device)
         return self._layouts[key]
 
+    @property
+    def code_dim(self) -> int:
+        """Dims of the latent code that is the action; 0 where actions are the next weights themselves."""
+        return self.config.backbone.get("code", 0)
+
     def forward(self, scaled: Tensor, steps_left: Tensor | int, net: Network) -> WeightGaussian:
-        """The Gaussian over the next weights, given weights [net weights] in scale units and the steps left (with this one)."""
-        layout = self.layout(net)
-        if isinstance(steps_left, int):
-            steps_left = torch.full((len(scaled),), steps_left, device=scaled.device)
-        change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left))
-        mean = scaled + change if self.config.action.head == "delta" else change
+        """The Gaussian over the action, given weights [net weights] in scale units and the steps left (with this one): over the
+        next weights [net weights], or over a latent code [net code dim] that `land` decodes into them."""
+        layout, left = self.layout(net), _as_steps(steps_left, scaled)
+        if self.code_dim:
+            mean = self.trunk.code_head(self.trunk.features(layout.encode(scaled), layout, left))
+            token_of = torch.zeros(self.code_dim, dtype=torch.long, device=mean.device)
+            return WeightGaussian(mean, self.log_sigma.mean().expand(self.code_dim), token_of, 1)
+        mean = self._next(scaled, layout, left, None)
         return WeightGaussian(mean, self.log_sigma[layout.column_of], layout.token_of, layout.n_action_tokens)
+
+    def land(self, scaled: Tensor, action: Tensor, steps_left: Tensor | int, net: Network) -> Tensor:
+        """The next weights [net weights], in scale units, that an action leads to: itself, or what its code decodes to."""
+        if not self.code_dim:
+            return action
+        return self._next(scaled, self.layout(net), _as_steps(steps_left, scaled), action)
+
+    def _next(self, scaled: Tensor, layout: TokenLayout, steps_left: Tensor, code: Tensor | None) -> Tensor:
+        extra = () if code is None else (code,)
+        change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left, *extra))
+        return scaled + change if self.config.action.head == "delta" else change
+
+    def judge(self, scaled: Tensor, net: Network) -> Tensor:
+        """The critic's word on weights [net weights] in scale units: quality now and after 1 … k_max more steps [net k_max +
+        1].
+
+        Raises: InputError where the policy has no critic.
+        """
+        if self.critic is None:
+            raise InputError("this policy has no early-stop critic; train one with synthnet critic, or pass --steps K")
+        layout = self.layout(net)
+        with torch.no_grad():
+            features = self.trunk.features(layout.encode(scaled), layout, _as_steps(1, scaled))
+        return self.critic(features)
+
+    def _build_critic(self) -> Critic:
+        self._check_features("critic")
+        return Critic(self.config.backbone.get("dim") or self.trunk.head.in_features, self.config.critic, self.config.k_max)
+
+    def _check_features(self, what: str) -> None:
+        if not hasattr(self.trunk, "features"):
+            raise InputError(f"trunk {self.config.backbone['name']} has no {what}: that needs tokens=unit")
+
+    def with_code(self, dims: int, seed: int) -> "Policy":
+        """The same policy with latent codes of `dims` numbers as its actions: its mean code is zero, which decodes to what
+        it did before. Raises: InputError where its trunk has no codes."""
+        self._check_features("latent codes")
+        return self._grown(replace(self.config, backbone={**self.config.backbone, "code": dims}), "code", seed)
+
+    def with_critic(self, hidden: int, seed: int) -> "Policy":
+        """The same policy with a fresh critic. Raises: InputError where its trunk cannot feed one."""
+        self._check_features("critic")
+        return self._grown(replace(self.config, critic=hidden), "critic", seed)
+
+    def _grown(self, config: PolicyConfig, what: str, seed: int) -> "Policy":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(seed, what).initial_seed())
+            policy = Policy(config, self.archs, self.vocabulary)
+        kept = {name: value for name, value in self.state_dict().items() if not name.startswith("critic.")}
+        policy.load_state_dict({**policy.state_dict(), **kept})
+        policy.record = self.record
+        return policy.train(self.training)
 
     def auxiliary_loss(self) -> tuple[Tensor | float, dict[str, float]]:
         """What mixtures of experts in the trunk add to a stage's loss since the last call, and their load: the largest share
@@ -141,6 +203,10 @@ class Policy(nn.Module):
         tensors = {name: value.to(dtype) for name, value in self.state_dict().items()}
         described = {**self.describe(), **({} if record is None else {"record": record})}
         write_safetensors(path, tensors, {"format": "pt", "synthnet.policy": json.dumps(described)})
+
+
+def _as_steps(steps_left: Tensor | int, scaled: Tensor) -> Tensor:
+    return torch.full((len(scaled),), steps_left, device=scaled.device) if isinstance(steps_left, int) else steps_left
 
 
 def layout_of(tokens: dict, net: Network, vocabulary: dict[str, int] | None) -> TokenLayout:
@@ -180,7 +246,13 @@ def _rebuild(record: dict) -> Policy:
     config["action"] = ActionConfig(**config["action"])
     if record["format"] == 1 and config["backbone"].get("name") in ("set_transformer", "perceiver_io"):
         config["backbone"] = {"place": False, "condition": 160, **config["backbone"]}  # what format 1 had where it says nothing
-    sizes = [*config["backbone"].values(), *config["tokens"].values(), *record["vocabulary"].values(), config["k_max"]]
+    sizes = [
+        *config["backbone"].values(),
+        *config["tokens"].values(),
+        *record["vocabulary"].values(),
+        config["k_max"],
+        config.get("critic", 0),
+    ]
     if any(isinstance(size, int) and not 0 <= size <= LARGEST_SIZE for size in sizes):
         raise InputError(f"policy metadata holds a size outside 0..{LARGEST_SIZE}")
     archs = [Arch.from_dict(arch) for arch in record["archs"]]

@@ -10,8 +10,8 @@ from rich.table import Table
 from synthnet.arch import Arch
 from synthnet.errors import InputError
 from synthnet.functional import network
+from synthnet.netfiles import find_arch
 from synthnet.policy import load_policy
-from synthnet.synthesis import find_arch
 from synthnet.tokens import build_layout
 from synthnet.user_arch import UserArch
 from synthnet.weights import metadata_json, read_metadata, read_weights
@@ -55,7 +55,7 @@ def print_policy(report: dict) -> None:
 
 
 def describe_file(path: str | Path, like: Arch | UserArch | None = None) -> dict:
-    """What a weight file or a policy file holds; `like` as in `synthesis.open_net`."""
+    """What a weight file or a policy file holds; `like` as in `netfiles.open_net`."""
     if policy := metadata_json(read_metadata(path), "synthnet.policy", path):
         loaded = load_policy(path)
         return {"kind": "policy", "file": str(path), "parameters": loaded.n_parameters, **policy}

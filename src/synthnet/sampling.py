@@ -1,11 +1,13 @@
 """Sampling of GRPO: groups of whole sequences from each start state, and what is needed to train on them afterwards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from synthnet.action import WeightGaussian, standard_noise
+from synthnet.backbones._moe import recorded_experts
 from synthnet.functional import Network
 from synthnet.grpo import mirrored_sign
 from synthnet.policy import Policy
@@ -16,16 +18,38 @@ from synthnet.seeds import generator
 class SamplingConfig:
     """How an update samples.
 
-    prompts: start states per update; num_generations: rollouts of each (its group). steps: the K that sequences may have, one
-    drawn per update. mirrored: rollouts come in pairs with opposite noise. noisy_steps: all; or one, drawn per update, while
-    the others take the mean action (MixGRPO, arXiv 2507.21802); or the last (cheapest: rollouts share their states up to it).
+    prompts: start states per update (of each member of a family in `mixed` updates); num_generations: rollouts of each (its
+    group). steps: the K that sequences may have; steps_by: one K drawn for all groups of an update (group), or one for each
+    rollout, mirrored pairs sharing theirs (rollout; None: that where a reward term counts steps). mirrored: rollouts come in
+    pairs with opposite noise. noisy_steps: all; or one, drawn per update, while the others take the mean action (MixGRPO, arXiv
+    2507.21802); or the last (cheapest: rollouts share their states up to it). current_states: share of prompts that start from
+    a state which the policy just made of a fresh W0, not from W0 itself.
     """
 
     prompts: int = 16
     num_generations: int = 32
     steps: list[int] = field(default_factory=lambda: [1, 2])
+    steps_by: str | None = None
     mirrored: bool = True
     noisy_steps: str = "all"
+    current_states: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Rollouts of an update that travel together: one network, one K.
+
+    start [prompt weights] in raw units, `group` rollouts of each in a row; they are the rollouts `first` … of their groups, and
+    the update's prompts `prompt` …; rows [rollout]: their places among all rollouts of the update.
+    """
+
+    net: Network
+    n_steps: int
+    start: Tensor
+    group: int
+    first: int
+    prompt: int
+    rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -34,9 +58,10 @@ class NoisyStep:
 
     index: which step of the sequence, from 0. States before it and actions taken [rollout weights], in scale units; the
     actions' log-probability [rollout token] under the sampling policy, whose Gaussians are `old` (one per state). `group`
-    rollouts in a row share their state.
+    rollouts in a row share their state. experts: which experts the sampling policy's tokens went to, replayed in the update.
     """
 
+    net: Network
     index: int
     steps_left: int
     states: Tensor
@@ -44,6 +69,8 @@ class NoisyStep:
     log_probs: Tensor
     old: WeightGaussian
     group: int
+    rows: Tensor
+    experts: tuple[Tensor, ...] = ()
 
 
 def shared(action: WeightGaussian, group: int) -> WeightGaussian:
@@ -51,38 +78,83 @@ def shared(action: WeightGaussian, group: int) -> WeightGaussian:
     return replace(action, mean=action.mean.repeat_interleave(group, 0)) if group > 1 else action
 
 
+def draw_cohorts(
+    starts: Sequence[tuple[Network, Tensor]], n_steps: int, by_rollout: bool, config: SamplingConfig, seed: int, update: int
+) -> list[Cohort]:
+    """The cohorts of an update from the start weights [prompt weights] of each network: all with `n_steps`, or with a K drawn
+    for each rollout of a group (sorted, the same draw for every prompt)."""
+    group = config.num_generations
+    counts = {n_steps: group}
+    if by_rollout:
+        alike = 2 if config.mirrored else 1
+        draw = generator(seed, "rollout-steps", update)
+        drawn = torch.randint(len(config.steps), (group // alike,), generator=draw)
+        counts = {config.steps[i]: alike * n for i, n in enumerate(drawn.bincount(minlength=len(config.steps)).tolist()) if n}
+    cohorts, prompt = [], 0
+    for net, start in starts:
+        places = (prompt + torch.arange(len(start)))[:, None] * group + torch.arange(group)
+        first = 0
+        for steps, count in counts.items():
+            rows = places[:, first : first + count].flatten()
+            cohorts.append(Cohort(net, steps, start, count, first, prompt, rows))
+            first += count
+        prompt += len(start)
+    return cohorts
+
+
 @torch.no_grad()
 def sample_rollouts(
-    policy: Policy, start: Tensor, n_steps: int, net: Network, config: SamplingConfig, seed: int, update: int
+    policy: Policy, cohort: Cohort, config: SamplingConfig, seed: int, update: int
 ) -> tuple[list[NoisyStep], list[Tensor]]:
-    """Sample G sequences for each start state [prompt weights]: the noisy steps, and W0..WK [rollout weights] in raw units.
+    """Sample the sequences of a cohort: the noisy steps, and W0..WK [rollout weights] in raw units.
 
     Noise depends on (seed, update, prompt, step); mirrored rollouts share it with opposite signs at every step. Steps that are
     not noisy take the mean action and are not trained in this update.
     """
-    scale, group = policy.scale(net), config.num_generations
+    net, n_steps, group = cohort.net, cohort.n_steps, cohort.group
+    scale = policy.scale(net)
     chosen = torch.randint(n_steps, (1,), generator=generator(seed, "noisy-step", update)).item()
     noisy = {"all": range(n_steps), "one": [chosen], "last": [n_steps - 1]}[config.noisy_steps]
-    state, sampled = (start / scale).repeat_interleave(group, 0), []
+    state, sampled = (cohort.start / scale).repeat_interleave(group, 0), []
     states = [state * scale]
+    prompts = range(cohort.prompt, cohort.prompt + len(cohort.start))
+    mine = slice(cohort.first, cohort.first + cohort.group)
     for step in range(n_steps):
-        old = policy(state[::group], n_steps - step, net)
+        left = n_steps - step
+        with recorded_experts(policy) as experts:
+            old = policy(state[::group], left, net)
         action = shared(old, group)
         if step in noisy:
-            noise = torch.cat([group_noise(config, start.shape[1], seed, update, prompt, step) for prompt in range(len(start))])
-            taken = action.sample(noise.to(state))
-            sampled.append(NoisyStep(step, n_steps - step, state, taken, action.log_prob_tokens(taken), old, group))
-            state, group = taken, 1
+            noise = [group_noise(config, old.mean.shape[1], seed, update, prompt, step)[mine] for prompt in prompts]
+            taken = action.sample(torch.cat(noise).to(state))
+            log_probs = action.log_prob_tokens(taken)
+            sampled.append(
+                NoisyStep(net, step, left, state, taken, log_probs, old, group, cohort.rows.to(state.device), tuple(experts))
+            )
+            state, group = policy.land(state, taken, left, net), 1
         else:
-            state = action.mean
+            state = policy.land(state, action.mean, left, net)
         states.append(state * scale)
     return sampled, states
 
 
-def group_noise(config: SamplingConfig, n_weights: int, seed: int, update: int, prompt: int, step: int) -> Tensor:
-    """Standard normal noise [rollout weights] of one group at one step."""
+def group_noise(config: SamplingConfig, n_dims: int, seed: int, update: int, prompt: int, step: int) -> Tensor:
+    """Standard normal noise [rollout dim] of one group at one step."""
     draw = generator(seed, "rollout", update, prompt, step)
     if not config.mirrored:
-        return standard_noise((config.num_generations, n_weights), draw, torch.device("cpu"))
-    half = standard_noise((config.num_generations // 2, n_weights), draw, torch.device("cpu"))
+        return standard_noise((config.num_generations, n_dims), draw, torch.device("cpu"))
+    half = standard_noise((config.num_generations // 2, n_dims), draw, torch.device("cpu"))
     return half.repeat_interleave(2, 0) * mirrored_sign(config.num_generations)[:, None]
+
+
+@torch.no_grad()
+def current_states(policy: Policy, start: Tensor, share: float, steps_left: int, net: Network, draw: torch.Generator) -> Tensor:
+    """Start weights [prompt weights] of which the first `share` are replaced by what one sampled step makes of them."""
+    n_current = round(share * len(start))
+    if not n_current:
+        return start
+    scale = policy.scale(net)
+    state = start[:n_current] / scale
+    action = policy(state, steps_left, net)
+    taken = action.sample(standard_noise(tuple(action.mean.shape), draw, start.device))
+    return torch.cat([policy.land(state, taken, steps_left, net) * scale, start[n_current:]])

@@ -1,4 +1,5 @@
-"""The training commands: from `key=value` settings to a finished stage. zoo → (corrupt) → pairs → (distil) → grpo."""
+"""The training commands: from `key=value` settings to a finished stage. zoo → (corrupt) → pairs → (distil) → grpo →
+(critic)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from synthnet.calibrate import calibrate, recommended
 from synthnet.config import Config, compose
 from synthnet.errors import InputError
 from synthnet.functional import Network
@@ -14,6 +16,7 @@ from synthnet.policy import Policy, load_policy
 from synthnet.synthesis import policy_path
 from synthnet.tasks import Task, check_same_data
 from synthnet.train_corrupt import corrupted_states, train_corrupt
+from synthnet.train_critic import train_critic
 from synthnet.train_distil import train_distil
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import train_pairs
@@ -37,6 +40,9 @@ def run_stage(stage: str, settings: list[str]) -> Path:
         return train_grpo(
             _start_policy(config, task), task, config.grpo, config.reward, run_dir, text, config.seed, config.device
         )
+    if stage == "critic":
+        policy = _start_policy(config, task)
+        return train_critic(policy, task, config.critic, run_dir, text, config.seed, config.device)
     zoos = _open_zoos(config, task)
     if stage == "distil":
         policy = _start_policy(config, task)
@@ -85,6 +91,32 @@ def _open_zoos(config: Config, task: Task) -> list[Zoo]:
         check_same_data(zoo.data, task, str(zoo.path))
         zoos.append(zoo)
     return zoos
+
+
+def run_calibration(settings: list[str]) -> str:
+    """`synthnet calibrate`: measure each sigma, print the table, return the settings that follow."""
+    from synthnet.report import table
+
+    config, _ = compose(settings)
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    task, rows, measured = config.build_task(), [], []
+    policy = _start_policy(config, task)
+    for row in calibrate(policy, task, config.grpo, config.reward, config.seed, config.device):
+        measured.append(row)
+        dimension = "–" if row.dimension is None else f"{row.dimension:,.0f}"
+        numbers = [
+            f"{row.reward:.4f}",
+            f"{row.drop:.4f}",
+            f"{row.spread:.5f}",
+            f"{row.snr:.1f}",
+            f"{row.cosine:.3f}",
+            dimension,
+        ]
+        rows.append([f"{row.sigma:g}", *numbers, "yes" if row.accepted else ""])
+    heads = ["sigma", "reward", "drop", "spread", "signal/noise", "half-batch cosine", "effective dimension", "accepted"]
+    table(f"calibration of GRPO on {task.name}", heads, rows)
+    sigma, batch = recommended(measured, config.reward, len(task.data(config.reward.split)[1]))
+    return f"grpo.sigma={sigma:g} reward.batch={batch}"
 
 
 def import_runs(settings: list[str]) -> Path:

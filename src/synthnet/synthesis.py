@@ -4,82 +4,24 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from synthnet.action import standard_noise
-from synthnet.arch import Arch, recognise
+from synthnet.arch import Arch
 from synthnet.device import choose_device
 from synthnet.errors import InputError, unknown
-from synthnet.files import make_folder
-from synthnet.functional import Network, network
+from synthnet.functional import network
+from synthnet.netfiles import NetFile, input_files, open_net, output_files, write_all
 from synthnet.policy import Policy, layout_of, load_policy, sha256_of
-from synthnet.rollout import rollout
+from synthnet.rollout import rollout, synthesize_auto
 from synthnet.seeds import generator
 from synthnet.user_arch import UserArch
-from synthnet.weights import WeightSpec, WeightState, metadata_json, read_metadata, read_weights, write_weights
+from synthnet.weights import WeightState, metadata_json, read_metadata
 
 POLICY_DIR = Path(__file__).parent / "policies"
-
-
-@dataclass(frozen=True)
-class NetFile:
-    """A weight file and the network it belongs to, checked against each other."""
-
-    path: Path
-    state: WeightState
-    arch: Arch | UserArch
-    net: Network
-
-    @property
-    def flat(self) -> Tensor:
-        """Its float weights [weights], float32, in the network's order."""
-        return self.state.flat(self.net.spec)
-
-
-def open_net(path: str | Path, like: Arch | UserArch | None = None) -> NetFile:
-    """Read a weight file and find its architecture: from its metadata, else from its names and shapes; where `like` is given,
-    one with its builder, inputs and classes, whatever its widths.
-
-    Raises: InputError when the file is bad, its architecture unknown, or its tensors are not that architecture's.
-    """
-    state = read_weights(path)
-    arch = find_arch(state, path, like)
-    if arch is None:
-        shown = ", ".join(f"{t.name} {list(t.shape)}" for t in state.spec.tensors[:6])
-        hint = "pass --task NAME or --arch-py FILE.py:FACTORY"
-        raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; {hint}")
-    return NetFile(Path(path), state, arch, network(arch))
-
-
-def find_arch(state: WeightState, path: str | Path, like: Arch | UserArch | None) -> Arch | UserArch | None:
-    """The architecture of a file's weights, checked against its tensors; None where nothing tells it."""
-    arch = recorded_arch(state.metadata, path) or recognise(state.spec, like)
-    if like is not None and (arch is None or arch.kind != like.kind):
-        arch = like
-    if arch is not None:
-        check_fit(path, arch, network(arch).spec, state.spec)
-    return arch
-
-
-def recorded_arch(metadata: dict[str, str], path: str | Path) -> Arch | None:
-    """The architecture that a file's metadata names, if it names one. Raises: InputError, naming the file."""
-    recorded = metadata_json(metadata, "synthnet.arch", path)
-    if recorded is None:
-        return None
-    try:
-        return Arch.from_dict(recorded)
-    except InputError as error:
-        raise InputError(f"{path}: metadata synthnet.arch: {error}") from error
-
-
-def check_fit(path: str | Path, arch: Arch, expected: WeightSpec, found: WeightSpec) -> None:
-    if wrong := expected.differences(found):
-        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise InputError(f"{path} is not {arch}: {'; '.join(wrong[:8])}{more}")
 
 
 def bundled_policies() -> list[str]:
@@ -144,10 +86,24 @@ def check_cover(policy: Policy, file: NetFile, strict: bool = False) -> None:
         warnings.warn(message, stacklevel=4)
 
 
-def choose_steps(policy: Policy, steps: int | None) -> int:
-    """K: as asked, else the policy's recorded best K on val. Raises: InputError below 1; warns above k_max."""
+AUTO = "auto"
+
+
+def choose_steps(policy: Policy, steps: int | str | None) -> int | str:
+    """K: as asked (auto: the policy's critic decides for each net), else the policy's recorded best K on val.
+
+    Raises: InputError below 1, or for auto without a critic; warns above k_max.
+    """
     if steps is None:
         return int(policy.record.get("best_k", 1))
+    if steps == AUTO:
+        if policy.critic is None:
+            raise InputError("--steps auto needs a policy with an early-stop critic: train one with synthnet critic, or give K")
+        return AUTO
+    try:
+        steps = int(steps)
+    except ValueError:
+        raise InputError(f"steps must be a whole number or auto, got {steps!r}") from None
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
     if steps > policy.config.k_max:
@@ -158,24 +114,34 @@ def choose_steps(policy: Policy, steps: int | None) -> int:
 
 
 @torch.no_grad()
-def synthesize_nets(policy: Policy, files: Sequence[NetFile], n_steps: int, sample: int | None = None) -> list[Tensor]:
-    """WK [weights] for each file, in order. Files of one architecture go through the policy together."""
+def synthesize_nets(
+    policy: Policy, files: Sequence[NetFile], n_steps: int | str, sample: int | None = None
+) -> tuple[list[Tensor], list[int]]:
+    """WK [weights] and K for each file, in order. Files of one architecture go through the policy together."""
     results: dict[int, Tensor] = {}
+    taken: dict[int, int] = {}
     for arch in dict.fromkeys(file.arch for file in files):
         members = [i for i, file in enumerate(files) if file.arch == arch]
         start = torch.stack([files[i].flat for i in members]).to(policy.device)
         noise = None
         if sample is not None:
             noise = lambda step, shape=start.shape: standard_noise(shape, generator(sample, "sample", step), policy.device)  # noqa: E731
-        final = rollout(policy, start, n_steps, files[members[0]].net, noise)[-1].cpu()
-        results |= dict(zip(members, final, strict=True))
-    return [results[i] for i in range(len(files))]
+        if n_steps == AUTO:
+            final, counts = synthesize_auto(policy, start, files[members[0]].net)
+        else:
+            final, counts = (
+                rollout(policy, start, n_steps, files[members[0]].net, noise)[-1],
+                torch.full((len(start),), n_steps),
+            )
+        results |= dict(zip(members, final.cpu(), strict=True))
+        taken |= dict(zip(members, counts.tolist(), strict=True))
+    return [results[i] for i in range(len(files))], [taken[i] for i in range(len(files))]
 
 
 def synthesize(
     weights: str | Path | Sequence[str | Path],
     policy: str | Path | None = None,
-    steps: int | None = None,
+    steps: int | str | None = None,
     out: str | Path | None = None,
     sample: int | None = None,
     like: Arch | UserArch | None = None,
@@ -185,11 +151,11 @@ def synthesize(
     """Turn files of randomly initialised weights into working weights, with no data.
 
     `weights`: one file, a folder, or a list of files; one file gives one state, else a list. `policy`: a bundled policy's
-    name or a policy file; by default the bundled one trained on this architecture. `steps`: synth steps K; by default the
-    policy's best. `out`: a file for one input file, a folder for several. `sample`: a seed to draw actions with instead of
-    taking their mean. `like`: an architecture of the files' kind, only where neither metadata nor names and shapes tell
-    it. `strict`: refuse architectures that the policy was never trained on.
-    Raises: InputError; then nothing has been written.
+    name or a policy file; by default the bundled one trained on this architecture. `steps`: synth steps K, by default the
+    policy's best; or auto: as many for each net as the policy's critic thinks best. `out`: a file for one input file, a
+    folder for several. `sample`: a seed to draw actions with instead of taking their mean. `like`: an architecture of the
+    files' kind, only where neither metadata nor names and shapes tell it. `strict`: refuse architectures that the policy was
+    never trained on. Raises: InputError; then nothing has been written.
     """
     paths = input_files(weights)
     single = isinstance(weights, str | Path) and not Path(weights).is_dir()
@@ -197,8 +163,10 @@ def synthesize(
     files = [open_net(path, like) for path in paths]
     trained, digest = _serving(files, policy, device, strict)
     n_steps = choose_steps(trained, steps)
-    finals = synthesize_nets(trained, files, n_steps, sample)
-    states = [_result(file, final, digest, n_steps) for file, final in zip(files, finals, strict=True)]
+    if n_steps == AUTO and sample is not None:
+        raise InputError("--sample draws actions, --steps auto plans with their means: give one of the two")
+    finals, taken = synthesize_nets(trained, files, n_steps, sample)
+    states = [_result(file, final, digest, k) for file, final, k in zip(files, finals, taken, strict=True)]
     for file, state in zip(files, states, strict=True):
         if not all(torch.isfinite(value).all() for value in state.tensors.values() if value.is_floating_point()):
             raise InputError(f"{file.path}: synthesis gave NaN or infinite weights; nothing was written")
@@ -243,48 +211,3 @@ def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> W
     if (described := file.arch.to_dict()) is not None:
         metadata["synthnet.arch"] = json.dumps(described)
     return file.state.replaced(file.net.spec, final, metadata)
-
-
-def input_files(weights: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The weight files that an argument names: a file, a list of files, or all `.safetensors` of a folder."""
-    given = [weights] if isinstance(weights, str | Path) else list(weights)
-    paths = []
-    for path in map(Path, given):
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        found = sorted(path.glob("*.safetensors"))
-        if not found:
-            raise InputError(f"{path} is a folder without .safetensors files")
-        paths += found
-    if not paths:
-        raise InputError("no weight files were given")
-    return paths
-
-
-def output_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]:
-    """Where results go: `out` itself for one file, else files of the same names in the folder `out`."""
-    out = Path(out)
-    if single:
-        if out.is_dir():
-            raise InputError(f"-o {out} is a folder, but there is one input file: name the output file")
-        return [out]
-    if out.exists() and not out.is_dir():
-        raise InputError(f"-o {out} is a file, but there are several inputs: name a folder")
-    names = [path.name for path in paths]
-    refuse_collisions(names, out)
-    return [out / name for name in names]
-
-
-def refuse_collisions(names: Sequence[str], out: Path) -> None:
-    """Raises: InputError where two results would be one file of the folder `out`."""
-    if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their outputs would collide in {out}")
-
-
-def write_all(targets: Sequence[Path], states: Sequence[WeightState], single: bool) -> None:
-    """Write results; the folder of several is made just before the first."""
-    if not single:
-        make_folder(targets[0].parent)
-    for target, state in zip(targets, states, strict=True):
-        write_weights(target, state)

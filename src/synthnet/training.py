@@ -9,18 +9,22 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from synthnet.errors import InputError
+from synthnet.guards import GuardConfig
 from synthnet.interrupt import StopRequest
 from synthnet.policy import Policy
 from synthnet.progress import Bar
 from synthnet.runs import RunDirectory
+from synthnet.trainable import merged
 
 BEST = "checkpoints/best.safetensors"
 
@@ -71,19 +75,23 @@ def train(
     optim: OptimConfig,
     step: Callable[[int, Policy], Iterator[tuple[Tensor, dict]]],
     validate: Callable[[Policy, float], dict],
+    guard: GuardConfig | None = None,
+    companions: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> Policy:
     """Run the updates and return the average policy with the best validation score (higher is better).
 
     Ctrl-C finishes the update, saves a checkpoint and leaves. Continues from the run directory's checkpoint, bit for bit
-    where the machine and the thread count are the same.
+    where the machine and the thread count are the same. Beyond a limit of `guard` the run stops, or goes back to its best
+    policy with half the learning rate. `companions`: modules that `step` changes, saved and restored with the rest.
     """
     check_settings(loop, optim)
     average = copy.deepcopy(policy)
     best = copy.deepcopy(policy)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
-    state = {"update": 0, "best_score": -math.inf, "since_best": 0}
+    state = {"update": 0, "best_score": -math.inf, "since_best": 0, "rate": 1.0, "rollbacks": 0, "stopped": ""}
+    modules = {"policy": policy, "average": average, "best": best, **companions}
     if (loaded := run.load_checkpoint()) is not None:
-        _restore(loaded, policy, average, best, optimizer, state)
+        _restore(loaded, modules, optimizer, state)
     run.cut_back(state["update"] if loaded is not None else -1)
     began = time.monotonic()
     with Bar(title, loop.updates, state["update"]) as bar, StopRequest() as stop:
@@ -91,20 +99,22 @@ def train(
             _validate(run, loop, validate, average, best, state, bar)
         while state["update"] < loop.updates and not _exhausted(state, loop):
             update = state["update"]
-            metrics = _apply(step, update, policy, optimizer, loop, optim)
+            metrics = _apply(step, update, policy, optimizer, loop, optim, state["rate"])
             update_ema(average, policy, optim.ema, update)
             state["update"] = update + 1
             run.log(state["update"], {**metrics, "elapsed_s": round(time.monotonic() - began, 3)})
             bar.advance()
             if state["update"] % loop.validate_every == 0 or state["update"] == loop.updates:
-                _validate(run, loop, validate, average, best, state, bar)
+                measured = _validate(run, loop, validate, average, best, state, bar)
+                if guard and (reason := guard.reason(measured, state["best_score"])):
+                    _retreat(run, guard, reason, modules, optimizer, state)
             if stop.asked or state["update"] % loop.checkpoint_every == 0:
-                _save(run, policy, average, best, optimizer, state)
+                _save(run, modules, optimizer, state)
                 stopped = {"stopped_at_update": state["update"]}
-                best.save(run.path / BEST, record=_with_stage(run, best, title.split()[0], stopped))
+                merged(best).save(run.path / BEST, record=_with_stage(run, best, title.split()[0], stopped))
             if stop.asked:
                 raise KeyboardInterrupt
-    _save(run, policy, average, best, optimizer, state)
+    _save(run, modules, optimizer, state)
     return best
 
 
@@ -126,12 +136,27 @@ def check_steps(name: str, steps: list[int], policy: Policy) -> None:
 
 
 def _exhausted(state: dict, loop: LoopConfig) -> bool:
-    return bool(loop.patience) and state["since_best"] >= loop.patience
+    return bool(state["stopped"]) or (bool(loop.patience) and state["since_best"] >= loop.patience)
 
 
-def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim: OptimConfig) -> dict:
+def _retreat(run: RunDirectory, guard: GuardConfig, reason: str, modules: dict[str, nn.Module], optimizer, state: dict) -> None:
+    """Back to the best policy with half the learning rate, or, where that is not asked for or was done often enough, stop."""
+    stop = guard.action == "stop" or state["rollbacks"] >= guard.rollbacks
+    run.log(state["update"], {"guard": reason, "action": "stop" if stop else "rollback"})
+    if stop:
+        warnings.warn(f"stopped by a guard at update {state['update']}: {reason}", stacklevel=3)
+        state["stopped"] = reason
+        return
+    warnings.warn(f"rolled back by a guard at update {state['update']}: {reason}", stacklevel=3)
+    for name in ("policy", "average"):
+        modules[name].load_state_dict(modules["best"].state_dict())
+    optimizer.state.clear()
+    state["rate"], state["rollbacks"] = state["rate"] / 2, state["rollbacks"] + 1
+
+
+def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim: OptimConfig, rate: float) -> dict:
     for group in optimizer.param_groups:
-        group["lr"] = rate_at(update, loop.updates, optim)
+        group["lr"] = rate * rate_at(update, loop.updates, optim)
     loss, metrics, norm = torch.zeros(()), {}, torch.zeros(())
     for loss, metrics in step(update, policy):
         optimizer.zero_grad(set_to_none=True)
@@ -148,7 +173,7 @@ def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim
     return {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"], **metrics}
 
 
-def _validate(run: RunDirectory, loop: LoopConfig, validate, average: Policy, best: Policy, state: dict, bar: Bar) -> None:
+def _validate(run: RunDirectory, loop: LoopConfig, validate, average: Policy, best: Policy, state: dict, bar: Bar) -> dict:
     with torch.no_grad():
         metrics = validate(average.eval(), state["update"] / max(loop.updates, 1))
     run.log(state["update"], {f"val/{name}": value for name, value in metrics.items()})
@@ -157,20 +182,21 @@ def _validate(run: RunDirectory, loop: LoopConfig, validate, average: Policy, be
         state.update(best_score=metrics["score"], since_best=0, best_update=state["update"])
         best.load_state_dict(average.state_dict())
     bar.advance(0, note=f"val {metrics['score']:.4f} (best {state['best_score']:.4f})")
+    return metrics
 
 
-def _save(run: RunDirectory, policy: Policy, average: Policy, best: Policy, optimizer, state: dict) -> None:
+def _save(run: RunDirectory, modules: Mapping[str, nn.Module], optimizer, state: dict) -> None:
     tensors = {}
-    for part, module in (("policy", policy), ("average", average), ("best", best)):
+    for part, module in modules.items():
         tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
     run.save_checkpoint(tensors, state["update"], state)
 
 
-def _restore(loaded, policy: Policy, average: Policy, best: Policy, optimizer, state: dict) -> None:
+def _restore(loaded, modules: Mapping[str, nn.Module], optimizer, state: dict) -> None:
     tensors, _, record = loaded
-    for part, module in (("policy", policy), ("average", average), ("best", best)):
+    for part, module in modules.items():
         prefix = f"{part}/"
         module.load_state_dict({n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
     slots: dict[int, dict[str, Tensor]] = {}
@@ -184,6 +210,7 @@ def _restore(loaded, policy: Policy, average: Policy, best: Policy, optimizer, s
 
 def finish(run: RunDirectory, policy: Policy, stage: str, record: dict) -> Path:
     """Write the stage's policy into its run directory, with the stage appended to the policy's own history."""
+    policy = merged(policy)
     policy.record = _with_stage(run, policy, stage, record)
     path = run.path / "policy.safetensors"
     policy.save(path)

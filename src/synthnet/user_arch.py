@@ -3,8 +3,6 @@
 Opt-in by the person at the keyboard. Nothing that is read from a weight file, a policy or a request can name one.
 """
 
-import importlib.util
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from synthnet.errors import InputError
+from synthnet.user_code import load_function
 from synthnet.weights import WeightSpec
 
 
@@ -35,19 +34,11 @@ class UserArch:
 
     @cached_property
     def _made(self) -> tuple[nn.Module, Tensor | None]:
-        if not Path(self.path).is_file():
-            raise InputError(f"--arch-py: {self.path} does not exist")
-        spec = importlib.util.spec_from_file_location(f"synthnet_user_{Path(self.path).stem}", self.path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # where dataclasses look their module up
-        sys.path.insert(0, str(Path(self.path).resolve().parent))  # its siblings, as when python runs the file
+        factory = load_function(Path(self.path), self.factory, "--arch-py")
         try:
-            spec.loader.exec_module(module)
-            made = getattr(module, self.factory)()
+            made = factory()
         except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is the user's to read
             raise InputError(f"--arch-py {self}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
-        finally:
-            sys.path.pop(0)
         net, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if not isinstance(net, nn.Module) or not (example is None or isinstance(example, Tensor)):
             raise InputError(f"--arch-py {self} should return a torch.nn.Module, or one and example inputs, got {type(made)}")

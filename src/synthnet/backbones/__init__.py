@@ -1,7 +1,7 @@
 """Trunks: from tokens to an update of the same shape. One file per trunk, with a `Config` dataclass and a `build`.
 
 The interface: `trunk(tokens: Tokens, layout: TokenLayout, steps_left: [net] int) -> Tokens`. A trunk knows neither the
-head nor the trainer.
+head nor the trainer. Trunks over unit tokens also take a latent `code` [net code dim] and give `features` [net dim].
 """
 
 import importlib

@@ -31,25 +31,31 @@ class FeedForward(nn.Sequential):
 
 
 class Condition(NamedTuple):
-    """What FiLM reads: the steps left, embedded [net dim], and, where it is told, each token's place in the net [token dim]."""
+    """What FiLM reads: the steps left, embedded [net dim]; where it is told, each token's place in the net [token dim]; and the
+    latent code [net code dim] of a policy whose actions are codes."""
 
     steps: Tensor
     place: Tensor | None = None
+    code: Tensor | None = None
 
 
 class FilmNorm(nn.Module):
     """Layer norm of [net … token dim] whose scale and shift depend on a condition (FiLM, Perez et al. 2018); starts as a plain
-    norm."""
+    norm. A latent code moves both through a fixed random matrix."""
 
-    def __init__(self, dim: int, condition_dim: int):
+    def __init__(self, dim: int, condition_dim: int, code_dim: int = 0):
         super().__init__()
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.film = nn.Linear(condition_dim, 2 * dim)
         nn.init.zeros_(self.film.weight)
         nn.init.zeros_(self.film.bias)
+        if code_dim:
+            self.register_buffer("code_map", torch.randn(code_dim, 2 * dim) * code_dim**-0.5)
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         film = self.film(condition.steps)
+        if condition.code is not None:
+            film = film + condition.code @ self.code_map
         film = film.view(len(film), *[1] * (x.ndim - 2), -1)
         if condition.place is not None:
             film = film + F.linear(condition.place, self.film.weight)

@@ -5,6 +5,9 @@ renormalised, so that the gate has a gradient. Dropless and without noise: under
 alone, or the probability ratio is wrong before any update. Which expert does what is learned, not assigned by layer kind.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,12 +46,15 @@ class MixtureOfExperts(nn.Module):
         self.down_bias = nn.Parameter(torch.zeros(experts, dim))
         self.passes: list[Tensor] = []  # auxiliary losses of the forwards with gradient since they were last asked for
         self.load: Tensor | None = None
+        self.chosen: Tensor | None = None  # experts of the last forward [token k]
+        self.replay: Tensor | None = None  # experts to use instead of the gate's own choice
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(0, -2)
         scores = self.gate(flat) / self.temperature
         probabilities = scores.softmax(-1)
-        chosen = scores.topk(self.top_k, dim=-1).indices
+        chosen = scores.topk(self.top_k, dim=-1).indices if self.replay is None else self.replay
+        self.chosen = chosen
         self._note(scores, probabilities, chosen)
         out = torch.zeros_like(flat)
         for expert in chosen.unique().tolist():
@@ -71,3 +77,29 @@ class MixtureOfExperts(nn.Module):
         """The weighted auxiliary losses, mean over the forwards with gradient since the last call."""
         loss, self.passes = torch.stack(self.passes).mean(), []
         return loss
+
+
+def mixtures(module: nn.Module) -> list[MixtureOfExperts]:
+    return [part for part in module.modules() if isinstance(part, MixtureOfExperts)]
+
+
+@contextmanager
+def recorded_experts(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside, one forward; afterwards the list holds the experts that each mixture sent its tokens to, [token k]."""
+    found: list[Tensor] = []
+    yield found
+    found += [part.chosen for part in mixtures(module)]
+
+
+@contextmanager
+def replayed_experts(module: nn.Module, experts: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, tokens go to the experts recorded earlier (routing replay: GSPO, arXiv 2507.18071; R3, arXiv 2510.11370):
+    rounding flips near-ties, and a token under another expert has another log-probability before anything was learned."""
+    parts = mixtures(module) if experts else []
+    try:
+        for part, chosen in zip(parts, experts, strict=True):
+            part.replay = chosen
+        yield
+    finally:
+        for part in parts:
+            part.replay = None

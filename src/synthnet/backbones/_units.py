@@ -18,6 +18,7 @@ class UnitConfig:
     ffn: hidden width of the feed-forwards as a multiple of `dim`. experts: 0 for a dense feed-forward, else that many, of which
     a token uses `top_k`, with the gate's `temperature` and the weights of its `balance` and `z` losses. condition: width of
     what FiLM reads: an embedding of the steps left and, with `place`, one of where a token stands (depth, width of its layer).
+    code: dims of the latent code, for a policy whose actions are codes that FiLM reads too (0: actions are weights).
     """
 
     dim: int = 160
@@ -31,12 +32,13 @@ class UnitConfig:
     edge_dim: int = 32
     condition: int = 64
     place: bool = True
+    code: int = 0
 
 
 def check(config: UnitConfig, *counts: str) -> None:
     """Refuse settings that cannot be built; `counts` are further settings that must be at least 1."""
     at_least(1, "backbone", config, "dim", "heads", "ffn", "edge_dim", "condition", "top_k", *counts)
-    at_least(0, "backbone", config, "experts", "balance", "z")
+    at_least(0, "backbone", config, "experts", "balance", "z", "code")
     if config.dim % config.heads:
         raise InputError(f"backbone.dim must be a multiple of backbone.heads, got {config.dim} and {config.heads}")
 
@@ -53,10 +55,11 @@ def feed_forward(config: UnitConfig) -> nn.Module:
 class EdgeExchange(nn.Module):
     """Edges update from their two units, then units from the means of their incoming and outgoing edges."""
 
-    def __init__(self, dim: int, edge_dim: int, condition: int):
+    def __init__(self, config: UnitConfig):
         super().__init__()
+        dim, edge_dim = config.dim, config.edge_dim
         self.to_out, self.to_into = nn.Linear(dim, edge_dim), nn.Linear(dim, edge_dim)
-        self.norm = FilmNorm(edge_dim, condition)
+        self.norm = FilmNorm(edge_dim, config.condition, config.code)
         self.mix = FeedForward(edge_dim, 2 * edge_dim)
         self.pool = nn.Linear(2 * edge_dim, dim)
 
@@ -86,13 +89,15 @@ class UnitTrunk(nn.Module):
         self.describe = nn.Linear(layout.descriptors.shape[1], dim)
         self.steps_left = StepsLeft(k_max, config.condition)
         self.place = nn.Linear(layout.descriptors.shape[1], config.condition) if config.place else None
-        self.norm, self.head = FilmNorm(dim, config.condition), _zero(nn.Linear(dim, layout.n_features))
+        self.norm, self.head = FilmNorm(dim, config.condition, config.code), _zero(nn.Linear(dim, layout.n_features))
         if self.has_edges:
             n_columns = sum(layout.vocabulary[kind] for kind in self.edge_columns)
             self.edge_describe = nn.Linear(layout.edge_descriptors.shape[1], width)
             self.edge_embed = nn.Linear(n_columns, width)
             self.edge_place = nn.Linear(layout.edge_descriptors.shape[1], config.condition) if config.place else None
-            self.edge_norm, self.edge_head = FilmNorm(width, config.condition), _zero(nn.Linear(width, n_columns))
+            self.edge_norm = FilmNorm(width, config.condition, config.code)
+            self.edge_head = _zero(nn.Linear(width, n_columns))
+        self.code_head = _zero(nn.Linear(dim, config.code)) if config.code else None
 
     def enter(self, tokens: Tokens, layout: TokenLayout) -> tuple[Tensor, list[Tensor]]:
         """Units [net token dim] and edges [net out in edge_dim] of each block."""
@@ -103,13 +108,32 @@ class UnitTrunk(nn.Module):
             edges.append(F.linear(edge, columns, self.edge_embed.bias) + self.edge_describe(where))
         return units, edges
 
-    def conditions(self, layout: TokenLayout, steps_left: Tensor) -> tuple[Condition, list[Condition]]:
+    def conditions(
+        self, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None
+    ) -> tuple[Condition, list[Condition]]:
         """What FiLM reads for the units, and for each block of edges."""
         steps = self.steps_left(steps_left)
         if self.place is None:
-            return Condition(steps), [Condition(steps)] * len(layout.edges)
-        edges = [Condition(steps, self.edge_place(where.to(steps))) for where in layout.edge_descriptors]
-        return Condition(steps, self.place(layout.descriptors.to(steps))), edges
+            return Condition(steps, None, code), [Condition(steps, None, code)] * len(layout.edges)
+        edges = [Condition(steps, self.edge_place(where.to(steps)), code) for where in layout.edge_descriptors]
+        return Condition(steps, self.place(layout.descriptors.to(steps)), code), edges
+
+    def think(
+        self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Units [net token dim] and edges [net out in edge_dim] after all of the trunk's blocks."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None) -> Tokens:
+        condition, conditions = self.conditions(layout, steps_left, code)
+        units, edges = self.think(tokens, layout, condition, conditions)
+        return self.leave(units, edges, layout, condition, conditions)
+
+    def features(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tensor:
+        """What the trunk makes of a whole net [net dim]: the mean over its units, normed."""
+        condition, conditions = self.conditions(layout, steps_left, None)
+        units, _ = self.think(tokens, layout, condition, conditions)
+        return self.norm(units, condition).mean(1)
 
     def leave(
         self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Condition, conditions: list[Condition]

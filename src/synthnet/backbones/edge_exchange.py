@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from synthnet.backbones._attention import FilmNorm
+from synthnet.backbones._attention import Condition, FilmNorm
 from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
 from synthnet.tokens import TokenLayout, Tokens
 
@@ -24,23 +24,24 @@ class EdgeExchangeTrunk(UnitTrunk):
     def __init__(self, config: Config, layout: TokenLayout, k_max: int):
         super().__init__(config, layout, k_max)
         dim, layers = config.dim, range(config.depth)
-        self.exchanges = nn.ModuleList(EdgeExchange(dim, config.edge_dim, config.condition) for _ in layers if self.has_edges)
-        self.mean_norms = nn.ModuleList(FilmNorm(dim, config.condition) for _ in layers)
+        self.exchanges = nn.ModuleList(EdgeExchange(config) for _ in layers if self.has_edges)
+        self.mean_norms = nn.ModuleList(FilmNorm(dim, config.condition, config.code) for _ in layers)
         self.means = nn.ModuleList(nn.Sequential(nn.Linear(dim, dim), nn.GELU()) for _ in layers)
         self.spread = nn.ModuleList(nn.Linear(dim, dim) for _ in layers)
-        self.norms = nn.ModuleList(FilmNorm(dim, config.condition) for _ in layers)
+        self.norms = nn.ModuleList(FilmNorm(dim, config.condition, config.code) for _ in layers)
         self.ffns = nn.ModuleList(feed_forward(config) for _ in layers)
 
-    def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tokens:
+    def think(
+        self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
+    ) -> tuple[Tensor, list[Tensor]]:
         units, edges = self.enter(tokens, layout)
-        condition, conditions = self.conditions(layout, steps_left)
         for index in range(len(self.ffns)):
             if edges:
                 units, edges = self.exchanges[index](units, edges, layout, conditions)
             mean = self.means[index](self.mean_norms[index](units, condition)).mean(1, keepdim=True)
             units = units + self.spread[index](mean)
             units = units + self.ffns[index](self.norms[index](units, condition))
-        return self.leave(units, edges, layout, condition, conditions)
+        return units, edges
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:

@@ -36,9 +36,9 @@ class Layer(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
         dim = config.dim
-        self.norm, self.seen_norm = FilmNorm(dim, config.condition), FilmNorm(dim, config.condition)
+        self.norm, self.seen_norm = (FilmNorm(dim, config.condition, config.code) for _ in range(2))
         self.attention = Attention(dim, config.heads)
-        self.ffn_norm, self.ffn = FilmNorm(dim, config.condition), feed_forward(config)
+        self.ffn_norm, self.ffn = FilmNorm(dim, config.condition, config.code), feed_forward(config)
 
     def forward(
         self,
@@ -57,7 +57,7 @@ class Round(nn.Module):
     def __init__(self, config: Config, has_edges: bool, n_descriptors: int):
         super().__init__()
         self.queries = build_queries(config.queries, config.dim, n_descriptors)
-        self.exchange = EdgeExchange(config.dim, config.edge_dim, config.condition) if has_edges else None
+        self.exchange = EdgeExchange(config) if has_edges else None
         self.read, self.ask = Layer(config), Layer(config)
         self.think = nn.ModuleList(Layer(config) for _ in range(config.thinking))
 
@@ -70,7 +70,7 @@ class Round(nn.Module):
         condition: Condition,
         conditions: list[Condition],
     ) -> tuple[Tensor, list[Tensor], Tensor]:
-        everywhere = Condition(condition.steps)
+        everywhere = condition._replace(place=None)
         if edges:
             units, edges = self.exchange(units, edges, layout, conditions)
         latents = self.read(latents, everywhere, units, condition)
@@ -86,13 +86,14 @@ class PerceiverIO(UnitTrunk):
         self.latents = nn.Parameter(0.5 * torch.randn(1, config.latents, config.dim))
         self.rounds = nn.ModuleList(Round(config, self.has_edges, layout.descriptors.shape[1]) for _ in range(config.rounds))
 
-    def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tokens:
+    def think(
+        self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
+    ) -> tuple[Tensor, list[Tensor]]:
         units, edges = self.enter(tokens, layout)
         latents = self.latents.expand(len(units), -1, -1)
-        condition, conditions = self.conditions(layout, steps_left)
         for part in self.rounds:
             units, edges, latents = part(units, edges, latents, layout, condition, conditions)
-        return self.leave(units, edges, layout, condition, conditions)
+        return units, edges
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:

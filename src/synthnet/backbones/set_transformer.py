@@ -30,11 +30,11 @@ class Block(nn.Module):
     def __init__(self, config: Config, has_edges: bool):
         super().__init__()
         dim = config.dim
-        self.exchange = EdgeExchange(dim, config.edge_dim, config.condition) if has_edges else None
-        self.attention_norm, self.attention = FilmNorm(dim, config.condition), Attention(dim, config.heads)
+        self.exchange = EdgeExchange(config) if has_edges else None
+        self.attention_norm, self.attention = FilmNorm(dim, config.condition, config.code), Attention(dim, config.heads)
         self.inducing = nn.Parameter(torch.randn(1, config.inducing, dim)) if config.inducing else None
         self.gather = Attention(dim, config.heads) if config.inducing else None
-        self.ffn_norm, self.ffn = FilmNorm(dim, config.condition), feed_forward(config)
+        self.ffn_norm, self.ffn = FilmNorm(dim, config.condition, config.code), feed_forward(config)
 
     def forward(
         self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Condition, conditions: list[Condition]
@@ -53,16 +53,16 @@ class SetTransformer(UnitTrunk):
         self.summary = nn.Parameter(0.02 * torch.randn(1, config.summary, config.dim))
         self.blocks = nn.ModuleList(Block(config, self.has_edges) for _ in range(config.depth))
 
-    def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tokens:
+    def think(
+        self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
+    ) -> tuple[Tensor, list[Tensor]]:
         units, edges = self.enter(tokens, layout)
         units = torch.cat([units, self.summary.expand(len(units), -1, -1)], dim=1)
-        condition, conditions = self.conditions(layout, steps_left)
-        with_summary = condition
         if condition.place is not None:
-            with_summary = condition._replace(place=F.pad(condition.place, (0, 0, 0, self.summary.shape[1])))
+            condition = condition._replace(place=F.pad(condition.place, (0, 0, 0, self.summary.shape[1])))
         for block in self.blocks:
-            units, edges = block(units, edges, layout, with_summary, conditions)
-        return self.leave(units[:, : layout.n_tokens], edges, layout, condition, conditions)
+            units, edges = block(units, edges, layout, condition, conditions)
+        return units[:, : layout.n_tokens], edges
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:

@@ -1,11 +1,14 @@
 """Mean quality over the steps of a sequence: the earlier a net is good, the more."""
 
+import torch
 from torch import Tensor
 
 from synthnet.rewards import Scored
 
-NEEDS_STEPS = True
+NEEDS_STEPS = COUNTS_STEPS = True
 
 
 def reward(scored: Scored) -> Tensor:
-    return scored.quality()[:, 1:].mean(1)
+    quality = scored.quality()[:, 1:]
+    taken = torch.arange(quality.shape[1]) < scored.n_steps[:, None]
+    return (quality * taken).sum(1) / scored.n_steps

@@ -30,7 +30,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Task:
-    """A target architecture with data and metric (accuracy in [0, 1]). `pool`: images are averaged over pool x pool pixels.
+    """A target architecture with data and metric (accuracy in [0, 1]). `pool`: images are averaged over pool x pool pixels;
+    `held_back`: so many of the last train images count as reward images instead.
 
     A family of task `of` has several architectures: `family`, to train on, and `heldout`, never trained on.
     """
@@ -42,6 +43,7 @@ class Task:
     split_seed: int = 0
     data_dir: str | None = None
     pool: int = 1
+    held_back: int = 0
     of: str | None = None
     family: tuple[Arch, ...] = ()
     heldout: tuple[Arch, ...] = ()
@@ -67,7 +69,8 @@ class Task:
     @property
     def data_key(self) -> dict[str, int | str]:
         """What decides which images are train and which are test; recorded in zoos and policies."""
-        return {"source": self.source, "split_seed": self.split_seed}
+        held_back = {"held_back": self.held_back} if self.held_back else {}
+        return {"source": self.source, "split_seed": self.split_seed, **held_back}
 
     @property
     def n_classes(self) -> int:
@@ -88,7 +91,7 @@ class Task:
         return self._select(["test"])
 
     def _select(self, parts: list[str]) -> tuple[Tensor, Tensor]:
-        inputs, labels, indices = _splits(self.source, self.data_dir, self.split_seed, self.pool)
+        inputs, labels, indices = _splits(self.source, self.data_dir, self.split_seed, self.pool, self.held_back)
         for part in parts:
             if part not in indices:
                 raise unknown("split", part, indices)
@@ -115,10 +118,12 @@ def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
 
 
 @lru_cache(maxsize=8)
-def _splits(source: str, data_dir: str | None, split_seed: int, pool: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _splits(
+    source: str, data_dir: str | None, split_seed: int, pool: int, held_back: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Inputs [example feature], standardised by the one mean and one deviation of all training pixels; labels; index sets."""
     images, labels = data.load(source, data_dir)
-    inputs, indices = _pooled(images, pool).flatten(1), data.split_indices(source, len(labels), split_seed)
+    inputs, indices = _pooled(images, pool).flatten(1), data.split_indices(source, len(labels), split_seed, held_back)
     if min(map(len, indices.values())) < 1:
         raise InputError(f"{len(labels)} images are too few to split into train, reward, val and test")
     train = inputs[indices["train"]]
@@ -150,7 +155,8 @@ def build_task(name: str, split_seed: int = 0, data_dir: str | None = None, **co
     for field in fields(module.Config):
         if field.name in config and not _fits(config[field.name], field.type):
             raise InputError(f"task {name}: {field.name} should be {_plain(field.type)}, got {str(config[field.name])[:60]!r}")
-    return module.build(module.Config(split_seed=split_seed, data_dir=data_dir, **config))
+    config = module.Config(split_seed=split_seed, data_dir=data_dir, **config)
+    return replace(module.build(config), split_seed=split_seed, data_dir=data_dir, held_back=config.held_back)
 
 
 def _fits(value, kind) -> bool:

@@ -9,12 +9,13 @@ from synthnet.arch import Arch
 from synthnet.errors import InputError, at_least
 from synthnet.seeds import generator
 from synthnet.tasks import Task
+from synthnet.tasks._data import DataConfig
 
 LARGEST_FAMILY = 256
 
 
 @dataclass
-class FamilyConfig:
+class FamilyConfig(DataConfig):
     """members: sizes of the hidden layers of each architecture trained on; where there are none, `count` of them are drawn with
     `draw_seed`: a depth of `depths`, then each size log-uniform within `widths`, never one of `heldout`."""
 
@@ -24,8 +25,6 @@ class FamilyConfig:
     depths: list[int] = field(default_factory=lambda: [1, 2])
     widths: list[int] = field(default_factory=lambda: [8, 64])
     draw_seed: int = 0
-    split_seed: int = 0
-    data_dir: str | None = None
 
 
 def draw_members(config: FamilyConfig) -> list[list[int]]:

@@ -4,16 +4,15 @@ from dataclasses import dataclass, field
 
 from synthnet.arch import Arch
 from synthnet.tasks import Recipe, Task
+from synthnet.tasks._data import DataConfig
 
 
 @dataclass
-class Config:
+class Config(DataConfig):
     name: str = "digits-mlp"
     hidden: list[int] = field(default_factory=lambda: [32])
-    split_seed: int = 0
-    data_dir: str | None = None
 
 
 def build(config: Config) -> Task:
     arch = Arch.of("mlp", sizes=[64, *config.hidden, 10])
-    return Task(config.name, arch, "digits", Recipe(3e-3, 64, 40), config.split_seed)
+    return Task(config.name, arch, "digits", Recipe(3e-3, 64, 40))

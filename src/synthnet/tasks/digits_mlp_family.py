@@ -15,5 +15,5 @@ class Config(FamilyConfig):
 
 def build(config: Config) -> Task:
     arch = lambda hidden: one.build(one.Config(hidden=list(hidden))).arch  # noqa: E731
-    base = one.build(one.Config(split_seed=config.split_seed))
+    base = one.build(one.Config())
     return family(config.name, base, [arch(sizes) for sizes in draw_members(config)], [arch(sizes) for sizes in config.heldout])

@@ -6,17 +6,15 @@ from dataclasses import dataclass, field
 
 from synthnet.arch import Arch
 from synthnet.tasks import Recipe, Task
+from synthnet.tasks._data import DataConfig
 
 
 @dataclass
-class Config:
+class Config(DataConfig):
     name: str = "mnist5k-cnn"
     channels: list[int] = field(default_factory=lambda: [8, 16])
-    split_seed: int = 0
-    data_dir: str | None = None
 
 
 def build(config: Config) -> Task:
     arch = Arch.of("cnn", side=14, channels=[1, *config.channels])
-    source = "idx" if config.data_dir else "mnist5k"
-    return Task(config.name, arch, source, Recipe(2e-3, 64, 12), config.split_seed, config.data_dir, pool=2)
+    return Task(config.name, arch, config.mnist, Recipe(2e-3, 64, 12), pool=2)

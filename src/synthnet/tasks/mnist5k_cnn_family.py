@@ -16,6 +16,6 @@ class Config(FamilyConfig):
 
 
 def build(config: Config) -> Task:
-    base = one.build(one.Config(split_seed=config.split_seed, data_dir=config.data_dir))
+    base = one.build(one.Config(data_dir=config.data_dir))
     arch = lambda channels: one.build(one.Config(channels=list(channels))).arch  # noqa: E731
     return family(config.name, base, [arch(sizes) for sizes in draw_members(config)], [arch(sizes) for sizes in config.heldout])

@@ -7,17 +7,15 @@ from dataclasses import dataclass, field
 
 from synthnet.arch import Arch
 from synthnet.tasks import Recipe, Task
+from synthnet.tasks._data import DataConfig
 
 
 @dataclass
-class Config:
+class Config(DataConfig):
     name: str = "mnist5k-mlp"
     hidden: list[int] = field(default_factory=lambda: [10])
-    split_seed: int = 0
-    data_dir: str | None = None
 
 
 def build(config: Config) -> Task:
     arch = Arch.of("mlp", sizes=[784, *config.hidden, 10])
-    source = "idx" if config.data_dir else "mnist5k"
-    return Task(config.name, arch, source, Recipe(2e-3, 64, 20), config.split_seed, config.data_dir)
+    return Task(config.name, arch, config.mnist, Recipe(2e-3, 64, 20))

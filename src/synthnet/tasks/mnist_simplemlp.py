@@ -4,16 +4,14 @@ from dataclasses import dataclass
 
 from synthnet.arch import Arch
 from synthnet.tasks import Recipe, Task
+from synthnet.tasks._data import DataConfig
 
 
 @dataclass
-class Config:
+class Config(DataConfig):
     name: str = "mnist-simplemlp"
-    split_seed: int = 0
-    data_dir: str | None = None
 
 
 def build(config: Config) -> Task:
     arch = Arch.of("mlp", sizes=[784, 128, 10])
-    source = "idx" if config.data_dir else "mnist5k"
-    return Task(config.name, arch, source, Recipe(1e-3, 64, 12), config.split_seed, config.data_dir)
+    return Task(config.name, arch, config.mnist, Recipe(1e-3, 64, 12))

@@ -5,16 +5,14 @@ from dataclasses import dataclass
 
 from synthnet.arch import Arch
 from synthnet.tasks import Recipe, Task
+from synthnet.tasks._data import DataConfig
 
 
 @dataclass
-class Config:
+class Config(DataConfig):
     name: str = "mnist-targetcnn"
-    split_seed: int = 0
-    data_dir: str | None = None
 
 
 def build(config: Config) -> Task:
     arch = Arch.of("cnn", side=28, channels=[1, 32, 64], hidden=[128])
-    source = "idx" if config.data_dir else "mnist5k"
-    return Task(config.name, arch, source, Recipe(1e-3, 64, 10), config.split_seed, config.data_dir)
+    return Task(config.name, arch, config.mnist, Recipe(1e-3, 64, 10))

@@ -1,0 +1,153 @@
+"""Tables of GRPO runs that differ in one setting each, from one committed policy at equal reward evaluations.
+
+python benchmarks/grpo_tables.py run TABLE [ROW …] --runs DIR -o DIR      trains what is missing, one JSON per row
+python benchmarks/grpo_tables.py table TABLE -o DIR --out FILE.json       gathers the rows
+
+Each row: accuracy by K over 256 unseen seeds on the test split before and after, the share of the gap to SGD twins (trained on
+train + reward images) that the run closed, identity against those twins, and the means of the run's own signal measurements.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from synthnet.evaluation import evaluate_policy, task_of_policy
+from synthnet.files import write_atomic
+from synthnet.policy import load_policy
+from synthnet.population import grow_twins
+from synthnet.report import percent, table
+from synthnet.stages import run_stage
+from synthnet.synthesis import policy_path
+
+HERE = Path(__file__).parent
+PAIRS = str(HERE / "policies" / "pairs-digits-256.safetensors")
+LOOP = ["threads=1", "grpo.loop.validate_every=50", "grpo.loop.checkpoint_every=50", "grpo.optim.ema=0.98"]
+DIGITS = ["task=digits-mlp", f"policy_from={PAIRS}", *LOOP, "reward.batch=1200", "reward.input_noise=0.4", "grpo.sigma=0.1"]
+LAST = ["grpo.num_generations=128", "grpo.noisy_steps=last", "grpo.optim.learning_rate=2e-4"]
+WHOLE = ["grpo.prompts=8", "grpo.num_generations=32", "grpo.optim.learning_rate=2e-4", "grpo.loop.updates=150"]
+THREE = [*DIGITS, *WHOLE, "grpo.steps=[3]"]
+SHORT = [*DIGITS, *LAST, "grpo.loop.updates=300"]
+STEPS = ["reward.gain=0.5", "reward.efficiency=0.5"]
+FAMILY = [
+    "task=digits-mlp-family", "task.members=[[16],[32],[64]]", "policy_from=digits-mlp-family", *LOOP, "reward.batch=1200",
+    "reward.input_noise=0.4", "grpo.sigma=0.05", "grpo.prompts=4", "grpo.num_generations=128", "grpo.noisy_steps=last",
+    "grpo.steps=[1]", "grpo.optim.learning_rate=5e-5", "grpo.loop.updates=120", "grpo.mixed=true",
+]  # fmt: skip
+MNIST = ["task=mnist5k-mlp", *LOOP, "reward.batch=750", "grpo.loop.updates=200", "grpo.prompts=8", "grpo.num_generations=32"]
+
+TABLES: dict[str, dict[str, list[str]]] = {
+    "controls": {
+        "rewards": SHORT,
+        "constant advantage": [*SHORT, "grpo.control=constant"],
+        "sign flipped": [*SHORT, "grpo.control=flip"],
+        "random reward": [*SHORT, "grpo.control=random"],
+    },
+    "groupings": {
+        **{name: [*THREE, f"grpo.grouping={name}"] for name in ("inter", "process", "both")},
+        "intra": [*THREE, "grpo.grouping=intra"],
+        **{f"{name}, reward at the end": [*THREE, f"grpo.grouping={name}", "grpo.step_rewards=false"] for name in ("both",
+        "intra")}, "inter, step terms": [*THREE, *STEPS],
+        "both, step terms": [*THREE, "grpo.grouping=both", *STEPS],
+        "process, discount 0.5": [*THREE, "grpo.grouping=process", "grpo.discount=0.5"],
+    },
+    "terms": {
+        "accuracy": [*SHORT, "reward.accuracy=1", "reward.bounded_loss=0"],
+        "bounded loss": [*SHORT, "reward.accuracy=0", "reward.bounded_loss=1"],
+        "both": SHORT,
+        "both + gain": [*SHORT, "reward.gain=0.5"],
+        "both + efficiency (K by rollout)": [*SHORT, "reward.efficiency=0.5", "reward.step_cost=0.01"],
+        "both + stability": [*SHORT, "reward.stability=0.1"],
+        "both + robustness": [*SHORT, "reward.robustness=0.5"],
+        "both + worst class": [*SHORT, "reward.worst_class=0.5"],
+        "both + calibration": [*SHORT, "reward.calibration=1"],
+        "both + diversity": [*SHORT, "reward.diversity=0.5"],
+        "a quarter of prompts from current states": [*SHORT, "grpo.current_states=0.25"],
+    },
+    "losses": {name: [*FAMILY, f"grpo.loss_type={name}"] for name in ("dapo", "grpo", "bnpo", "dr_grpo")},
+}  # fmt: skip
+
+
+def run_row(name: str, settings: list[str], runs: Path, out: Path, seeds: int) -> None:
+    """Train a row unless its run is done, and write its report."""
+    run_dir = runs / name.replace(" ", "-").replace(",", "").replace("+", "and")
+    if not (run_dir / "policy.safetensors").exists():
+        run_stage("grpo", [*settings, f"run_dir={run_dir}"])
+    start = next(s.removeprefix("policy_from=") for s in settings if s.startswith("policy_from="))
+    policies = {"before": load_policy(policy_path(start)), "after": load_policy(run_dir / "policy.safetensors")}
+    stage = policies["after"].record["stages"][-1]
+    members = task_of_policy(policies["after"]).members
+    asked = [s for s in settings if s.startswith("task.members=")]
+    if asked:
+        members = [
+            members[0].with_arch(arch)
+            for arch in policies["after"].archs
+            if list(arch.sizes[1:-1]) in json.loads(asked[0][13:])
+        ]
+    report = {"settings": settings, "stage": stage, "members": {}, "signal": signal_means(run_dir)}
+    for member in members:
+        twins = grow_twins(member, member.draw_start("test", list(range(seeds))), "train+reward")
+        found = {at: evaluate_policy(policy, member, seeds, (1, 2, 3), twins=twins) for at, policy in policies.items()}
+        report["members"][member.arch.label] = {
+            "twins": found["after"]["sgd_twins"], "steps": {k: compare(found, k) for k in found["after"]["steps"]},
+        }  # fmt: skip
+    write_atomic(out / f"{run_dir.name}.json", json.dumps(report, indent=1) + "\n")
+
+
+def compare(found: dict, k: str) -> dict:
+    """Before and after at one K: accuracy, share of the gap to the twins that was closed, identity ratios."""
+    before, after = (found[at]["steps"][k] for at in ("before", "after"))
+    gap = found["after"]["sgd_twins"]["mean"] - before["accuracy"]["mean"]
+    closed = (after["accuracy"]["mean"] - before["accuracy"]["mean"]) / gap
+    ratios = {n: v["ratio"] for n, v in after["identity"].items() if isinstance(v, dict)}
+    return {"before": before["accuracy"], "after": after["accuracy"], "gap_closed": closed, "identity": ratios}
+
+
+def signal_means(run_dir: Path) -> dict[str, float]:
+    """Means over the run of what it measured of its own signal, and its reward evaluations."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    names = ("signal/half_batch_cosine", "signal/reward_snr")
+    means = {name: [row[name] for row in rows if name in row] for name in names}
+    found = {name: sum(values) / len(values) for name, values in means.items() if values}
+    last = [row for row in rows if "evaluations" in row][-1]
+    return {**found, "evaluations": last["evaluations"], "seconds": last["elapsed_s"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("action", choices=["run", "table"])
+    parser.add_argument("name", choices=list(TABLES))
+    parser.add_argument("rows", nargs="*")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--seeds", type=int, default=256)
+    parser.add_argument("-o", "--rows-dir", type=Path, required=True)
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    folder = options.rows_dir / options.name
+    if options.action == "run":
+        for name, settings in TABLES[options.name].items():
+            if not options.rows or name in options.rows:
+                folder.mkdir(parents=True, exist_ok=True)
+                run_row(name, settings, options.runs / f"grpo-{options.name}", folder, options.seeds)
+        return
+    gathered, shown = {}, []
+    for name in TABLES[options.name]:
+        path = folder / f"{name.replace(' ', '-').replace(',', '').replace('+', 'and')}.json"
+        if not path.exists():
+            continue
+        gathered[name] = json.loads(path.read_text())
+        for label, member in gathered[name]["members"].items():
+            for k, row in member["steps"].items():
+                spread = f"{percent(row['after']['mean'])} ± {100 * row['after']['sd']:.2f}"
+                cells = [
+                    percent(row["before"]["mean"]),
+                    spread,
+                    percent(row["gap_closed"], 0),
+                    f"{row['identity']['aligned_distance']:.2f}",
+                ]
+                shown.append([name, label, k, *cells])
+    write_atomic(options.out, json.dumps(gathered, indent=1) + "\n")
+    table(options.name, ["row", "net", "K", "before", "after", "gap closed", "aligned / SGD"], shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Calibration of GRPO before a run: which action noise and how many reward images give a gradient that is more than noise."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from synthnet.device import choose_device
+from synthnet.errors import InputError
+from synthnet.experience import collect
+from synthnet.grpo_settings import GrpoConfig, check
+from synthnet.policy import Policy
+from synthnet.policy_gradient import policy_loss
+from synthnet.scoring import RewardConfig
+from synthnet.signal import effective_dimension, half_batch_cosine
+from synthnet.tasks import Task
+
+SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+SNR_WANTED = 9.0  # spread of rewards in a group at least three times the noise of its minibatch
+COST_ALLOWED = 0.1  # share of the reward's head-room that noise may cost
+UPDATES = 3  # batches of rollouts that each sigma is measured on
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One sigma: mean reward, its drop against the mean policy's, spread within groups, signal to noise, half-batch cosine,
+    effective dimension (None: no agreement at all), and whether the rule accepts it."""
+
+    sigma: float
+    reward: float
+    drop: float
+    spread: float
+    snr: float
+    cosine: float
+    dimension: float | None
+    accepted: bool
+
+
+def calibrate(
+    policy: Policy, task: Task, config: GrpoConfig, reward: RewardConfig, seed: int, device: str = "auto"
+) -> Iterator[Measured]:
+    """Measure the policy at each sigma, on rollouts that no run uses. Accepted is a sigma whose noise costs at most a tenth of
+    the reward's head-room and whose spread is at least three times the minibatch noise: take the largest such."""
+    check(config, reward, policy)
+    place = choose_device(device)
+    policy.to(place)
+    data = tuple(part.to(place) for part in task.data(reward.split))
+    head_room = sum(weight for weight in reward.weights.values() if weight > 0)
+    quiet = _measure(policy, task, replace(config, num_generations=2, mirrored=False), reward, data, 1e-6, seed)[0]
+    for sigma in SIGMAS:
+        mean, spread, snr, cosine, n_rollouts = _measure(policy, task, config, reward, data, sigma, seed)
+        accepted = quiet - mean <= COST_ALLOWED * (head_room - quiet) and snr >= SNR_WANTED
+        yield Measured(sigma, mean, quiet - mean, spread, snr, cosine, effective_dimension(cosine, n_rollouts), accepted)
+
+
+def _measure(
+    policy: Policy, task: Task, config: GrpoConfig, reward: RewardConfig, data: tuple, sigma: float, seed: int
+) -> tuple:
+    """Means over a few batches of rollouts: reward, spread, signal to noise, half-batch cosine; and rollouts per batch."""
+    policy.log_sigma.data.fill_(sigma).log_()
+    found, n_rollouts = [], 0
+    for index in range(UPDATES):
+        update = -1 - index  # before any update of a run, so that no run repeats these draws
+        seen = collect(policy, task.members, data, config, reward, (), seed, update, signal=True)
+
+        def loss_of(half: int, seen=seen) -> torch.Tensor:
+            advantages = seen.half(half, config.num_generations)
+            return policy_loss(policy, policy, seen.sampled, advantages, replace(config, beta=0.0), seen.longest)[0]
+
+        cosine = half_batch_cosine(policy, loss_of) if config.prompts > 1 else 0.0
+        policy.auxiliary_loss()
+        found.append([seen.metrics[name] for name in ("reward", "reward_std", "signal/reward_snr")] + [cosine])
+        n_rollouts = len(seen.advantages)
+    return (*torch.tensor(found, dtype=torch.float64).mean(0).tolist(), n_rollouts)
+
+
+def recommended(measured: list[Measured], reward: RewardConfig, n_images: int) -> tuple[float, int]:
+    """Sigma, and how many of the split's reward images bring its spread to three times the noise.
+
+    Raises: InputError where no sigma gives rewards that say anything.
+    """
+    accepted = [row for row in measured if row.accepted]
+    able = accepted or [row for row in measured if row.snr > 0]
+    if not able:
+        raise InputError("no sigma gives rewards that are more than noise: raise reward.batch, or choose another reward")
+    best = accepted[-1] if accepted else max(able, key=lambda row: row.cosine)
+    return best.sigma, min(max(round(reward.batch * SNR_WANTED / best.snr), 16), n_images)

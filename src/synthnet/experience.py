@@ -1,0 +1,157 @@
+"""What one GRPO update learns from: sampled sequences, their rewards, and the advantages that follow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synthnet.grpo import controlled, step_advantages
+from synthnet.grpo_settings import GrpoConfig
+from synthnet.policy import Policy
+from synthnet.prompts import Prompt, draw_prompt
+from synthnet.reward_hook import Hook, ask
+from synthnet.rewards import Scored, join, total
+from synthnet.sampling import Cohort, NoisyStep, current_states, draw_cohorts, sample_rollouts
+from synthnet.scoring import RewardConfig, measure
+from synthnet.seeds import generator
+from synthnet.signal import reward_snr
+from synthnet.tasks import Task
+
+
+@dataclass(frozen=True)
+class Experience:
+    """The noisy steps of an update; advantages [rollout step], or [rollout 1]; the most action tokens that a rollout can
+    have; and what to log. Rollouts are in the order member, prompt, generation."""
+
+    sampled: list[NoisyStep]
+    advantages: Tensor
+    longest: int
+    metrics: dict[str, float]
+
+    def half(self, half: int, group: int) -> Tensor:
+        """The advantages with those of every second prompt set to zero."""
+        prompt = torch.arange(len(self.advantages), device=self.advantages.device) // group
+        return self.advantages * (prompt % 2 == half)[:, None]
+
+
+def collect(
+    policy: Policy,
+    members: Sequence[Task],
+    data: tuple[Tensor, Tensor],
+    config: GrpoConfig,
+    reward: RewardConfig,
+    hooks: Sequence[Hook],
+    seed: int,
+    update: int,
+    signal: bool = False,
+) -> Experience:
+    """Sample the sequences of one update for these members, and score them on one minibatch that all share. `signal`:
+    measure how much of the rewards' spread is more than noise of that minibatch."""
+    prompts = [
+        draw_prompt("grpo", member, data, config.steps, config.prompts, reward.batch, reward.input_noise, seed, update)
+        for member in members
+    ]
+    starts = _starts(policy, members, prompts, config, seed, update)
+    images, labels = prompts[0].images, prompts[0].labels
+    cohorts = draw_cohorts(starts, prompts[0].n_steps, config.by_rollout(reward), config, seed, update)
+    made = [sample_rollouts(policy, cohort, config, seed, update) for cohort in cohorts]
+    by_step = config.grouping != "inter" or reward.needs("NEEDS_STEPS")
+
+    def scored_on(x: Tensor, y: Tensor) -> Scored:
+        draw = generator(seed, "copies", update)
+        parts = [measure(c, states, x, y, reward, by_step, draw) for c, (_, states) in zip(cohorts, made, strict=True)]
+        return join(parts, [cohort.rows for cohort in cohorts])
+
+    scored = scored_on(images, labels)
+    rewards, metrics = total(scored, reward.weights)
+    if hooks:
+        sequences, columns = [states for _, states in made], {"images": images, "labels": labels}
+        built_in = any(reward.weights.values())
+        rewards, logged = _ask_hooks(hooks, cohorts, sequences, scored, rewards, built_in, columns, update)
+        metrics |= logged
+    rewards = rewards.view(-1, config.num_generations)
+    advantages = step_advantages(
+        rewards,
+        step_gains(scored, rewards, config) if by_step else None,
+        config.grouping,
+        config.mix,
+        config.noise_floor,
+        config.scale_rewards,
+        config.discount,
+    )
+    if config.control:
+        advantages = controlled(advantages, config.control, generator(seed, "control", update))
+    if signal:
+        halves = [scored_on(images[i::2], labels[i::2]) for i in (0, 1)]
+        parts = [total(half, reward.weights)[0].view_as(rewards) for half in halves]
+        metrics["signal/reward_snr"] = reward_snr(*parts)
+    sampled = [step for steps, _ in made for step in steps]
+    return Experience(
+        sampled,
+        advantages.flatten(0, 1).to(images.device),
+        _longest(sampled, config),
+        {**metrics, **_summary(rewards, scored)},
+    )
+
+
+def _starts(policy: Policy, members: Sequence[Task], prompts: list[Prompt], config: GrpoConfig, seed: int, update: int) -> list:
+    """Each member's network and start weights, some of them states that the policy just made."""
+    found = []
+    for number, (member, prompt) in enumerate(zip(members, prompts, strict=True)):
+        draw = generator(seed, "current-state", update, number)
+        start = current_states(policy, prompt.start, config.current_states, prompt.n_steps, member.network, draw)
+        found.append((member.network, start))
+    return found
+
+
+def step_gains(scored: Scored, rewards: Tensor, config: GrpoConfig) -> Tensor:
+    """What each step gained [prompt rollout step], NaN beyond a rollout's last: in quality, or, without step rewards, all of
+    the reward at the last step."""
+    n_steps = scored.n_steps[:, None]
+    gains, index = scored.quality().diff(dim=1), torch.arange(scored.accuracy.shape[1] - 1)
+    if not config.step_rewards:
+        gains = torch.where(index == n_steps - 1, rewards.reshape(-1, 1), 0.0)
+    gains = torch.where(index < n_steps, gains, torch.nan)
+    return gains.view(*rewards.shape, -1)
+
+
+def _ask_hooks(
+    hooks: Sequence[Hook],
+    cohorts: list[Cohort],
+    states: list[list[Tensor]],
+    scored: Scored,
+    rewards: Tensor,
+    built_in: bool,
+    columns: dict[str, Tensor],
+    update: int,
+) -> tuple[Tensor, dict[str, float]]:
+    """The rewards plus what the user's functions add; NaN where nothing at all applied to a rollout."""
+    metrics: dict[str, float] = {}
+    applied = torch.full(rewards.shape, bool(built_in))
+    state = {"update": update, "n_classes": scored.n_classes}
+    for hook in hooks:
+        values = torch.full_like(rewards, torch.nan)
+        for cohort, sequence in zip(cohorts, states, strict=True):
+            own = scored.take(cohort.rows)
+            values[cohort.rows], logged = ask(hook, cohort.net, sequence[0], sequence[-1], own, state, columns)
+            metrics |= logged
+        metrics[f"rewards/{hook.name}"] = values.nanmean().item()
+        rewards, applied = rewards + hook.weight * values.nan_to_num(0.0), applied | ~values.isnan()
+    return torch.where(applied, rewards, torch.nan), metrics
+
+
+def _longest(sampled: list[NoisyStep], config: GrpoConfig) -> int:
+    """The most action tokens of a rollout: those of the largest network present, at every step that may be noisy."""
+    return max(step.old.n_tokens for step in sampled) * (max(config.steps) if config.noisy_steps == "all" else 1)
+
+
+def _summary(rewards: Tensor, scored: Scored) -> dict[str, float]:
+    spread = rewards.std(1)
+    return {
+        "reward": rewards.nanmean().item(),
+        "reward_std": spread.nanmean().item(),
+        "frac_reward_zero_std": (spread == 0).double().mean().item(),
+        "accuracy": scored.accuracy[:, -1].mean().item(),
+        "n_steps": scored.n_steps.double().mean().item(),
+    }
