@@ -6,14 +6,31 @@ import math
 import pytest
 import torch
 
-from conftest import make_policy
+from conftest import TINY_TRUNK, make_policy
 from synthnet.action import WeightGaussian
+from synthnet.backbones._moe import mixtures, replayed_experts
 from synthnet.errors import InputError
-from synthnet.grpo import check_mix, group_advantages, levelled, mirrored_sign, step_advantages, surrogate, token_weights
+from synthnet.experience import collect
+from synthnet.grpo import (
+    check_mix,
+    controlled,
+    discounted,
+    group_advantages,
+    levelled,
+    mirrored_sign,
+    step_advantages,
+    surrogate,
+    token_weights,
+)
 from synthnet.grpo_settings import GrpoConfig, check
+from synthnet.guards import GuardConfig
 from synthnet.policy_gradient import policy_loss
-from synthnet.sampling import draw_cohorts, group_noise, sample_rollouts
+from synthnet.rollout import synthesize_flat
+from synthnet.sampling import current_states, draw_cohorts, group_noise, sample_rollouts
 from synthnet.scoring import RewardConfig
+from synthnet.signal import effective_dimension, half_batch_cosine, reward_snr
+from synthnet.train_grpo import mix_reference
+from synthnet.trainable import freeze_all_but, merged
 
 
 def _config(**changes):
@@ -59,6 +76,39 @@ def test_a_mirrored_pair_with_equal_rewards_contributes_nothing():
     noise = torch.randn(2, 5).repeat_interleave(2, 0) * mirrored_sign(4)[:, None]
     advantages = group_advantages(torch.tensor([[1.0, 1.0, 2.0, 5.0]])).flatten()
     assert torch.allclose((advantages[:2, None] * noise[:2]).sum(0), torch.zeros(5, dtype=torch.float64), atol=1e-12)
+
+
+def test_no_reward_gives_no_advantage_and_does_not_count():
+    """NaN stands for 'no reward function applied': the others' advantages are those of the group without it."""
+    rewards = torch.tensor([[0.1, 0.4, math.nan, 0.9], [math.nan] * 4])
+    advantages = group_advantages(rewards)
+    assert advantages[0, 2] == 0 and not advantages[1].any()
+    assert torch.allclose(advantages[0, [0, 1, 3]], group_advantages(rewards[:1, [0, 1, 3]])[0])
+
+
+def test_mirrored_pairs_take_the_curvature_out_of_a_linear_gradient():
+    """R = g·ε + h·‖ε‖²: the mean of A·ε is (G − 1)/G·g for independent noise and g for mirrored; curvature cancels in pairs."""
+    draw = torch.Generator().manual_seed(0)
+    gradient, dims, group = torch.linspace(-1, 1, 6, dtype=torch.float64), 6, 4
+    found = {}
+    for mirrored in (False, True):
+        noise = torch.randn((20000, group, dims), generator=draw, dtype=torch.float64)
+        if mirrored:
+            noise = noise[:, ::2].repeat_interleave(2, 1) * mirrored_sign(group)[:, None]
+        rewards = noise @ gradient + 3.0 * noise.square().sum(-1)
+        advantages = rewards - rewards.mean(1, keepdim=True)  # unclipped, unscaled
+        found[mirrored] = (advantages[..., None] * noise).mean((0, 1))
+    assert (found[True] - gradient).abs().max() < 0.03
+    assert (found[False] - gradient * (group - 1) / group).abs().max() < 0.15
+
+
+def test_negative_controls_say_nothing_or_the_opposite():
+    advantages = torch.randn(3, 8, 2, dtype=torch.float64)
+    draw = torch.Generator().manual_seed(0)
+    assert torch.equal(controlled(advantages, "flip", draw), -advantages)
+    assert (controlled(advantages, "constant", draw) == 1).all()
+    shuffled = controlled(advantages, "random", draw)
+    assert torch.equal(shuffled.sort(1).values, advantages.sort(1).values) and not torch.equal(shuffled, advantages)
 
 
 # --- surrogate -----------------------------------------------------------------------------------------------------
@@ -131,6 +181,29 @@ def test_groupings_by_hand():
     assert torch.allclose(step_advantages(rewards, gains, "both", 0.3), inter + 0.3 * own, atol=1e-6)
 
 
+def test_process_discounts_gains_to_come():
+    assert discounted(torch.tensor([1.0, 2.0, 4.0]), 0.5).tolist() == [3.0, 4.0, 4.0]
+    gains = torch.randn(2, 4, 3, dtype=torch.float64)
+    whole = step_advantages(gains.sum(-1), gains, "process", 0.0)
+    none = step_advantages(gains.sum(-1), gains, "process", 0.0, discount=0.0)
+    assert torch.allclose(none, group_advantages(gains.flatten(1)).view_as(gains)) and not torch.allclose(whole, none)
+
+
+def test_steps_that_a_shorter_rollout_never_took_count_for_nothing():
+    """A rollout of one step beside rollouts of two: NaN beyond its end. Intra gives it nothing, and its padding moves no
+    other."""
+    gains = torch.tensor([[[0.3, 0.1], [0.2, math.nan], [0.0, 0.4], [0.1, 0.1]]], dtype=torch.float64)
+    rewards = gains.nansum(-1)
+    for grouping in ("process", "intra", "both"):
+        found = step_advantages(rewards, gains, grouping, 0.5)
+        assert torch.isfinite(found).all()
+    assert not step_advantages(rewards, gains, "intra", 0.0)[0, 1].any()
+    real = gains[~gains.isnan()]
+    process = step_advantages(rewards, gains, "process", 0.0)
+    assert process[0, 1, 1] == 0
+    assert process[0, 1, 0].item() == pytest.approx(((0.2 - real.mean()) / real.std()).item())
+
+
 @pytest.mark.parametrize(("grouping", "sign"), [("inter", 1), ("process", 1), ("both", 1), ("intra", -1)])
 def test_delayed_effects_get_the_right_sign_except_under_intra(grouping, sign):
     """A first action that only pays at the second step: its covariance with its advantage must be positive."""
@@ -156,6 +229,208 @@ def test_other_scales_keep_groups_comparable(scale):
 
 
 # --- rollouts ------------------------------------------------------------------------------------------------------
+
+
+def test_k_may_be_drawn_for_each_rollout(tiny):
+    """Pairs share their K; every rollout is in one cohort; noise is that of the same rollout and step whatever its K."""
+    policy, config = make_policy(tiny), _config(num_generations=8, steps=[1, 3])
+    start = tiny.draw_start("val", [0, 1])
+    cohorts = draw_cohorts([(tiny.network, start)], 1, True, config, 0, 4)
+    assert {cohort.n_steps for cohort in cohorts} == {1, 3}
+    assert torch.cat([cohort.rows for cohort in cohorts]).sort().values.tolist() == list(range(16))
+    assert all(cohort.group % 2 == 0 and cohort.first % 2 == 0 for cohort in cohorts)
+    for cohort in cohorts:
+        (first, *_), states = sample_rollouts(policy, cohort, config, 0, 4)
+        assert len(states) == cohort.n_steps + 1
+        noise = torch.cat([group_noise(config, start.shape[1], 0, 4, prompt, 0) for prompt in (0, 1)])[cohort.rows]
+        taken = (first.actions - first.old.mean.repeat_interleave(cohort.group, 0)) / 0.05
+        assert torch.allclose(taken, noise, atol=1e-3)
+
+
+def test_k_by_rollout_lets_efficiency_and_step_cost_move_advantages(tiny):
+    """With one K per group a cost per step is the same for all its rollouts and cancels."""
+    config, reward = _config(num_generations=8), RewardConfig(accuracy=0.0, bounded_loss=0.0, step_cost=0.1, batch=32)
+    assert config.by_rollout(reward) and not config.by_rollout(RewardConfig())
+    policy, data = make_policy(tiny), tiny.data("reward")
+    seen = collect(policy, [tiny], data, config, reward, (), seed=0, update=0)
+    assert seen.advantages.any()
+    fixed = collect(policy, [tiny], data, _config(num_generations=8, steps_by="group"), reward, (), seed=0, update=0)
+    assert not fixed.advantages.any()
+
+
+def test_loss_types_weigh_rollouts_of_unequal_length_as_they_say(tiny):
+    """At ratio 1 the gradient with respect to a rollout's log-probabilities is −A times its weight: grpo gives the tokens of a
+    one-step rollout twice the weight of a two-step rollout's, dapo the same."""
+    policy = make_policy(tiny)
+    sampled, _ = _sample(policy, tiny, 1, _config(steps=[1, 2], num_generations=8), by_rollout=True)
+    lengths = torch.zeros(24)
+    for step in sampled:
+        lengths[step.rows] += step.old.n_tokens
+    assert set((lengths / lengths.min()).tolist()) == {1.0, 2.0}
+    values = {}
+    for loss_type in ("grpo", "bnpo", "dapo", "dr_grpo"):
+        advantages = torch.where(lengths == lengths.min(), -1.0, 0.0)[:, None]
+        values[loss_type] = policy_loss(policy, policy, sampled, advantages, _config(loss_type=loss_type), int(lengths.max()))[
+            0
+        ]
+    short = (lengths == lengths.min()).float()
+    assert values["grpo"].item() == pytest.approx(short.mean().item(), rel=1e-4)
+    assert (
+        values["dapo"].item()
+        == values["bnpo"].item()
+        == pytest.approx(((short * lengths).sum() / lengths.sum()).item(), rel=1e-4)
+    )
+    assert values["dr_grpo"].item() == pytest.approx(((short * lengths).sum() / (24 * lengths.max())).item(), rel=1e-4)
+
+
+def test_a_mixed_update_holds_every_member(deep, tiny):
+    """Rollouts of two networks in one loss, normalised within their own start states' groups."""
+    policy = make_policy(deep)
+    policy.archs = [deep.arch, tiny.arch]
+    seen = collect(policy, [deep, tiny], deep.data("reward"), _config(), RewardConfig(batch=32), (), seed=0, update=0)
+    assert len(seen.advantages) == 2 * 3 * 4
+    assert {step.net for step in seen.sampled} == {deep.network, tiny.network}
+    assert torch.allclose(seen.advantages.view(6, 4).mean(1), torch.zeros(6, dtype=torch.float64), atol=1e-9)
+    loss, stats = policy_loss(policy, policy, seen.sampled, seen.advantages, _config(), seen.longest)
+    assert loss.isfinite() and stats["ratio/max"] == pytest.approx(1, abs=1e-4)
+
+
+def test_prompts_may_start_from_what_the_policy_just_made(tiny):
+    policy, start = make_policy(tiny), tiny.draw_start("val", [0, 1, 2, 3])
+    mixed = current_states(policy, start, 0.5, 2, tiny.network, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed[2:], start[2:])
+    assert (mixed[:2] - start[:2]).abs().amax(1).min() > 1e-3
+    assert torch.equal(current_states(policy, start, 0.0, 2, tiny.network, torch.Generator()), start)
+
+
+def test_the_reference_moves_by_its_share(tiny):
+    reference, learner = make_policy(tiny), make_policy(tiny)
+    with torch.no_grad():
+        learner.trunk.head.bias += 1.0
+    before = reference.trunk.head.bias.clone()
+    mix_reference(reference, learner, 0.0)
+    assert torch.equal(reference.trunk.head.bias, before)
+    mix_reference(reference, learner, 0.6)
+    assert torch.allclose(reference.trunk.head.bias, before + 0.6)
+    mix_reference(reference, learner, 1.0)
+    assert torch.equal(reference.trunk.head.bias, learner.trunk.head.bias)
+
+
+@pytest.mark.parametrize("level", ["normalized", "sequence"])
+def test_gradients_of_other_ratio_levels_at_ratio_one(tiny, level):
+    """sequence: REINFORCE on the mean over a rollout's tokens; normalized: each token's gradient over √D."""
+    policy, config = make_policy(tiny), _config(importance_sampling_level=level)
+    advantages, (sampled, _) = torch.randn(12), _sample(policy, tiny, 2, config)
+    policy_loss(policy, policy, sampled, advantages[:, None], config, 100)[0].backward()
+    ours = torch.cat([p.grad.flatten() for p in policy.trunk.parameters() if p.grad is not None])
+    policy.zero_grad()
+    total = 0.0
+    for step in sampled:
+        action = policy(step.states, step.steps_left, tiny.network)
+        log_prob = action.log_prob_tokens(step.actions)
+        if level == "normalized":
+            log_prob = log_prob / action.token_sizes().sqrt()
+        total = total - (advantages[:, None] * log_prob).mean() / 2
+    total.backward()
+    theirs = torch.cat([p.grad.flatten() for p in policy.trunk.parameters() if p.grad is not None])
+    assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+
+
+def test_recorded_experts_are_replayed_where_the_gate_would_now_choose_others(tiny):
+    """After the gate is turned round, the replayed forward still sends every token where it went when it was sampled."""
+    policy = make_policy(tiny, {**TINY_TRUNK, "experts": 4})
+    sampled, _ = _sample(policy, tiny, 1, _config())
+    (step,) = sampled
+    assert len(step.experts) == 2
+    gates = [part.gate.weight for part in mixtures(policy)]
+    with torch.no_grad():
+        for gate in gates:
+            gate.mul_(-1)
+        policy(step.states[:: step.group], 1, tiny.network)
+        free = [part.chosen.clone() for part in mixtures(policy)]
+        with replayed_experts(policy, step.experts):
+            policy(step.states[:: step.group], 1, tiny.network)
+            held = [part.chosen for part in mixtures(policy)]
+    assert all(torch.equal(a, b) for a, b in zip(held, step.experts, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(free, step.experts, strict=True))
+    assert all(part.replay is None for part in mixtures(policy))
+
+
+# --- latent codes --------------------------------------------------------------------------------------------------
+
+
+def test_a_code_policy_starts_as_the_policy_it_was_made_of_and_acts_through_its_code(tiny):
+    policy = make_policy(tiny)
+    coded, start = policy.with_code(12, seed=0), tiny.draw_start("val", [0, 1, 2])
+    assert torch.allclose(
+        synthesize_flat(coded, start, 2, tiny.network), synthesize_flat(policy, start, 2, tiny.network), atol=1e-5
+    )
+    sampled, ((*_, final),) = _sample(coded, tiny, 2, _config(num_generations=4))
+    assert all(step.actions.shape == (12, 12) and step.old.n_tokens == 1 for step in sampled)
+    assert (final - synthesize_flat(policy, start, 2, tiny.network)[:, -1].repeat_interleave(4, 0)).abs().max() > 1e-3
+    for step in sampled:  # the density is that of the raw code, whatever it decodes to
+        again = coded(step.states, step.steps_left, tiny.network).log_prob_tokens(step.actions)
+        assert (again - step.log_probs).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("part", ["head", "film", "lora"])
+def test_only_the_chosen_part_is_trained_and_low_rank_changes_merge(tiny, part):
+    policy = make_policy(tiny)
+    start, whole = tiny.draw_start("val", [0, 1]), make_policy(tiny)
+    freeze_all_but(policy, part, 2, seed=0)
+    assert torch.allclose(policy(start, 1, tiny.network).mean, whole(start, 1, tiny.network).mean)
+    chosen = [p for p in policy.parameters() if p.requires_grad]
+    assert 0 < sum(p.numel() for p in chosen) < whole.n_parameters
+    with torch.no_grad():
+        for parameter in chosen:
+            parameter += 0.05
+    plain = merged(policy)
+    assert torch.allclose(plain(start, 1, tiny.network).mean, policy(start, 1, tiny.network).mean, atol=1e-5)
+    assert set(plain.state_dict()) == set(whole.state_dict())
+    assert not torch.allclose(plain(start, 1, tiny.network).mean, whole(start, 1, tiny.network).mean, atol=1e-3)
+
+
+def test_parts_that_a_policy_does_not_have_are_refused(tiny):
+    with pytest.raises(InputError, match="one of all"):
+        freeze_all_but(make_policy(tiny), "tail", 2, 0)
+    flat = make_policy(tiny, {"name": "flat_mlp", "hidden": 8}, {"name": "chunk"})
+    with pytest.raises(InputError, match="no such part"):
+        freeze_all_but(flat, "film", 2, 0)
+    with pytest.raises(InputError, match="tokens=unit"):
+        flat.with_code(8, 0)
+
+
+# --- signal --------------------------------------------------------------------------------------------------------
+
+
+def test_half_batches_agree_where_there_is_a_signal_and_not_where_there_is_none(tiny):
+    """Advantages that follow the first noise number of each rollout, against advantages of another draw."""
+    policy, config = make_policy(tiny, sigma=0.5), _config(num_generations=64)
+    sampled, _ = _sample(policy, tiny, 1, config)
+    (step,) = sampled
+    noise = (step.actions - step.old.mean.repeat_interleave(64, 0)).sum(1)
+
+    def cosine(advantages):
+        halves = [torch.where((torch.arange(192) // 64) % 2 == half, advantages, 0.0) for half in (0, 1)]
+        return half_batch_cosine(
+            policy, lambda half: policy_loss(policy, policy, sampled, halves[half][:, None], config, 100)[0]
+        )
+
+    assert cosine(noise) > 0.5
+    assert abs(cosine(torch.randn(192, generator=torch.Generator().manual_seed(0)))) < 0.3
+
+
+def test_reward_snr_and_effective_dimension_by_known_answers():
+    draw = torch.Generator().manual_seed(0)
+    signal = torch.randn((200, 16), generator=draw, dtype=torch.float64)
+    halves = [signal + 0.5 * torch.randn((200, 16), generator=draw, dtype=torch.float64) for _ in (0, 1)]
+    assert reward_snr(*halves) == pytest.approx(1 / (0.25 / 2), rel=0.1)  # the mean of two halves has half their noise
+    assert abs(reward_snr(halves[0], halves[1].flip(0))) < 0.5
+    assert effective_dimension(0.5, 64) == pytest.approx(32)
+    assert effective_dimension(-0.1, 64) is None
+
+
+# --- rollouts, as they are sampled ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("noisy_steps", ["all", "one", "last"])
@@ -280,6 +555,14 @@ def test_gaussian_bandit_finds_its_optimum(dims, bound):
         ({"importance_sampling_level": "weight"}, "importance_sampling_level"),
         ({"delta": 1.1}, "delta"),
         ({"grouping": "both", "mix": 0.9}, "wrong sign"),
+        ({"steps_by": "prompt"}, "steps_by"),
+        ({"action": "bias"}, "action"),
+        ({"control": "none"}, "control"),
+        ({"current_states": 1.5}, "current_states"),
+        ({"discount": -0.1}, "discount"),
+        ({"ref_model_sync_steps": 0}, "ref_model_sync_steps"),
+        ({"guard": GuardConfig(action="ask")}, "guard.action"),
+        ({"guard": GuardConfig(kl=0.0)}, "guard.kl"),
     ],
 )
 def test_unsound_settings_are_refused_before_any_work(tiny, changes, reason):
