@@ -12,11 +12,13 @@ from synthnet.policy import Policy
 from synthnet.prompts import Prompt, draw_prompt
 from synthnet.reward_hook import Hook, ask
 from synthnet.rewards import Scored, join, total
+from synthnet.rollout import rollout
 from synthnet.sampling import Cohort, NoisyStep, current_states, draw_cohorts, sample_rollouts
 from synthnet.scoring import RewardConfig, measure
 from synthnet.seeds import generator
 from synthnet.signal import reward_snr
 from synthnet.tasks import Task
+from synthnet.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,19 @@ def collect(
         _longest(sampled, config),
         {**metrics, **_summary(rewards, scored)},
     )
+
+
+def validation_reward(policy: Policy, validation: Validation, config: GrpoConfig, reward: RewardConfig, seed: int) -> float:
+    """The built-in reward terms of the mean policy on val, mean over seeds, K and members."""
+    values = []
+    for member, start in zip(validation.members, validation.starts, strict=True):
+        for n_steps in config.steps:
+            cohort = Cohort(member.network, n_steps, start, 1, 0, 0, torch.arange(len(start)))
+            states = [start, *rollout(policy, start, n_steps, member.network)]
+            draw = generator(seed, "copies", "val")
+            scored = measure(cohort, states, validation.inputs, validation.labels, reward, reward.needs("NEEDS_STEPS"), draw)
+            values.append(total(scored, reward.weights)[0].mean().item())
+    return sum(values) / len(values)
 
 
 def _starts(policy: Policy, members: Sequence[Task], prompts: list[Prompt], config: GrpoConfig, seed: int, update: int) -> list:

@@ -26,8 +26,9 @@ class GrpoConfig(SamplingConfig):
     started from, which with sync_ref_model moves by ref_model_mixup_alpha towards the learner every ref_model_sync_steps
     updates. target_kl: where further passes over the same samples stop. action: weights, or code: a latent code of code_dim
     numbers per step. trainable: all, head, film or lora (of lora_rank). mixed: every update holds prompts of all members of a
-    family, instead of one member's in turn. signal_every: how often half-batch agreement is measured (0: never). control: a
-    negative control, for ablation: constant, flip or random advantages.
+    family, instead of one member's in turn. select: what the best
+    policy is chosen by on val: accuracy, or the reward itself. signal_every: how often half-batch agreement is measured (0:
+    never). control: a negative control, for ablation: constant, flip or random advantages.
     """
 
     sigma: float | None = None
@@ -53,6 +54,7 @@ class GrpoConfig(SamplingConfig):
     trainable: str = "all"
     lora_rank: int = 8
     mixed: bool = False
+    select: str = "accuracy"
     signal_every: int = 25
     control: str | None = None
     val_seeds: int = 64
@@ -76,6 +78,7 @@ CHOICES = {
     "loss_type": ("grpo", "bnpo", "dapo", "dr_grpo"),
     "importance_sampling_level": ("token", "sequence", "normalized"),
     "action": ("weights", "code"),
+    "select": ("accuracy", "reward"),
     "control": (None, *CONTROLS),
 }
 

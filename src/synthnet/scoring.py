@@ -87,13 +87,16 @@ def measure(
     """
     net, dtype = cohort.net, getattr(torch, reward.dtype)
     scale, final = init_scale(net.spec).to(images.device), states[-1]
+    kept = states if steps else [final]
     accuracies, losses = [], []
-    for number, state in enumerate(states if steps else [final]):
-        times = cohort.group if steps and number == 0 else 1
+    for number, state in enumerate(kept[:-1]):
+        times = cohort.group if number == 0 else 1
         found = score(net, state[::times], images, labels, dtype=dtype)
         accuracies.append(found[0].repeat_interleave(times))
         losses.append(found[1].repeat_interleave(times))
-    kept = states if steps else [final]
+    probabilities = predictions(net, final, images).cpu() if reward.needs("NEEDS_PREDICTIONS") else None
+    last = score(net, final, images, labels, dtype=dtype) if probabilities is None else _score_of(probabilities, labels.cpu())
+    accuracies, losses = [*accuracies, last[0]], [*losses, last[1]]
     norms = [_rms(state / scale) for state in kept]
     moved = [_rms((after - before) / scale) for before, after in itertools.pairwise(kept)]
     n_rollouts, classes = len(final), net_classes(net)
@@ -104,10 +107,16 @@ def measure(
         torch.full((n_rollouts,), cohort.n_steps),
         cohort.prompt + torch.arange(len(cohort.start)).repeat_interleave(cohort.group),
         labels.cpu(),
-        predictions(net, final, images).cpu() if reward.needs("NEEDS_PREDICTIONS") else None,
+        probabilities,
         _copies(net, final, images, labels, reward, draw) if reward.needs("NEEDS_COPIES") else None,
         illness(net, final, images[:SICK_IMAGES], scale) if reward.needs("NEEDS_HEALTH") else None,
     )
+
+
+def _score_of(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Accuracy and cross-entropy of each net from its class probabilities [net example class], as `functional.score` gives."""
+    right = probabilities.gather(-1, labels.expand(probabilities.shape[:-1]).unsqueeze(-1)).squeeze(-1)
+    return (probabilities.argmax(-1) == labels).double().mean(-1), -right.clamp_min(1e-30).log().double().mean(-1)
 
 
 def net_classes(net: Network) -> int:

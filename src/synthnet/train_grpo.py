@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from synthnet.device import choose_device
-from synthnet.experience import Experience, collect
+from synthnet.experience import Experience, collect, validation_reward
 from synthnet.grpo_settings import GrpoConfig, check
 from synthnet.guards import drift
 from synthnet.policy import Policy
@@ -73,7 +73,9 @@ def train_grpo(
             mix_reference(reference, learner, config.ref_model_mixup_alpha)
 
     def validate(average: Policy, progress: float) -> dict:
-        return {**watch(average, progress), **drift(average, frozen, validation)}
+        metrics = {**watch(average, progress), **drift(average, frozen, validation)}
+        metrics["reward"] = validation_reward(average, validation, config, reward, seed)
+        return {**metrics, "score": metrics["reward"]} if config.select == "reward" else metrics
 
     with RunDirectory(run_dir, config_yaml) as run:
         title = f"grpo {task.name}"
