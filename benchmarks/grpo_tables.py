@@ -27,6 +27,7 @@ LAST = ["grpo.num_generations=128", "grpo.noisy_steps=last", "grpo.optim.learnin
 WHOLE = ["grpo.prompts=8", "grpo.num_generations=32", "grpo.optim.learning_rate=2e-4", "grpo.loop.updates=150"]
 THREE = [*DIGITS, *WHOLE, "grpo.steps=[3]"]
 SHORT = [*DIGITS, *LAST, "grpo.loop.updates=300"]
+TERM = [*DIGITS, *LAST, "grpo.loop.updates=150"]
 STEPS = ["reward.gain=0.5", "reward.efficiency=0.5"]
 FAMILY = [
     "task=digits-mlp-family", "task.members=[[16],[32],[64]]", "policy_from=digits-mlp-family", *LOOP, "reward.batch=1200",
@@ -51,17 +52,17 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "process, discount 0.5": [*THREE, "grpo.grouping=process", "grpo.discount=0.5"],
     },
     "terms": {
-        "accuracy": [*SHORT, "reward.accuracy=1", "reward.bounded_loss=0"],
-        "bounded loss": [*SHORT, "reward.accuracy=0", "reward.bounded_loss=1"],
-        "both": SHORT,
-        "both + gain": [*SHORT, "reward.gain=0.5"],
-        "both + efficiency (K by rollout)": [*SHORT, "reward.efficiency=0.5", "reward.step_cost=0.01"],
-        "both + stability": [*SHORT, "reward.stability=0.1"],
-        "both + robustness": [*SHORT, "reward.robustness=0.5"],
-        "both + worst class": [*SHORT, "reward.worst_class=0.5"],
-        "both + calibration": [*SHORT, "reward.calibration=1"],
-        "both + diversity": [*SHORT, "reward.diversity=0.5"],
-        "a quarter of prompts from current states": [*SHORT, "grpo.current_states=0.25"],
+        "accuracy": [*TERM, "reward.accuracy=1", "reward.bounded_loss=0"],
+        "bounded loss": [*TERM, "reward.accuracy=0", "reward.bounded_loss=1"],
+        "both": TERM,
+        "both + gain": [*TERM, "reward.gain=0.5"],
+        "both + efficiency (K by rollout)": [*TERM, "reward.efficiency=0.5", "reward.step_cost=0.01"],
+        "both + stability": [*TERM, "reward.stability=0.1"],
+        "both + robustness": [*TERM, "reward.robustness=0.5"],
+        "both + worst class": [*TERM, "reward.worst_class=0.5"],
+        "both + calibration": [*TERM, "reward.calibration=1"],
+        "both + diversity": [*TERM, "reward.diversity=0.5"],
+        "a quarter of prompts from current states": [*TERM, "grpo.current_states=0.25"],
     },
     "losses": {name: [*FAMILY, f"grpo.loss_type={name}"] for name in ("dapo", "grpo", "bnpo", "dr_grpo")},
 }  # fmt: skip
