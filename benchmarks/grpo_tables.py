@@ -19,8 +19,7 @@ from synthnet.report import percent, table
 from synthnet.stages import run_stage
 from synthnet.synthesis import policy_path
 
-HERE = Path(__file__).parent
-PAIRS = str(HERE / "policies" / "pairs-digits-256.safetensors")
+PAIRS = "benchmarks/policies/pairs-digits-256.safetensors"  # from the root of the project
 LOOP = ["threads=1", "grpo.loop.validate_every=50", "grpo.loop.checkpoint_every=50", "grpo.optim.ema=0.98"]
 DIGITS = ["task=digits-mlp", f"policy_from={PAIRS}", *LOOP, "reward.batch=1200", "reward.input_noise=0.4", "grpo.sigma=0.1"]
 LAST = ["grpo.num_generations=128", "grpo.noisy_steps=last", "grpo.optim.learning_rate=2e-4"]
@@ -34,7 +33,6 @@ FAMILY = [
     "reward.input_noise=0.4", "grpo.sigma=0.05", "grpo.prompts=4", "grpo.num_generations=128", "grpo.noisy_steps=last",
     "grpo.steps=[1]", "grpo.optim.learning_rate=5e-5", "grpo.loop.updates=120", "grpo.mixed=true",
 ]  # fmt: skip
-MNIST = ["task=mnist5k-mlp", *LOOP, "reward.batch=750", "grpo.loop.updates=200", "grpo.prompts=8", "grpo.num_generations=32"]
 
 TABLES: dict[str, dict[str, list[str]]] = {
     "controls": {
@@ -44,10 +42,9 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "random reward": [*SHORT, "grpo.control=random"],
     },
     "groupings": {
-        **{name: [*THREE, f"grpo.grouping={name}"] for name in ("inter", "process", "both")},
-        "intra": [*THREE, "grpo.grouping=intra"],
-        **{f"{name}, reward at the end": [*THREE, f"grpo.grouping={name}", "grpo.step_rewards=false"] for name in ("both",
-        "intra")}, "inter, step terms": [*THREE, *STEPS],
+        **{name: [*THREE, f"grpo.grouping={name}"] for name in ("inter", "process", "both", "intra")},
+        **{f"{n}, reward at the end": [*THREE, f"grpo.grouping={n}", "grpo.step_rewards=false"] for n in ("both", "intra")},
+        "inter, step terms": [*THREE, *STEPS],
         "both, step terms": [*THREE, "grpo.grouping=both", *STEPS],
         "process, discount 0.5": [*THREE, "grpo.grouping=process", "grpo.discount=0.5"],
     },
