@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synthnet.grpo import controlled, step_advantages
+from synthnet.grpo import controlled, group_spread, step_advantages
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.policy import Policy
 from synthnet.prompts import Prompt, draw_prompt
@@ -162,10 +162,10 @@ def _longest(sampled: list[NoisyStep], config: GrpoConfig) -> int:
 
 
 def _summary(rewards: Tensor, scored: Scored) -> dict[str, float]:
-    spread = rewards.std(1)
+    spread = group_spread(rewards)
     return {
         "reward": rewards.nanmean().item(),
-        "reward_std": spread.nanmean().item(),
+        "reward_std": spread.mean().item(),
         "frac_reward_zero_std": (spread == 0).double().mean().item(),
         "accuracy": scored.accuracy[:, -1].mean().item(),
         "n_steps": scored.n_steps.double().mean().item(),

@@ -27,11 +27,15 @@ def group_advantages(rewards: Tensor, noise_floor: float = 0.0, scale: str = "gr
     centred = torch.where(highest <= rewards.nan_to_num(nan=torch.inf).amin(1, keepdim=True), 0.0, centred)
     if scale == "none":
         return centred.clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
-    if scale == "group":
-        spread = (centred.square().sum(1, keepdim=True) / (counts - 1).clamp_min(1)).sqrt()
-    else:
-        spread = rewards[there].std()
+    spread = group_spread(rewards) if scale == "group" else rewards[there].std()
     return (centred / (spread + ADVANTAGE_EPS).clamp_min(noise_floor)).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+
+
+def group_spread(rewards: Tensor) -> Tensor:
+    """The Bessel-corrected deviation of each group [prompt 1] of rewards [prompt rollout]; NaN does not count."""
+    centred = (rewards - rewards.nanmean(1, keepdim=True)).nan_to_num(0.0)
+    counts = (~rewards.isnan()).sum(1, keepdim=True)
+    return (centred.square().sum(1, keepdim=True) / (counts - 1).clamp_min(1)).sqrt()
 
 
 def step_advantages(
