@@ -8,12 +8,12 @@ import torch
 
 from conftest import TINY_TRUNK, make_policy
 from synthnet.calibrate import Measured, recommended
-from synthnet.critic import Critic
+from synthnet.critic import Critic, best_k, lag
 from synthnet.errors import InputError
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.guards import GuardConfig, drift
 from synthnet.policy import load_policy
-from synthnet.rollout import best_k, synthesize_auto
+from synthnet.rollout import synthesize_auto
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_calibration, run_stage
 from synthnet.synthesis import synthesize
@@ -221,25 +221,27 @@ def test_held_back_images_move_from_train_to_reward_and_policies_remember(tmp_pa
 
 
 def test_the_smallest_k_near_the_best_is_chosen():
-    quality = torch.tensor([[0.1, 0.8, 0.8015, 0.9, 0.9], [0.9, 0.9, 0.2, 0.1, 0.0], [0.5, 0.6, 0.7, 0.8, 0.7]])
-    assert best_k(quality).tolist() == [3, 0, 3]
+    quality = torch.tensor([[0.1, 0.8, 0.8015, 0.9, 0.9], [0.9, 0.9, 0.2, 0.1, 0.0], [0.5, 0.799, 0.7, 0.8, 0.7]])
+    assert best_k(lag(quality)).tolist() == [3, 0, 1]
+    assert lag(quality)[0].tolist() == pytest.approx([1, 1, 1, 0, 0])
+    assert lag(quality)[2, 1].item() == pytest.approx(0.02, abs=1e-5)
 
 
 class Scripted(torch.nn.Module):
     """A critic that says the same of every net."""
 
-    def __init__(self, quality):
+    def __init__(self, lags):
         super().__init__()
-        self.quality = torch.tensor(quality)
+        self.lags = torch.tensor(lags)
 
     def forward(self, features):
-        return self.quality.expand(len(features), -1)
+        return self.lags.expand(len(features), -1)
 
 
-@pytest.mark.parametrize(("quality", "taken"), [([0.5, 0.4, 0.3, 0.2, 0.1], 0), ([0.1, 0.2, 0.3, 0.4, 0.5], 4)])
-def test_the_critic_decides_how_many_steps_each_net_gets(tiny, quality, taken):
+@pytest.mark.parametrize(("lags", "taken"), [([0.0, 0.1, 0.2, 0.3, 1.0], 0), ([1.0, 0.8, 0.5, 0.3, 0.0], 4)])
+def test_the_critic_decides_how_many_steps_each_net_gets(tiny, lags, taken):
     policy, start = make_policy(tiny).with_critic(8, 0), tiny.draw_start("val", [0, 1, 2])
-    policy.critic = Scripted(quality)
+    policy.critic = Scripted(lags)
     for plan in ("replanned", "one"):
         finals, counts = synthesize_auto(policy, start, tiny.network, plan)
         assert counts.tolist() == [taken] * 3
@@ -250,7 +252,7 @@ def test_a_fresh_critic_changes_nothing_and_prospects_are_measured(tiny):
     policy = make_policy(tiny)
     judged, start = policy.with_critic(8, 0), tiny.draw_start("val", [0, 1, 2])
     assert torch.equal(judged(start, 1, tiny.network).mean, policy(start, 1, tiny.network).mean)
-    assert isinstance(judged.critic, Critic) and not judged.judge(start, tiny.network).any()
+    assert isinstance(judged.critic, Critic) and judged.judge(start, tiny.network).shape == (3, policy.config.k_max + 1)
     images, labels = tiny.data("val")
     wanted = prospects(judged, start, tiny.network, images, labels)
     assert wanted.shape == (3, policy.config.k_max + 1)

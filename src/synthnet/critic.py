@@ -1,25 +1,35 @@
-"""The early-stop critic: from the weights alone, how good a net is now and would be after k more steps; so `--steps auto`
+"""The early-stop critic: from the weights alone, how far a net stays behind its best after k more steps; so `--steps auto`
 needs no data. It reads what the trunk makes of a net, and is trained by `synthnet critic` on measured sequences."""
 
-import torch
 from torch import Tensor, nn
+
+CAP = 0.05  # in quality: all that lags behind the best k by more counts the same, so that small differences are what is learned
 
 
 class Critic(nn.Module):
-    """Features [net dim] -> predicted quality (half accuracy, half bounded loss) after 0, 1 … k_max more steps [net k_max + 1].
-
-    What k steps add is predicted as a difference to now, so that a shift of the whole prediction stops no net.
-    """
+    """Features [net dim] -> predicted lag behind the best k after 0, 1 … k_max more steps [net k_max + 1], as a share of
+    CAP."""
 
     def __init__(self, dim: int, hidden: int, k_max: int):
         super().__init__()
-        self.layers = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
-        self.now, self.gains = nn.Linear(hidden, 1), nn.Linear(hidden, k_max)
-        for layer in (self.now, self.gains):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.layers = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, k_max + 1),
+        )
 
     def forward(self, features: Tensor) -> Tensor:
-        hidden = self.layers(features)
-        now = self.now(hidden)
-        return torch.cat([now, now + self.gains(hidden)], -1)
+        return self.layers(features)
+
+
+def lag(quality: Tensor) -> Tensor:
+    """What the critic learns: how far each quality [net k] lies behind the best of its net, capped, as a share of CAP."""
+    return (quality.amax(-1, keepdim=True) - quality).clamp(max=CAP) / CAP
+
+
+def best_k(lags: Tensor, margin: float = 0.04) -> Tensor:
+    """The smallest k [net] whose lag [net k] is within `margin` of the smallest: by default 0.002 in quality."""
+    return (lags <= lags.amin(-1, keepdim=True) + margin).int().argmax(-1)

@@ -131,8 +131,8 @@ class Policy(nn.Module):
         return scaled + change if self.config.action.head == "delta" else change
 
     def judge(self, scaled: Tensor, net: Network) -> Tensor:
-        """The critic's word on weights [net weights] in scale units: quality now and after 1 … k_max more steps [net k_max +
-        1].
+        """The critic's word on weights [net weights] in scale units: how far behind the best k they are now and would be
+        after 1 … k_max more steps [net k_max + 1] (`critic.lag`).
 
         Raises: InputError where the policy has no critic.
         """

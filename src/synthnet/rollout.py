@@ -5,10 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from synthnet.critic import best_k
 from synthnet.functional import Network
 from synthnet.policy import Policy
-
-MARGIN = 0.002  # in quality: fewer steps are taken where more are predicted to gain less than this
 
 
 def rollout(
@@ -54,8 +53,8 @@ def synthesize_auto(policy: Policy, start: Tensor, net: Network, plan: str = "re
     state, taken = start / scale, torch.zeros(len(start), dtype=torch.long, device=start.device)
     active = torch.arange(len(start), device=start.device)
     for step in range(k_max):
-        quality = policy.judge(state[active], net)
-        left = best_k(quality[:, : (2 if plan == "one" else k_max - step + 1)])
+        lags = policy.judge(state[active], net)
+        left = best_k(lags[:, : (2 if plan == "one" else k_max - step + 1)])
         active, left = active[left > 0], left[left > 0]
         if not len(active):
             break
@@ -63,9 +62,3 @@ def synthesize_auto(policy: Policy, start: Tensor, net: Network, plan: str = "re
         state[active] = policy.land(state[active], action.mean, left, net)
         taken[active] += 1
     return state * scale, taken
-
-
-def best_k(quality: Tensor) -> Tensor:
-    """The smallest k within MARGIN of the best predicted quality [net k]: [net]."""
-    good = quality >= quality.amax(-1, keepdim=True) - MARGIN
-    return good.int().argmax(-1)

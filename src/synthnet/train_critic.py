@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from synthnet.critic import lag
 from synthnet.device import choose_device
 from synthnet.errors import at_least
 from synthnet.functional import Network, score
@@ -54,9 +55,9 @@ def train_critic(
             "critic", members[update % len(members)], data, steps, config.nets, config.images, 0.0, seed, update
         )
         visited = visit(learner, prompt.start, prompt.n_steps, net, generator(seed, "critic-visit", update))
-        wanted = prospects(learner, visited, net, prompt.images, prompt.labels)
-        loss = (learner.judge(visited / learner.scale(net), net) - wanted).square().mean()
-        yield loss, {"best_gain": (wanted.amax(1) - wanted[:, 0]).mean().item()}
+        quality = prospects(learner, visited, net, prompt.images, prompt.labels)
+        loss = (learner.judge(visited / learner.scale(net), net) - lag(quality)).square().mean()
+        yield loss, {"best_gain": (quality.amax(1) - quality[:, 0]).mean().item()}
 
     def validate(average: Policy, _: float) -> dict:
         accuracies, counts = [], []
