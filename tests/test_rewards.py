@@ -9,10 +9,10 @@ from conftest import make_policy
 from synthnet.errors import InputError
 from synthnet.grpo import group_advantages
 from synthnet.grpo_settings import GrpoConfig, check
-from synthnet.rewards import Scored, needs, terms, total
+from synthnet.rewards import Scored, join, needs, terms, total
 from synthnet.rewards.calibration import calibration_error
 from synthnet.sampling import draw_cohorts
-from synthnet.scoring import RewardConfig, measure
+from synthnet.scoring import RewardConfig, illness, measure
 
 
 def scored(accuracy, loss=None, norm=None, probabilities=None, labels=None, **changes) -> Scored:
@@ -58,6 +58,53 @@ def test_efficiency_likes_good_nets_early_and_stability_dislikes_setbacks_and_gr
     assert (early, late) == pytest.approx((0.85, 0.55))
     case = scored([[0.1, 0.9, 0.8], [0.1, 0.8, 0.9], [0.1, 0.8, 0.9]], norm=[[1.0, 1, 1], [1.0, 1, 1], [1.0, 1, math.e]])
     assert terms()["stability"].reward(case).tolist() == pytest.approx([-0.1, 0.0, -1.0], abs=1e-6)
+
+
+def test_a_sequence_of_fewer_steps_is_judged_on_its_own_steps():
+    """The shorter one repeats its last state: nothing more is gained or lost, and efficiency is the mean over the steps taken."""
+    one = scored([[0.1, 0.7]])
+    two = scored([[0.1, 0.7, 0.9]], group=torch.tensor([1]))
+    both = join([two, one], [torch.tensor([1]), torch.tensor([0])])
+    assert both.n_steps.tolist() == [1, 2] and both.group.tolist() == [0, 1]
+    assert terms()["efficiency"].reward(both).tolist() == pytest.approx([0.7, 0.8])
+    assert terms()["gain"].reward(both).tolist() == pytest.approx([0.6, 0.8])
+    assert terms()["accuracy"].reward(both).tolist() == pytest.approx([0.7, 0.9])
+    assert terms()["step_cost"].reward(both).tolist() == [-1, -2]
+
+
+def test_stability_dislikes_jumps_and_ill_nets_and_has_a_floor():
+    base = [[0.5, 0.9]] * 4
+    case = scored(base, moved=torch.tensor([[1.0], [3.5], [1.0], [math.inf]]), ill=torch.tensor([0.0, 0.0, 0.25, 0.0]))
+    assert terms()["stability"].reward(case).tolist() == pytest.approx([0.0, -1.5, -0.25, -10.0])
+
+
+def test_robustness_is_the_worst_copy_and_diversity_the_distance_to_other_seeds():
+    case = scored([[0.9], [0.9]], copies=torch.tensor([[0.8, 0.6, 0.7], [0.5, 0.9, 0.9]]))
+    assert terms()["robustness"].reward(case).tolist() == pytest.approx([0.6, 0.5])
+    sure = torch.eye(10)[torch.tensor([[0, 1], [0, 1], [0, 2], [0, 2]])]
+    groups = scored([[0.9]] * 4, probabilities=sure, group=torch.tensor([0, 0, 1, 1]))
+    assert terms()["diversity"].reward(groups).tolist() == pytest.approx([0.5] * 4)  # one image of two, all of its mass
+    alone = scored([[0.9]] * 4, probabilities=sure, group=torch.zeros(4, dtype=torch.long))
+    assert not terms()["diversity"].reward(alone).any()
+
+
+def test_dead_units_and_collapsed_layers_are_counted(tiny, deep):
+    """Three of eight hidden units silenced by a huge negative bias; one of two weight matrices all but zero."""
+    images = tiny.data("val")[0]
+    nets = tiny.draw_start("val", [0, 1, 2])
+    scale = tiny.start_scale
+    assert illness(tiny.network, nets, images, scale).tolist() == [0, 0, 0]
+    tensors = tiny.network.spec.unflatten(nets)
+    tensors["fc1.bias"][1, :3] = -1e3
+    tensors["fc2.weight"][2] *= 1e-3
+    nets = tiny.network.spec.flatten(tensors)
+    assert illness(tiny.network, nets, images, scale).tolist() == pytest.approx([0, 3 / 8, 1 / 2])
+
+
+def test_scores_from_probabilities_are_those_of_the_network(tiny):
+    with_predictions, without = (_measured(tiny, RewardConfig(worst_class=w), False) for w in (1.0, 0.0))
+    assert torch.equal(with_predictions.accuracy, without.accuracy)
+    assert torch.allclose(with_predictions.loss, without.loss, atol=1e-5)
 
 
 def test_the_worst_class_is_found_and_absent_classes_do_not_count():
