@@ -61,7 +61,8 @@ def test_efficiency_likes_good_nets_early_and_stability_dislikes_setbacks_and_gr
 
 
 def test_a_sequence_of_fewer_steps_is_judged_on_its_own_steps():
-    """The shorter one repeats its last state: nothing more is gained or lost, and efficiency is the mean over the steps taken."""
+    """The shorter one repeats its last state: nothing more is gained or lost, and efficiency is the mean over the steps
+    taken."""
     one = scored([[0.1, 0.7]])
     two = scored([[0.1, 0.7, 0.9]], group=torch.tensor([1]))
     both = join([two, one], [torch.tensor([1]), torch.tensor([0])])

@@ -27,8 +27,9 @@ class GrpoConfig(SamplingConfig):
     updates. target_kl: where further passes over the same samples stop. action: weights, or code: a latent code of code_dim
     numbers per step. trainable: all, head, film or lora (of lora_rank). mixed: every update holds prompts of all members of a
     family, instead of one member's in turn. select: what the best
-    policy is chosen by on val: accuracy, or the reward itself. signal_every: how often half-batch agreement is measured (0:
-    never). control: a negative control, for ablation: constant, flip or random advantages.
+    policy is chosen by on val: accuracy, the reward itself, or nothing (last), where val is too small for what is rewarded.
+    signal_every: how often half-batch agreement is measured (0: never). control: a negative control, for ablation: constant,
+    flip or random advantages.
     """
 
     sigma: float | None = None
@@ -78,7 +79,7 @@ CHOICES = {
     "loss_type": ("grpo", "bnpo", "dapo", "dr_grpo"),
     "importance_sampling_level": ("token", "sequence", "normalized"),
     "action": ("weights", "code"),
-    "select": ("accuracy", "reward"),
+    "select": ("accuracy", "reward", "last"),
     "control": (None, *CONTROLS),
 }
 

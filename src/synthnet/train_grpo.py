@@ -75,7 +75,8 @@ def train_grpo(
     def validate(average: Policy, progress: float) -> dict:
         metrics = {**watch(average, progress), **drift(average, frozen, validation)}
         metrics["reward"] = validation_reward(average, validation, config, reward, seed)
-        return {**metrics, "score": metrics["reward"]} if config.select == "reward" else metrics
+        scores = {"accuracy": metrics["score"], "reward": metrics["reward"], "last": progress}
+        return {**metrics, "score": scores[config.select]}
 
     with RunDirectory(run_dir, config_yaml) as run:
         title = f"grpo {task.name}"
