@@ -1,10 +1,11 @@
 """What has no useful gradient: worst-class accuracy and calibration error of a policy before and after GRPO on them.
 
-python benchmarks/calibration.py AFTER --before BEFORE [--steps 2] [--seeds 256] -o FILE.json
+python benchmarks/calibration.py AFTER [AFTER …] --before BEFORE [--steps 2] [--seeds 256] -o FILE.json
 
-Test split, fresh seeds. Beside both: SGD twins, and twins and both policies with their logits divided by one temperature,
-fitted by cross-entropy on the reward split over 64 val seeds. Calibration error: 15 bins of equal mass. Worst class: the lowest
-of the ten class accuracies of a net. Intervals are bootstrap, over seeds and over test images.
+Test split, fresh seeds; one AFTER for each policy seed. Beside them: SGD twins (on train, and on train + reward), and twins
+and policies with their logits divided by one temperature, fitted by cross-entropy on the reward split over 64 val seeds.
+Calibration error: 15 bins of equal mass. Worst class: the lowest of the ten class accuracies of a net. Intervals are
+bootstrap, over seeds and over test images.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from synthnet.synthesis import policy_path
 
 TEMPERATURES = torch.logspace(-0.7, 0.7, 71)
 IMAGE_DRAWS = 200
+IMAGE_NETS = 32  # nets whose measures are drawn again for each bootstrap draw of images
 
 
 def heated(probabilities: Tensor, temperature: float) -> Tensor:
@@ -60,25 +62,39 @@ def over_images(after: Tensor, before: Tensor, labels: Tensor, name: str) -> lis
     found = []
     for _ in range(IMAGE_DRAWS):
         picked = torch.randint(len(labels), (len(labels),), generator=draw)
-        pair = [measures(p[:, picked], labels[picked])[name].mean() for p in (after, before)]
+        pair = [measures(p[:IMAGE_NETS, picked], labels[picked])[name].mean() for p in (after, before)]
         found.append(pair[0] - pair[1])
     return torch.quantile(torch.stack(found), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
 
 
+def differences(run: str, other: str, found: dict, probabilities: dict, labels: Tensor) -> dict:
+    """What a run has more than another row, with intervals over seeds and over test images."""
+    return {
+        name: {
+            "mean": (values - found[other][name]).mean().item(),
+            "over_seeds": interval(values - found[other][name]),
+            "over_images": over_images(probabilities[run], probabilities[other], labels, name),
+        }
+        for name, values in found[run].items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("after")
+    parser.add_argument("after", nargs="+")
     parser.add_argument("--before", required=True)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=256)
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    policies = {name: load_policy(policy_path(path)) for name, path in (("after", options.after), ("before", options.before))}
-    task = task_of_policy(policies["after"])
+    runs = {f"after, seed {i}": path for i, path in enumerate(options.after)}
+    policies = {name: load_policy(policy_path(path)) for name, path in {**runs, "before": options.before}.items()}
+    task = task_of_policy(policies["before"])
     net, (inputs, labels), fit = task.network, split_data(task, "test"), task.data("reward")
     start, val = task.draw_start("test", list(range(options.seeds))), task.draw_start("val", list(range(64)))
     makers = {name: lambda w, p=p: synthesize_flat(p, w, options.steps, net)[:, -1] for name, p in policies.items()}
     makers["SGD twins"] = lambda w: grow_twins(task, w)
+    makers["SGD twins on train + reward"] = lambda w: grow_twins(task, w, "train+reward")
     probabilities, temperatures = {}, {}
     for name, make in makers.items():
         temperatures[name] = fitted_temperature(net, make(val), *fit)
@@ -86,18 +102,11 @@ def main() -> None:
         probabilities[f"{name}, one temperature"] = heated(probabilities[name], temperatures[name])
     found = {name: measures(p, labels) for name, p in probabilities.items()}
     report = {"task": task.name, "steps": options.steps, "seeds": options.seeds, "n_images": len(labels)}
-    report["stages"] = policies["after"].record["stages"]
-    report |= {"temperatures": temperatures, "weights": {n: {k: summary(v) for k, v in m.items()} for n, m in found.items()}}
+    report |= {"stages": {name: policy.record["stages"] for name, policy in policies.items()}, "temperatures": temperatures}
+    report["weights"] = {name: {key: summary(v) for key, v in m.items()} for name, m in found.items()}
+    others = ("before", "SGD twins", "SGD twins on train + reward", "before, one temperature", "SGD twins, one temperature")
     report["after_minus"] = {
-        other: {
-            name: {
-                "mean": (found["after"][name] - found[other][name]).mean().item(),
-                "over_seeds": interval(found["after"][name] - found[other][name]),
-                "over_images": over_images(probabilities["after"], probabilities[other], labels, name),
-            }
-            for name in found["after"]
-        }
-        for other in ("before", "SGD twins", "before, one temperature", "SGD twins, one temperature")
+        run: {other: differences(run, other, found, probabilities, labels) for other in others} for run in runs
     }
     write_atomic(options.out, json.dumps(report, indent=1) + "\n")
     rows = [
