@@ -11,7 +11,8 @@ import argparse
 import json
 from pathlib import Path
 
-from synthnet.evaluation import evaluate_policy, task_of_policy
+from synthnet.config import compose
+from synthnet.evaluation import evaluate_policy
 from synthnet.files import write_atomic
 from synthnet.policy import load_policy
 from synthnet.population import grow_twins
@@ -29,10 +30,17 @@ SHORT = [*DIGITS, *LAST, "grpo.loop.updates=300"]
 TERM = [*DIGITS, *LAST, "grpo.loop.updates=150"]
 STEPS = ["reward.gain=0.5", "reward.efficiency=0.5"]
 FAMILY = [
-    "task=digits-mlp-family", "task.members=[[16],[32],[64]]", "policy_from=digits-mlp-family", *LOOP, "reward.batch=1200",
+    "task=digits-mlp-family", "task.members=[[16],[32],[80]]", "policy_from=digits-mlp-family", *LOOP, "reward.batch=1200",
     "reward.input_noise=0.4", "grpo.sigma=0.05", "grpo.prompts=4", "grpo.num_generations=128", "grpo.noisy_steps=last",
     "grpo.steps=[1]", "grpo.optim.learning_rate=5e-5", "grpo.loop.updates=120", "grpo.mixed=true",
 ]  # fmt: skip
+LARGER = [
+    "task=mnist5k-mlp", "task.held_back=1000", "policy_from=runs/pairs-mnist5k-held/policy.safetensors", *LOOP,
+    "reward.batch=750", "reward.input_noise=0.3", "grpo.prompts=8", "grpo.num_generations=64", "grpo.noisy_steps=last",
+    "grpo.loop.updates=150", "grpo.signal_every=10",
+]  # fmt: skip
+WEIGHTS = ["grpo.sigma=0.2", "grpo.optim.learning_rate=6e-5"]
+CODE = ["grpo.action=code", "grpo.sigma=0.1", "grpo.optim.learning_rate=1e-3"]
 
 TABLES: dict[str, dict[str, list[str]]] = {
     "controls": {
@@ -61,7 +69,17 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "both + diversity": [*TERM, "reward.diversity=0.5"],
         "a quarter of prompts from current states": [*TERM, "grpo.current_states=0.25"],
     },
-    "losses": {name: [*FAMILY, f"grpo.loss_type={name}"] for name in ("dapo", "grpo", "bnpo", "dr_grpo")},
+    "actions": {
+        "weights": [*LARGER, *WEIGHTS],
+        "weights, heads trained": [*LARGER, *WEIGHTS, "grpo.trainable=head", "grpo.optim.learning_rate=1e-4"],
+        "weights, LoRA": [*LARGER, *WEIGHTS, "grpo.trainable=lora", "grpo.optim.learning_rate=3e-4"],
+        "code of 128": [*LARGER, *CODE],
+        "code of 64": [*LARGER, *CODE, "grpo.code_dim=64"],
+    },
+    "losses": {
+        **{name: [*FAMILY, f"grpo.loss_type={name}"] for name in ("dapo", "grpo", "bnpo", "dr_grpo")},
+        "Perceiver IO with experts": [*FAMILY, "policy_from=digits-mlp-family-perceiver"],
+    },
 }  # fmt: skip
 
 
@@ -70,17 +88,10 @@ def run_row(name: str, settings: list[str], runs: Path, out: Path, seeds: int) -
     run_dir = runs / name.replace(" ", "-").replace(",", "").replace("+", "and")
     if not (run_dir / "policy.safetensors").exists():
         run_stage("grpo", [*settings, f"run_dir={run_dir}"])
-    start = next(s.removeprefix("policy_from=") for s in settings if s.startswith("policy_from="))
+    start = compose(settings)[0].policy_from
     policies = {"before": load_policy(policy_path(start)), "after": load_policy(run_dir / "policy.safetensors")}
     stage = policies["after"].record["stages"][-1]
-    members = task_of_policy(policies["after"]).members
-    asked = [s for s in settings if s.startswith("task.members=")]
-    if asked:
-        members = [
-            members[0].with_arch(arch)
-            for arch in policies["after"].archs
-            if list(arch.sizes[1:-1]) in json.loads(asked[0][13:])
-        ]
+    members = compose(settings)[0].build_task().members
     report = {"settings": settings, "stage": stage, "members": {}, "signal": signal_means(run_dir)}
     for member in members:
         twins = grow_twins(member, member.draw_start("test", list(range(seeds))), "train+reward")

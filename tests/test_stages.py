@@ -271,7 +271,8 @@ def test_every_trunk_and_token_scheme_goes_through_the_same_stages(zoo_dir, tmp_
 @COLLAPSE
 def test_grpo_resumes_bit_for_bit(zoo_dir, tmp_path, tiny, monkeypatch):
     make_policy(tiny).save(tmp_path / "p.safetensors")
-    base = [*GRPO, *[f"grpo.{setting}" for setting in LOOP], f"policy_from={tmp_path / 'p.safetensors'}"]
+    moving = ["grpo.beta=0.1", "grpo.sync_ref_model=true", "grpo.ref_model_sync_steps=2"]  # the reference is saved too
+    base = [*GRPO, *moving, *[f"grpo.{setting}" for setting in LOOP], f"policy_from={tmp_path / 'p.safetensors'}"]
     run_stage("grpo", [*base, f"run_dir={tmp_path / 'whole'}"])
     split = [*base, f"run_dir={tmp_path / 'split'}"]
     interrupt_at(3, lambda: run_stage("grpo", split), monkeypatch)
