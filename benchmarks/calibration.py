@@ -56,27 +56,22 @@ def measures(probabilities: Tensor, labels: Tensor) -> dict[str, Tensor]:
     }
 
 
-def over_images(after: Tensor, before: Tensor, labels: Tensor, name: str) -> list[float]:
-    """Bootstrap 95 % interval over test images of the difference of a measure's mean over nets."""
-    draw = generator(0, "images")
-    found = []
+def over_images(after: Tensor, before: Tensor, labels: Tensor) -> dict[str, list[float]]:
+    """Bootstrap 95 % intervals over test images of the difference of each measure's mean over nets."""
+    draw, found = generator(0, "images"), []
     for _ in range(IMAGE_DRAWS):
         picked = torch.randint(len(labels), (len(labels),), generator=draw)
-        pair = [measures(p[:IMAGE_NETS, picked], labels[picked])[name].mean() for p in (after, before)]
-        found.append(pair[0] - pair[1])
-    return torch.quantile(torch.stack(found), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        pair = [measures(p[:IMAGE_NETS, picked], labels[picked]) for p in (after, before)]
+        found.append({name: pair[0][name].mean() - pair[1][name].mean() for name in pair[0]})
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    return {name: torch.quantile(torch.stack([row[name] for row in found]), ends).tolist() for name in found[0]}
 
 
 def differences(run: str, other: str, found: dict, probabilities: dict, labels: Tensor) -> dict:
     """What a run has more than another row, with intervals over seeds and over test images."""
-    return {
-        name: {
-            "mean": (values - found[other][name]).mean().item(),
-            "over_seeds": interval(values - found[other][name]),
-            "over_images": over_images(probabilities[run], probabilities[other], labels, name),
-        }
-        for name, values in found[run].items()
-    }
+    images = over_images(probabilities[run], probabilities[other], labels)
+    gains = {name: values - found[other][name] for name, values in found[run].items()}
+    return {n: {"mean": g.mean().item(), "over_seeds": interval(g), "over_images": images[n]} for n, g in gains.items()}
 
 
 def main() -> None:
