@@ -3,7 +3,7 @@
 python benchmarks/grpo_tables.py run TABLE [ROW …] --runs DIR -o DIR      trains what is missing, one JSON per row
 python benchmarks/grpo_tables.py table TABLE -o DIR --out FILE.json       gathers the rows
 
-Each row: accuracy by K over 256 unseen seeds on the test split before and after, the share of the gap to SGD twins (trained on
+Each row: accuracy by K over unseen seeds on the test split before and after, the share of the gap to SGD twins (trained on
 train + reward images) that the run closed, identity against those twins, and the means of the run's own signal measurements.
 """
 
@@ -111,14 +111,18 @@ def compare(found: dict, k: str) -> dict:
     return {"before": before["accuracy"], "after": after["accuracy"], "gap_closed": closed, "identity": ratios}
 
 
-def signal_means(run_dir: Path) -> dict[str, float]:
-    """Means over the run of what it measured of its own signal, and its reward evaluations."""
+def signal_means(run_dir: Path) -> dict:
+    """Means over the run of what it measured of its own signal, its first and last validation (the policy that a row reports
+    is the best on val, which for a control is the start), what its guards did, and its reward evaluations."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     names = ("signal/half_batch_cosine", "signal/reward_snr")
     means = {name: [row[name] for row in rows if name in row] for name in names}
     found = {name: sum(values) / len(values) for name, values in means.items() if values}
     last = [row for row in rows if "evaluations" in row][-1]
-    return {**found, "evaluations": last["evaluations"], "seconds": last["elapsed_s"]}
+    val = [{name: value for name, value in row.items() if name.startswith("val/")} for row in rows if "val/score" in row]
+    guards = [{"update": row["update"], "reason": row["guard"], "action": row["action"]} for row in rows if "guard" in row]
+    ends = {"val_first": val[0], "val_last": val[-1], "guards": guards}
+    return {**found, **ends, "evaluations": last["evaluations"], "seconds": last["elapsed_s"]}
 
 
 def main() -> None:
