@@ -8,12 +8,13 @@ import torch
 from conftest import TINY_TRUNK, make_policy
 from synthnet.backbones._moe import mixtures, replayed_experts
 from synthnet.errors import InputError
-from synthnet.experience import collect
+from synthnet.experience import collect, step_gains
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.policy_gradient import policy_loss
+from synthnet.reward_hook import Hook
 from synthnet.rollout import synthesize_flat
-from synthnet.sampling import current_states, draw_cohorts, group_noise, sample_rollouts
-from synthnet.scoring import RewardConfig
+from synthnet.sampling import Cohort, current_states, draw_cohorts, group_noise, sample_rollouts
+from synthnet.scoring import RewardConfig, measure
 from synthnet.signal import effective_dimension, half_batch_cosine, reward_snr
 from synthnet.train_grpo import mix_reference
 from synthnet.trainable import freeze_all_but, merged
@@ -94,8 +95,65 @@ def test_a_mixed_update_holds_every_member(deep, tiny):
     assert len(seen.advantages) == 2 * 3 * 4
     assert {step.net for step in seen.sampled} == {deep.network, tiny.network}
     assert torch.allclose(seen.advantages.view(6, 4).mean(1), torch.zeros(6, dtype=torch.float64), atol=1e-9)
-    loss, stats = policy_loss(policy, policy, seen.sampled, seen.advantages, _config(), seen.longest)
+    loss, stats = policy_loss(policy, policy, seen.sampled, seen.advantages, _config(), 100)
     assert loss.isfinite() and stats["ratio/max"] == pytest.approx(1, abs=1e-4)
+
+
+def test_all_rollouts_of_an_update_see_the_same_images_and_the_next_update_others(tiny):
+    """Common random numbers, also where K is drawn for each rollout and the reward reads noisy copies: nets that are the same
+    get the same reward."""
+    policy, seen = make_policy(tiny, sigma=1e-9), []
+    reward = RewardConfig(accuracy=0.0, bounded_loss=0.0, robustness=1.0, batch=32)
+    for update in (0, 1):
+        config = _config(num_generations=8, steps=[1, 1], steps_by="rollout")
+        found = collect(policy, [tiny], tiny.data("reward"), config, reward, (), seed=0, update=update)
+        seen.append(found.metrics["reward"])
+        assert found.metrics["reward_std"] < 1e-6
+    assert seen[0] != seen[1]
+
+
+def test_gains_of_steps_sum_to_the_reward_whatever_its_terms(tiny):
+    """But for W0's quality, which a group shares: a reward without accuracy must move process advantages too."""
+    policy, data = make_policy(tiny), tiny.data("reward")
+    config = _config(num_generations=8, steps=[2], grouping="process")
+    size = Hook(lambda *, completions, **_: [float(c.weights["fc1.weight"].norm()) for c in completions])
+    only = RewardConfig(accuracy=0.0, bounded_loss=0.0, batch=32)
+    first = collect(policy, [tiny], data, config, only, [size], 0, 0).advantages
+    flipped = collect(policy, [tiny], data, config, only, [Hook(size.function, -1.0)], 0, 0).advantages
+    assert not torch.allclose(first, flipped)
+    cohort = Cohort(tiny.network, 2, tiny.draw_start("val", [0]), 2, 0, 0, torch.arange(2))
+    states = [tiny.draw_start("val", [k, k + 5]) for k in (0, 1, 2)]
+    scored = measure(cohort, states, *data, RewardConfig(), True, torch.Generator())
+    rewards = torch.tensor([[3.0, 5.0]], dtype=torch.float64)
+    gains = step_gains(scored, rewards, config)
+    assert torch.allclose(gains.sum(-1)[0], rewards[0] - scored.quality()[:, 0])
+
+
+def test_the_clip_says_nothing_and_the_loss_is_zero_before_the_first_step(tiny):
+    """Centred advantages at ratio 1: the value of the loss is zero, its gradient is not."""
+    policy, config = make_policy(tiny), _config()
+    sampled, _ = _sample(policy, tiny, 2, config)
+    advantages = torch.tensor([1.0, -1.0] * 6)[:, None]
+    loss, stats = policy_loss(policy, policy, sampled, advantages, config, 100)
+    loss.backward()
+    assert abs(loss.item()) < 1e-4
+    assert policy.trunk.head.weight.grad.norm() > 1e-3
+    assert stats["clip_ratio/low_mean"] == stats["clip_ratio/high_mean"] == 0
+
+
+def test_log_ratio_is_epsilon_times_shift_minus_half_its_square(tiny):
+    """ℓ = ⟨ε, Δ⟩ − ½‖Δ‖² per action token, for a policy moved by Δ in noise units; and the mean of exp ℓ is 1."""
+    policy, moved = make_policy(tiny), make_policy(tiny)
+    (step,), _ = _sample(policy, tiny, 1, _config(num_generations=512))
+    with torch.no_grad():
+        moved.trunk.head.bias += 0.05 * 0.02
+        shifted = moved(step.states, 1, tiny.network)
+        old = step.old.mean.repeat_interleave(512, 0)
+        epsilon, delta = (step.actions - old) / 0.05, (shifted.mean - old) / 0.05
+        expected = shifted._token_sums(epsilon * delta - 0.5 * delta.square())
+        found = shifted.log_prob_tokens(step.actions) - step.log_probs
+    assert (found - expected).abs().max() < 2e-3
+    assert found.exp().mean().item() == pytest.approx(1, abs=5e-3)
 
 
 def test_prompts_may_start_from_what_the_policy_just_made(tiny):

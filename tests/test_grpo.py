@@ -85,6 +85,18 @@ def test_mirrored_pairs_take_the_curvature_out_of_a_linear_gradient():
     assert (found[False] - gradient * (group - 1) / group).abs().max() < 0.15
 
 
+@pytest.mark.parametrize("dims", [100, 1000])
+def test_a_gradient_from_n_samples_points_as_far_right_as_the_law_says(dims):
+    """cos² of the estimate and the gradient of a linear reward is n/(n + D + 1): what a batch of n rollouts is worth."""
+    draw, n_samples, found = torch.Generator().manual_seed(0), 64, []
+    for _ in range(200):
+        gradient = torch.randn(dims, generator=draw, dtype=torch.float64)
+        noise = torch.randn((n_samples, dims), generator=draw, dtype=torch.float64)
+        estimate = ((noise @ gradient)[:, None] * noise).mean(0)
+        found.append(torch.nn.functional.cosine_similarity(estimate, gradient, dim=0))
+    assert torch.stack(found).mean().item() == pytest.approx(math.sqrt(n_samples / (n_samples + dims + 1)), rel=0.15)
+
+
 def test_negative_controls_say_nothing_or_the_opposite():
     advantages = torch.randn(3, 8, 2, dtype=torch.float64)
     draw = torch.Generator().manual_seed(0)
@@ -158,7 +170,7 @@ def test_groupings_by_hand():
     pooled = torch.tensor([[[1.0, 0.0], [0.0, -1.0]]], dtype=torch.float64) / gains.std()
     suffix = torch.stack([pooled.sum(-1), pooled[..., 1]], -1)
     assert torch.allclose(step_advantages(rewards, gains, "process", 0.0), suffix, atol=1e-6)
-    own = torch.tensor([[[0.5, -0.5], [0.5, -0.5]]], dtype=torch.float64) / gains.std()
+    own = torch.tensor([[[0.5, -0.5], [0.5, -0.5]]], dtype=torch.float64) / max(gains.std(), rewards.std())
     assert torch.allclose(step_advantages(rewards, gains, "intra", 0.0), own, atol=1e-6)
     inter = torch.tensor([[1.0, -1.0]], dtype=torch.float64)[..., None] / 2**0.5
     assert torch.allclose(step_advantages(rewards, gains, "both", 0.3), inter + 0.3 * own, atol=1e-6)
@@ -195,6 +207,17 @@ def test_delayed_effects_get_the_right_sign_except_under_intra(grouping, sign):
     gains = torch.stack([torch.zeros_like(first), first + 0.1 * second], -1)
     advantages = step_advantages(gains.sum(-1), gains, grouping, 0.5)[..., 0]
     assert sign * (first * advantages).mean() > 0.1
+
+
+@pytest.mark.parametrize("mix", [0.5, 1.0, 1.6])
+def test_both_is_sound_up_to_its_bound_where_gains_are_smaller_than_rewards(mix):
+    """Delayed effects only, K = 2, G = 8: the bound is 1.75. Dividing intra by the gains' own, smaller deviation breaks the
+    last."""
+    torch.manual_seed(0)
+    first, second = torch.randn(4000, 8, dtype=torch.float64), torch.randn(4000, 8, dtype=torch.float64)
+    gains = torch.stack([torch.zeros_like(first), first + 0.1 * second], -1)
+    advantages = step_advantages(gains.sum(-1), gains, "both", mix)[..., 0]
+    assert (first * advantages).mean() > 0
 
 
 def test_the_mix_is_sound_below_its_bound_only():
@@ -256,6 +279,9 @@ def test_gaussian_bandit_finds_its_optimum(dims, bound):
         ({"control": "none"}, "control"),
         ({"current_states": 1.5}, "current_states"),
         ({"discount": -0.1}, "discount"),
+        ({"target_kl": -1.0}, "target_kl"),
+        ({"noise_floor": -1.0}, "noise_floor"),
+        ({"action": "code", "trainable": "lora"}, "code head alone"),
         ({"ref_model_sync_steps": 0}, "ref_model_sync_steps"),
         ({"guard": GuardConfig(action="ask")}, "guard.action"),
         ({"guard": GuardConfig(kl=0.0)}, "guard.kl"),

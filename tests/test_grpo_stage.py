@@ -8,18 +8,20 @@ import torch
 
 from conftest import TINY_TRUNK, make_policy
 from synthnet.calibrate import Measured, recommended
+from synthnet.cli import main
 from synthnet.critic import Critic, best_k, lag
 from synthnet.errors import InputError
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.guards import GuardConfig, drift
 from synthnet.policy import load_policy
-from synthnet.rollout import synthesize_auto
+from synthnet.rollout import synthesize_auto, synthesize_flat
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_calibration, run_stage
 from synthnet.synthesis import synthesize
 from synthnet.tasks import build_task
 from synthnet.train_critic import prospects
 from synthnet.train_grpo import train_grpo
+from synthnet.train_pairs import refuse_codes
 from synthnet.training import LoopConfig
 from synthnet.validation import Validation
 
@@ -63,9 +65,13 @@ def test_drift_is_nothing_for_the_policy_itself_and_grows_with_a_shift(tiny):
 @pytest.mark.parametrize(("action", "updates"), [("rollback", 4), ("stop", 1)])
 def test_beyond_a_limit_a_run_goes_back_or_stops_and_says_why(tmp_path, tiny, action, updates):
     guard = GuardConfig(kl=1e-12, action=action, rollbacks=9)
-    train_grpo(make_policy(tiny), tiny, _config(guard=guard), RewardConfig(batch=40), tmp_path / "run", "x", seed=0)
+    train_grpo(
+        make_policy(tiny), tiny, _config(guard=guard, select="last"), RewardConfig(batch=40), tmp_path / "run", "x", seed=0
+    )
     rows = _rows(tmp_path / "run")
     assert [row["action"] for row in rows if "guard" in row][:1] == [action]
+    kept, start = load_policy(tmp_path / "run" / "policy.safetensors").state_dict(), make_policy(tiny).state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in start.items())  # what broke the limit is never the best
     assert "kl" in next(row["guard"] for row in rows if "guard" in row)
     rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
     assert len(rates) == updates
@@ -101,10 +107,29 @@ def test_hooks_of_the_wrong_length_are_refused_and_coroutines_are_fine(tmp_path,
     async def ones(*, completions, **_):
         return [1.0] * len(completions)
 
+    def infinite(*, completions, **_):
+        return [-math.inf] * len(completions)
+
     train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(batch=40), tmp_path / "a", "x", seed=0, reward_funcs=[ones])
-    with pytest.raises(InputError, match="should return 8 numbers"):
-        short = [lambda **_: [1.0]]
-        train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(batch=40), tmp_path / "b", "x", seed=0, reward_funcs=short)
+
+    def broken(**_):
+        raise KeyError("labels")
+
+    bad = {
+        "should return 8 numbers": lambda **_: [1.0],
+        "KeyError": broken,
+        "TypeError": lambda **_: None,
+        "infinite": infinite,
+    }
+    for number, (reason, function) in enumerate(bad.items()):
+        with pytest.raises(InputError, match=reason):
+            where = tmp_path / str(number)
+            train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(batch=40), where, "x", seed=0, reward_funcs=[function])
+    with pytest.raises(InputError, match="callable"):
+        train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(), tmp_path / "z", "x", seed=0, reward_funcs=[3])
+    with pytest.raises(InputError, match="built-in terms"):
+        chosen = _config(select="reward")
+        train_grpo(make_policy(tiny), tiny, chosen, RewardConfig(), tmp_path / "z", "x", seed=0, reward_funcs=[ones])
 
 
 def test_a_reward_function_in_a_file_moves_the_policy_its_way(tmp_path, tiny):
@@ -164,12 +189,35 @@ def test_forms_of_grpo_run_and_their_policies_serve(tmp_path, tiny, settings):
     make_policy(tiny).save(tmp_path / "p.safetensors")
     run_dir = tmp_path / "run"
     made = run_stage("grpo", [*SMALL, *settings, f"policy_from={tmp_path}/p.safetensors", f"run_dir={run_dir}"])
-    policy = load_policy(made)
-    assert all(row["ratio/max"] < 2 for row in _rows(run_dir) if "ratio/max" in row)
-    again = load_policy(made)
+    policy, before = load_policy(made), make_policy(tiny)
+    rows = [row for row in _rows(run_dir) if "ratio/max" in row]
+    assert len(rows) == 2 and all(row["ratio/max"] < 2 and row["grad_norm"] > 0 for row in rows)
+    assert any("signal/half_batch_cosine" in row for row in rows)
     start = tiny.draw_start("val", [0, 1])
-    assert torch.equal(policy(start, 1, tiny.network).mean, again(start, 1, tiny.network).mean)
-    assert any("signal/half_batch_cosine" in row for row in _rows(run_dir))
+    finals = synthesize_flat(policy, start, 2, tiny.network)
+    assert finals.isfinite().all() and finals.shape == synthesize_flat(before, start, 2, tiny.network).shape
+
+
+def test_a_policy_over_codes_is_refused_where_weights_are_compared_and_samples_its_codes(tmp_path, tiny):
+    coded = make_policy(tiny).with_critic(8, 0).with_code(6, 0)
+    assert torch.equal(coded.critic.layers[1].weight, make_policy(tiny).with_critic(8, 0).critic.layers[1].weight)
+    with pytest.raises(InputError, match="latent codes"):
+        refuse_codes(coded)
+    coded.save(tmp_path / "p.safetensors")
+    for settings, reason in (([], "code_dim=6"), (["grpo.action=code"], "code_dim=6")):
+        with pytest.raises(InputError, match=reason):
+            run_stage("grpo", [*SMALL, *settings, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
+    assert main(["init", "--task", "digits-mlp", "--set", "hidden=[8]", "-o", str(tmp_path / "w.safetensors")]) == 0
+    drawn = [synthesize(tmp_path / "w.safetensors", tmp_path / "p.safetensors", 1, sample=seed) for seed in (None, 1, 1, 2)]
+    mean, one, again, other = (state.tensors["fc1.weight"] for state in drawn)
+    assert torch.equal(one, again) and not torch.equal(one, other) and not torch.equal(one, mean)
+
+
+def test_a_stage_that_changes_a_policy_drops_its_critic(tmp_path, tiny):
+    make_policy(tiny).with_critic(8, 0).save(tmp_path / "p.safetensors")
+    made = run_stage("grpo", [*SMALL, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
+    assert load_policy(tmp_path / "p.safetensors").critic is not None
+    assert load_policy(made).critic is None
 
 
 @pytest.mark.parametrize("head", ["delta", "x0"])
@@ -193,7 +241,7 @@ def test_every_trunk_token_scheme_and_head_goes_through_the_same_loop(tmp_path, 
     rows = [row for row in _rows(tmp_path / "run") if "grad_norm" in row]
     assert len(rows) == 2 and all(row["grad_norm"] > 0 for row in rows)
     assert all(row["ratio/max"] == pytest.approx(1, abs=1e-3) for row in rows)
-    assert before.keys() == after.keys()
+    assert before.keys() == after.keys() and all(value.isfinite().all() for value in after.values())
 
 
 def test_rewards_never_come_from_the_test_split(tmp_path, tiny):
@@ -275,8 +323,6 @@ def test_the_critic_stage_learns_to_foresee_and_synthesis_asks_it(tmp_path, tiny
     policy, before = load_policy(made), load_policy(tmp_path / "p.safetensors")
     trunk = before.state_dict()
     assert all(torch.equal(value, trunk[name]) for name, value in policy.state_dict().items() if name in trunk)
-    from synthnet.cli import main
-
     assert main(["init", "--task", "digits-mlp", "--set", "hidden=[8]", "-o", str(tmp_path / "w.safetensors")]) == 0
     state = synthesize(tmp_path / "w.safetensors", made, steps="auto")
     assert 0 <= json.loads(state.metadata["synthnet.provenance"])["steps"] <= policy.config.k_max

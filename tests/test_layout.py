@@ -41,7 +41,7 @@ ORDER = [
         "connectivity",
         "sequence",
     ],
-    ["train_distil", "train_corrupt", "audit"],
+    ["train_distil", "train_corrupt", "calibrate", "audit"],
     ["config", "report", "verdicts"],
     ["audit_page"],
     ["audit_run"],

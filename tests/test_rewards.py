@@ -44,13 +44,25 @@ def test_a_ruined_net_gets_a_negative_advantage():
     assert group_advantages(total(case, {"accuracy": 1.0, "bounded_loss": 1.0})[0][None])[0, 2] < -1
 
 
+def test_a_net_with_ruined_weights_gets_the_floor_of_every_term():
+    """Also where its loss is finite, as that of a net whose infinite weight no image excites."""
+    probabilities = torch.full((2, 4, 10), 0.1)
+    given = {"labels": torch.arange(4), "probabilities": probabilities, "copies": torch.full((2, 1), 0.9)}
+    case = scored([[0.1, 0.9], [0.1, 0.9]], norm=[[1.0, 1.0], [1.0, math.inf]], **given)
+    for name, term in terms().items():
+        if name != "step_cost":  # its worst is whatever K was
+            healthy, ruined = total(case, {name: 1.0})[0].tolist()
+            assert ruined == term.FLOOR, name
+            assert healthy >= ruined, name
+
+
 def test_gain_cannot_be_farmed():
-    """From one start to one end: the straight way, the way by a detour down, and the way past the end and back."""
+    """From one start to one end: the straight way, a detour down, and past the end and back all earn the same."""
     case = scored([[0.5, 0.55, 0.6], [0.5, 0.4, 0.6], [0.5, 0.7, 0.6]])
     straight, detour, beyond = terms()["gain"].reward(case).tolist()
-    assert straight == pytest.approx(detour)
     assert straight == pytest.approx(0.1)
-    assert beyond == pytest.approx(0.2)
+    assert detour == pytest.approx(straight)
+    assert beyond == pytest.approx(straight)
 
 
 def test_efficiency_likes_good_nets_early_and_stability_dislikes_setbacks_and_growth():
@@ -76,7 +88,7 @@ def test_a_sequence_of_fewer_steps_is_judged_on_its_own_steps():
 def test_stability_dislikes_jumps_and_ill_nets_and_has_a_floor():
     base = [[0.5, 0.9]] * 4
     case = scored(base, moved=torch.tensor([[1.0], [3.5], [1.0], [math.inf]]), ill=torch.tensor([0.0, 0.0, 0.25, 0.0]))
-    assert terms()["stability"].reward(case).tolist() == pytest.approx([0.0, -1.5, -0.25, -10.0])
+    assert total(case, {"stability": 1.0})[0].tolist() == pytest.approx([0.0, -1.5, -0.25, -10.0])
 
 
 def test_robustness_is_the_worst_copy_and_diversity_the_distance_to_other_seeds():
@@ -124,7 +136,7 @@ def test_calibration_error_of_known_forecasts():
     errors = calibration_error(torch.stack([mostly, wrong, sure]), labels)
     assert errors.tolist() == pytest.approx([0.0, 0.8, 0.2], abs=1e-6)
     case = scored([[0.8]] * 3, [[0.1], [0.1], [math.nan]], probabilities=torch.stack([mostly, wrong, sure]), labels=labels)
-    assert terms()["calibration"].reward(case).tolist() == pytest.approx([0.0, -0.8, -1.0], abs=1e-6)
+    assert total(case, {"calibration": 1.0})[0].tolist() == pytest.approx([0.0, -0.8, -1.0], abs=1e-6)
 
 
 def _measured(task, reward, steps, n_images=40):
@@ -147,7 +159,16 @@ def test_states_are_measured_only_where_a_term_needs_them(tiny):
     assert plain.probabilities is plain.copies is plain.ill is None
 
 
-@pytest.mark.parametrize("changes", [{"accuracy": 0.0, "bounded_loss": 0.0}, {"gain": math.nan}, {"dtype": "int8"}])
+def test_a_cost_per_step_that_would_cancel_is_refused(tiny):
+    for config in (GrpoConfig(steps=[2]), GrpoConfig(steps=[1, 2], steps_by="group")):
+        with pytest.raises(InputError, match="cancels"):
+            check(config, RewardConfig(step_cost=0.1), make_policy(tiny))
+    check(GrpoConfig(steps=[1, 2]), RewardConfig(step_cost=0.1), make_policy(tiny))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"accuracy": 0.0, "bounded_loss": 0.0}, {"gain": math.nan}, {"dtype": "int8"}, {"batch": 1}]
+)
 def test_bad_rewards_are_refused(tiny, changes):
     with pytest.raises(InputError):
         check(GrpoConfig(), RewardConfig(**changes), make_policy(tiny))

@@ -1,7 +1,8 @@
 """Calibration of GRPO before a run: which action noise and how many reward images give a gradient that is more than noise."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -11,9 +12,12 @@ from synthnet.experience import collect
 from synthnet.grpo_settings import GrpoConfig, check
 from synthnet.policy import Policy
 from synthnet.policy_gradient import policy_loss
+from synthnet.reward_hook import Hook, load_hooks
+from synthnet.rewards import terms
 from synthnet.scoring import RewardConfig
 from synthnet.signal import effective_dimension, half_batch_cosine
 from synthnet.tasks import Task
+from synthnet.train_grpo import most_tokens, prepare
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 SNR_WANTED = 9.0  # spread of rewards in a group at least three times the noise of its minibatch
@@ -41,35 +45,45 @@ def calibrate(
 ) -> Iterator[Measured]:
     """Measure the policy at each sigma, on rollouts that no run uses. Accepted is a sigma whose noise costs at most a tenth of
     the reward's head-room and whose spread is at least three times the minibatch noise: take the largest such."""
-    check(config, reward, policy)
-    place = choose_device(device)
+    hooks = load_hooks(reward.python, reward.python_weights)
+    check(config, reward, policy, bool(hooks))
+    policy, place = prepare(policy, replace(config, sigma=None), seed), choose_device(device)
     policy.to(place)
     data = tuple(part.to(place) for part in task.data(reward.split))
-    head_room = sum(weight for weight in reward.weights.values() if weight > 0)
-    quiet = _measure(policy, task, replace(config, num_generations=2, mirrored=False), reward, data, 1e-6, seed)[0]
+    best = sum(weight * getattr(terms()[name], "BEST", 1.0) for name, weight in reward.weights.items())
+    members = task.members if config.mixed else task.members[:1]
+    run = partial(_measure, policy, members, reward=reward, hooks=hooks, data=data, seed=seed)
+    quiet = run(replace(config, num_generations=2, mirrored=False), sigma=1e-6)[0]
     for sigma in SIGMAS:
-        mean, spread, snr, cosine, n_rollouts = _measure(policy, task, config, reward, data, sigma, seed)
-        accepted = quiet - mean <= COST_ALLOWED * (head_room - quiet) and snr >= SNR_WANTED
+        mean, spread, snr, cosine, n_rollouts = run(config, sigma=sigma)
+        accepted = quiet - mean <= COST_ALLOWED * (best - quiet) and snr >= SNR_WANTED
         yield Measured(sigma, mean, quiet - mean, spread, snr, cosine, effective_dimension(cosine, n_rollouts), accepted)
 
 
 def _measure(
-    policy: Policy, task: Task, config: GrpoConfig, reward: RewardConfig, data: tuple, sigma: float, seed: int
+    policy: Policy,
+    members: Sequence[Task],
+    config: GrpoConfig,
+    reward: RewardConfig,
+    hooks: Sequence[Hook],
+    data: tuple,
+    sigma: float,
+    seed: int,
 ) -> tuple:
     """Means over a few batches of rollouts: reward, spread, signal to noise, half-batch cosine; and rollouts per batch."""
     policy.log_sigma.data.fill_(sigma).log_()
-    found, n_rollouts = [], 0
+    found, n_rollouts, longest = [], 0, most_tokens(policy, members, config)
     for index in range(UPDATES):
         update = -1 - index  # before any update of a run, so that no run repeats these draws
-        seen = collect(policy, task.members, data, config, reward, (), seed, update, signal=True)
+        seen = collect(policy, members, data, config, reward, hooks, seed, update, signal=True)
 
         def loss_of(half: int, seen=seen) -> torch.Tensor:
             advantages = seen.half(half, config.num_generations)
-            return policy_loss(policy, policy, seen.sampled, advantages, replace(config, beta=0.0), seen.longest)[0]
+            return policy_loss(policy, policy, seen.sampled, advantages, replace(config, beta=0.0), longest)[0]
 
         cosine = half_batch_cosine(policy, loss_of) if config.prompts > 1 else 0.0
         policy.auxiliary_loss()
-        found.append([seen.metrics[name] for name in ("reward", "reward_std", "signal/reward_snr")] + [cosine])
+        found.append([seen.metrics.get(name, 0.0) for name in ("reward", "reward_std", "signal/reward_snr")] + [cosine])
         n_rollouts = len(seen.advantages)
     return (*torch.tensor(found, dtype=torch.float64).mean(0).tolist(), n_rollouts)
 

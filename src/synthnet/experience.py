@@ -10,7 +10,7 @@ from synthnet.grpo import controlled, group_spread, step_advantages
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.policy import Policy
 from synthnet.prompts import Prompt, draw_prompt
-from synthnet.reward_hook import Hook, ask
+from synthnet.reward_hook import Completion, Hook, ask, named
 from synthnet.rewards import Scored, join, total
 from synthnet.rollout import rollout
 from synthnet.sampling import Cohort, NoisyStep, current_states, draw_cohorts, sample_rollouts
@@ -23,12 +23,11 @@ from synthnet.validation import Validation
 
 @dataclass(frozen=True)
 class Experience:
-    """The noisy steps of an update; advantages [rollout step], or [rollout 1]; the most action tokens that a rollout can
-    have; and what to log. Rollouts are in the order member, prompt, generation."""
+    """The noisy steps of an update; advantages [rollout step], or [rollout 1]; and what to log. Rollouts are in the order
+    member, prompt, generation."""
 
     sampled: list[NoisyStep]
     advantages: Tensor
-    longest: int
     metrics: dict[str, float]
 
     def half(self, half: int, group: int) -> Tensor:
@@ -61,8 +60,10 @@ def collect(
     by_step = config.grouping != "inter" or reward.needs("NEEDS_STEPS")
 
     def scored_on(x: Tensor, y: Tensor) -> Scored:
-        draw = generator(seed, "copies", update)
-        parts = [measure(c, states, x, y, reward, by_step, draw) for c, (_, states) in zip(cohorts, made, strict=True)]
+        parts = [
+            measure(cohort, states, x, y, reward, by_step, generator(seed, "copies", update))
+            for cohort, (_, states) in zip(cohorts, made, strict=True)
+        ]
         return join(parts, [cohort.rows for cohort in cohorts])
 
     scored = scored_on(images, labels)
@@ -84,7 +85,7 @@ def collect(
     )
     if config.control:
         advantages = controlled(advantages, config.control, generator(seed, "control", update))
-    if signal:
+    if signal and any(reward.weights.values()):
         halves = [scored_on(images[i::2], labels[i::2]) for i in (0, 1)]
         parts = [total(half, reward.weights)[0].view_as(rewards) for half in halves]
         metrics["signal/reward_snr"] = reward_snr(*parts)
@@ -92,7 +93,6 @@ def collect(
     return Experience(
         sampled,
         advantages.flatten(0, 1).to(images.device),
-        _longest(sampled, config),
         {**metrics, **_summary(rewards, scored)},
     )
 
@@ -121,12 +121,15 @@ def _starts(policy: Policy, members: Sequence[Task], prompts: list[Prompt], conf
 
 
 def step_gains(scored: Scored, rewards: Tensor, config: GrpoConfig) -> Tensor:
-    """What each step gained [prompt rollout step], NaN beyond a rollout's last: in quality, or, without step rewards, all of
-    the reward at the last step."""
-    n_steps = scored.n_steps[:, None]
-    gains, index = scored.quality().diff(dim=1), torch.arange(scored.accuracy.shape[1] - 1)
+    """What each step gained [prompt rollout step], NaN beyond a rollout's last: in quality, and at the last step whatever
+    else the reward holds; or, without step rewards, all of the reward at the last step. Sums over steps differ from the
+    reward by W0's quality alone, which a group shares."""
+    n_steps, quality = scored.n_steps[:, None], scored.quality()
+    index = torch.arange(scored.accuracy.shape[1] - 1)
+    gains, rest = quality.diff(dim=1), rewards.reshape(-1, 1) - quality[:, -1:]
     if not config.step_rewards:
-        gains = torch.where(index == n_steps - 1, rewards.reshape(-1, 1), 0.0)
+        gains, rest = torch.zeros_like(gains), rewards.reshape(-1, 1)
+    gains = gains + torch.where(index == n_steps - 1, rest, 0.0)
     gains = torch.where(index < n_steps, gains, torch.nan)
     return gains.view(*rewards.shape, -1)
 
@@ -134,7 +137,7 @@ def step_gains(scored: Scored, rewards: Tensor, config: GrpoConfig) -> Tensor:
 def _ask_hooks(
     hooks: Sequence[Hook],
     cohorts: list[Cohort],
-    states: list[list[Tensor]],
+    sequences: list[list[Tensor]],
     scored: Scored,
     rewards: Tensor,
     built_in: bool,
@@ -142,23 +145,19 @@ def _ask_hooks(
     update: int,
 ) -> tuple[Tensor, dict[str, float]]:
     """The rewards plus what the user's functions add; NaN where nothing at all applied to a rollout."""
+    prompts, completions = [{}] * len(rewards), [None] * len(rewards)
+    for cohort, states in zip(cohorts, sequences, strict=True):
+        for row, start, final in zip(cohort.rows.tolist(), states[0], states[-1], strict=True):
+            prompts[row] = named(cohort.net, start)
+            measured = scored.accuracy[row, -1].item(), scored.loss[row, -1].item()
+            completions[row] = Completion(named(cohort.net, final), cohort.n_steps, *measured)
     metrics: dict[str, float] = {}
-    applied = torch.full(rewards.shape, bool(built_in))
-    state = {"update": update, "n_classes": scored.n_classes}
+    applied, state = torch.full(rewards.shape, built_in), {"update": update, "n_classes": scored.n_classes}
     for hook in hooks:
-        values = torch.full_like(rewards, torch.nan)
-        for cohort, sequence in zip(cohorts, states, strict=True):
-            own = scored.take(cohort.rows)
-            values[cohort.rows], logged = ask(hook, cohort.net, sequence[0], sequence[-1], own, state, columns)
-            metrics |= logged
-        metrics[f"rewards/{hook.name}"] = values.nanmean().item()
+        values, logged = ask(hook, prompts, completions, state, columns)
+        metrics |= {**logged, f"rewards/{hook.name}": values.nanmean().item()}
         rewards, applied = rewards + hook.weight * values.nan_to_num(0.0), applied | ~values.isnan()
     return torch.where(applied, rewards, torch.nan), metrics
-
-
-def _longest(sampled: list[NoisyStep], config: GrpoConfig) -> int:
-    """The most action tokens of a rollout: those of the largest network present, at every step that may be noisy."""
-    return max(step.old.n_tokens for step in sampled) * (max(config.steps) if config.noisy_steps == "all" else 1)
 
 
 def _summary(rewards: Tensor, scored: Scored) -> dict[str, float]:

@@ -52,8 +52,9 @@ def step_advantages(
 
     inter: every step gets its sequence's advantage. process: gains standardised over all steps of the group, each step gets
     the discounted sum from itself on (DeepSeekMath, arXiv 2402.03300, section 4.1.3). intra: a step's gain against the mean of
-    its own sequence, over the group's pooled deviation; alone it gives delayed effects the wrong sign and is for ablation only.
-    both: inter + mix · intra, sound where `check_mix` says so.
+    its own sequence, over the pooled deviation of gains, or that of rewards where it is larger (a smaller one would give it
+    more weight than `check_mix` allows); alone it gives delayed effects the wrong sign and is for ablation only. both: inter
+    + mix · intra, sound where `check_mix` says so.
     """
     if grouping == "inter":
         return group_advantages(rewards, noise_floor, scale).unsqueeze(-1)
@@ -61,10 +62,14 @@ def step_advantages(
     pooled = group_advantages(gains.flatten(1), noise_floor, scale).view_as(gains)
     if grouping == "process":
         return discounted(pooled, discount).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
-    own = torch.where(there, pooled - pooled.sum(-1, keepdim=True) / there.sum(-1, keepdim=True), 0.0)
-    if grouping == "intra":
-        return own
-    return group_advantages(rewards, noise_floor, scale).unsqueeze(-1) + mix * own
+    mean = gains.nan_to_num(0.0).sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp_min(1)
+    own = torch.where(there, gains - mean, 0.0).double()
+    if scale == "group":
+        own = own / (torch.maximum(group_spread(gains.flatten(1)), group_spread(rewards))[..., None] + ADVANTAGE_EPS)
+    elif scale == "batch":
+        own = own / (torch.maximum(gains[there].std(), rewards[~rewards.isnan()].std()) + ADVANTAGE_EPS)
+    own = own.clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
+    return own if grouping == "intra" else group_advantages(rewards, noise_floor, scale).unsqueeze(-1) + mix * own
 
 
 def discounted(values: Tensor, discount: float) -> Tensor:

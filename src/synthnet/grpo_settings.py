@@ -1,6 +1,7 @@
 """Settings of the GRPO stage, and the refusal of unsound ones before any work."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -94,6 +95,16 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, has_hooks: b
     _check_loss(config, policy)
     config.guard.check()
     check_reward(reward, has_hooks)
+    if reward.step_cost and (config.steps_by == "group" or len(set(config.steps)) == 1):
+        raise InputError("reward.step_cost is the same for a whole group, and cancels, unless K is drawn for each rollout")
+    if config.select == "reward" and (has_hooks or not any(reward.weights.values())):
+        raise InputError(
+            "grpo.select=reward reads built-in terms only; with reward functions of your own choose accuracy or last"
+        )
+    if policy.code_dim and (config.action != "code" or config.code_dim != policy.code_dim):
+        raise InputError(f"this policy acts through codes: set grpo.action=code grpo.code_dim={policy.code_dim}")
+    if config.action == "code" and config.trainable != "all":
+        raise InputError("grpo.action=code trains the code head alone: leave grpo.trainable at all")
 
 
 def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
@@ -106,7 +117,7 @@ def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
     check_steps("grpo.steps", config.steps, policy)
     at_least(1, "grpo", config, "prompts", "num_iterations", "code_dim", "lora_rank", "ref_model_sync_steps")
     at_least(2, "grpo", config, "val_seeds")
-    at_least(0, "grpo", config, "signal_every")
+    at_least(0, "grpo", config, "signal_every", "noise_floor")
     if config.sigma is not None and not 0 < config.sigma < math.inf:
         raise InputError(f"grpo.sigma must be positive and finite on every trained step, got {config.sigma}")
     for name in ("current_states", "discount", "ref_model_mixup_alpha"):
@@ -119,6 +130,10 @@ def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
 def _check_loss(config: GrpoConfig, policy: Policy) -> None:
     if config.num_iterations > 1 and config.target_kl is None:
         raise InputError("grpo.num_iterations > 1 reuses old samples: set grpo.target_kl, the KL at which passes stop")
+    if config.target_kl is not None and not config.target_kl > 0:
+        raise InputError(f"grpo.target_kl must be positive, got {config.target_kl}")
+    if config.importance_sampling_level == "sequence" and config.loss_type != "grpo":
+        warnings.warn("one ratio per sequence is meant for grpo.loss_type=grpo (GSPO, arXiv 2507.18071)", stacklevel=4)
     if not (0 < config.epsilon < 1 and config.epsilon_high > 0) or config.beta < 0:
         raise InputError("grpo needs 0 < epsilon < 1, epsilon_high > 0 and beta >= 0")
     if config.delta is not None and not config.delta > 1 + config.epsilon_high:

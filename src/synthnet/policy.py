@@ -162,11 +162,15 @@ class Policy(nn.Module):
         self._check_features("critic")
         return self._grown(replace(self.config, critic=hidden), "critic", seed)
 
+    def drop_critic(self) -> None:
+        """Forget the critic, as a stage does that changes what it foresaw."""
+        self.critic, self.config.critic = None, 0
+
     def _grown(self, config: PolicyConfig, what: str, seed: int) -> "Policy":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, what).initial_seed())
             policy = Policy(config, self.archs, self.vocabulary)
-        kept = {name: value for name, value in self.state_dict().items() if not name.startswith("critic.")}
+        kept = {name: value for name, value in self.state_dict().items() if what != "critic" or not name.startswith("critic.")}
         policy.load_state_dict({**policy.state_dict(), **kept})
         policy.record = self.record
         return policy.train(self.training)

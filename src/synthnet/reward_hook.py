@@ -20,7 +20,6 @@ from torch import Tensor
 
 from synthnet.errors import InputError
 from synthnet.functional import Network
-from synthnet.rewards import Scored
 from synthnet.user_code import load_function
 
 
@@ -41,6 +40,12 @@ class Hook:
     function: Callable
     weight: float = 1.0
 
+    def __post_init__(self):
+        if not callable(self.function):
+            raise InputError(f"a reward function should be callable, got {type(self.function).__name__}")
+        if not math.isfinite(self.weight):
+            raise InputError(f"the weight of reward function {self.name} must be finite, got {self.weight}")
+
     @property
     def name(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)
@@ -59,28 +64,27 @@ def load_hooks(names: list[str], weights: list[float]) -> list[Hook]:
     return hooks
 
 
-def ask(hook: Hook, net: Network, prompts: Tensor, finals: Tensor, scored: Scored, state: dict, columns: dict) -> tuple:
-    """What a hook says [rollout], float64, NaN for None; and the metrics that it logged. W0 and WK are [rollout weights].
+def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict) -> tuple[Tensor, dict[str, float]]:
+    """What a hook says of an update's rollouts [rollout], float64, NaN for None; and the metrics that it logged.
 
-    Raises: InputError for a wrong number of values.
+    Raises: InputError where the function fails, or gives anything but one finite number or None per rollout.
     """
     logged: dict[str, float] = {}
-    completions = [
-        Completion(_named(net, weights), int(k), a.item(), b.item())
-        for weights, k, a, b in zip(finals, scored.n_steps, scored.accuracy[:, -1], scored.loss[:, -1], strict=True)
-    ]
-    given = hook.function(
-        prompts=[_named(net, weights) for weights in prompts],
-        completions=completions,
-        trainer_state=state,
-        log_metric=lambda name, value: logged.__setitem__(f"hook/{name}", float(value)),
-        **columns,
-    )
-    if inspect.isawaitable(given):
-        given = asyncio.run(_wait(given))
-    values = [math.nan if value is None else float(value) for value in given]
-    if len(values) != len(finals):
-        raise InputError(f"reward function {hook.name} should return {len(finals)} numbers, one per rollout, got {len(values)}")
+    note = lambda name, value: logged.__setitem__(f"hook/{name}", float(value))  # noqa: E731
+    try:
+        given = hook.function(prompts=prompts, completions=completions, trainer_state=state, log_metric=note, **columns)
+        if inspect.isawaitable(given):
+            given = asyncio.run(_wait(given))
+        values = [math.nan if value is None else float(value) for value in given]
+    except Exception as error:  # the user's own code: whatever it raises is the user's to read
+        raise InputError(
+            f"reward function {hook.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if len(values) != len(completions):
+        expected = f"{len(completions)} numbers, one per rollout"
+        raise InputError(f"reward function {hook.name} should return {expected}, got {len(values)}")
+    if any(map(math.isinf, values)):
+        raise InputError(f"reward function {hook.name} gave an infinite reward: give a finite floor, or None")
     return torch.tensor(values, dtype=torch.float64), logged
 
 
@@ -88,5 +92,6 @@ async def _wait(promise):
     return await promise
 
 
-def _named(net: Network, flat: Tensor) -> dict[str, Tensor]:
+def named(net: Network, flat: Tensor) -> dict[str, Tensor]:
+    """Flat weights [weights] as tensors by name."""
     return {name: value[0] for name, value in net.spec.unflatten(flat[None]).items()}

@@ -89,7 +89,9 @@ def draw_cohorts(
         alike = 2 if config.mirrored else 1
         draw = generator(seed, "rollout-steps", update)
         drawn = torch.randint(len(config.steps), (group // alike,), generator=draw)
-        counts = {config.steps[i]: alike * n for i, n in enumerate(drawn.bincount(minlength=len(config.steps)).tolist()) if n}
+        counts = {}
+        for index in drawn.sort().values.tolist():  # a K that is listed twice is twice as likely
+            counts[config.steps[index]] = counts.get(config.steps[index], 0) + alike
     cohorts, prompt = [], 0
     for net, start in starts:
         places = (prompt + torch.arange(len(start)))[:, None] * group + torch.arange(group)
@@ -150,9 +152,9 @@ def group_noise(config: SamplingConfig, n_dims: int, seed: int, update: int, pro
 @torch.no_grad()
 def current_states(policy: Policy, start: Tensor, share: float, steps_left: int, net: Network, draw: torch.Generator) -> Tensor:
     """Start weights [prompt weights] of which the first `share` are replaced by what one sampled step makes of them."""
-    n_current = round(share * len(start))
-    if not n_current:
+    if not share:
         return start
+    n_current = max(1, round(share * len(start)))
     scale = policy.scale(net)
     state = start[:n_current] / scale
     action = policy(state, steps_left, net)

@@ -62,7 +62,8 @@ class RewardConfig:
 
 def check_reward(reward: RewardConfig, has_hooks: bool = False) -> None:
     """Refuse rewards that cannot be measured."""
-    at_least(1, "reward", reward, "batch", "copies")
+    at_least(2, "reward", reward, "batch")
+    at_least(1, "reward", reward, "copies")
     at_least(0, "reward", reward, "input_noise", "copy_noise")
     weights = reward.weights.values()
     if not all(math.isfinite(weight) for weight in [*weights, *reward.python_weights]) or not (any(weights) or has_hooks):
@@ -94,7 +95,9 @@ def measure(
         found = score(net, state[::times], images, labels, dtype=dtype)
         accuracies.append(found[0].repeat_interleave(times))
         losses.append(found[1].repeat_interleave(times))
-    probabilities = predictions(net, final, images).cpu() if reward.needs("NEEDS_PREDICTIONS") else None
+    probabilities = None
+    if reward.needs("NEEDS_PREDICTIONS"):
+        probabilities = predictions(net, final.to(dtype), images.to(dtype)).float().cpu()
     last = score(net, final, images, labels, dtype=dtype) if probabilities is None else _score_of(probabilities, labels.cpu())
     accuracies, losses = [*accuracies, last[0]], [*losses, last[1]]
     norms = [_rms(state / scale) for state in kept]

@@ -1,6 +1,7 @@
 """The training commands: from `key=value` settings to a finished stage. zoo → (corrupt) → pairs → (distil) → grpo →
 (critic)."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,11 +28,7 @@ from synthnet.zoo import Zoo, build_zoo, import_zoo, member_path
 def run_stage(stage: str, settings: list[str]) -> Path:
     """Run one stage; returns what it made: the zoo folder, or the policy file. Raises: InputError for bad settings."""
     config, text = compose(settings)
-    if config.threads < 0:
-        raise InputError(f"threads must not be negative, got {config.threads}")
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    set_memory_budget(config.memory)
+    _use_resources(config)
     task = config.build_task()
     run_dir = config.run_dir or f"runs/{stage}-{task.name}-{config.seed}"
     if stage == "zoo":
@@ -53,6 +50,14 @@ def run_stage(stage: str, settings: list[str]) -> Path:
         return train_corrupt(policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device)
     corrupt = _corrupter(config, task) if config.pairs.corruptor else None
     return train_pairs(policy, task, zoos, config.pairs, run_dir, text, config.seed, config.device, corrupt)
+
+
+def _use_resources(config: Config) -> None:
+    if config.threads < 0:
+        raise InputError(f"threads must not be negative, got {config.threads}")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    set_memory_budget(config.memory)
 
 
 def _corrupter(config: Config, task: Task) -> Callable[[Tensor, Network], Tensor]:
@@ -78,6 +83,7 @@ def _start_policy(config: Config, task: Task) -> Policy:
             policy.archs = [*policy.archs, member.arch]
     check_same_data(policy.record.get("data"), task, str(source))
     policy.record["data"] = task.data_key
+    policy.drop_critic()  # it foresaw the policy as it was
     return policy.train()
 
 
@@ -98,7 +104,7 @@ def run_calibration(settings: list[str]) -> str:
     from synthnet.report import table
 
     config, _ = compose(settings)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
+    _use_resources(config)
     task, rows, measured = config.build_task(), [], []
     policy = _start_policy(config, task)
     for row in calibrate(policy, task, config.grpo, config.reward, config.seed, config.device):
@@ -115,6 +121,10 @@ def run_calibration(settings: list[str]) -> str:
         rows.append([f"{row.sigma:g}", *numbers, "yes" if row.accepted else ""])
     heads = ["sigma", "reward", "drop", "spread", "signal/noise", "half-batch cosine", "effective dimension", "accepted"]
     table(f"calibration of GRPO on {task.name}", heads, rows)
+    if not any(row.accepted for row in measured):
+        warnings.warn(
+            "no sigma meets both rules (cost, signal to noise); this is the one with the most agreement", stacklevel=2
+        )
     sigma, batch = recommended(measured, config.reward, len(task.data(config.reward.split)[1]))
     return f"grpo.sigma={sigma:g} reward.batch={batch}"
 

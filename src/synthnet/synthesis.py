@@ -125,7 +125,8 @@ def synthesize_nets(
         start = torch.stack([files[i].flat for i in members]).to(policy.device)
         noise = None
         if sample is not None:
-            noise = lambda step, shape=start.shape: standard_noise(shape, generator(sample, "sample", step), policy.device)  # noqa: E731
+            shape = (len(start), policy.code_dim or start.shape[1])
+            noise = lambda step, shape=shape: standard_noise(shape, generator(sample, "sample", step), policy.device)  # noqa: E731
         if n_steps == AUTO:
             final, counts = synthesize_auto(policy, start, files[members[0]].net)
         else:

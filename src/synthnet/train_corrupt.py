@@ -20,7 +20,7 @@ from synthnet.rollout import rollout
 from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
 from synthnet.tasks import Task
-from synthnet.train_pairs import PairsConfig, check_chains, draw_pairs, move, pairs_loss
+from synthnet.train_pairs import PairsConfig, check_chains, draw_pairs, move, pairs_loss, refuse_codes
 from synthnet.training import LoopConfig, OptimConfig, finish, train
 from synthnet.zoo import Zoo
 
@@ -69,6 +69,7 @@ def train_corrupt(
     device: str = "auto",
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of the corruptor it wrote."""
+    refuse_codes(corruptor)
     at_least(1, "corrupt", config, "batch")
     check_chains(pairs)
     place, members = choose_device(device), task.members

@@ -8,6 +8,7 @@ import copy
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ def train_grpo(
     hooks = load_hooks(reward.python, reward.python_weights)
     hooks += [Hook(*each) if isinstance(each, tuple) else Hook(each) for each in reward_funcs]
     check(config, reward, policy, bool(hooks))
-    policy, place = _prepare(policy, config, seed), choose_device(device)
+    policy, place = prepare(policy, config, seed), choose_device(device)
     policy.to(place)
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
     reference = copy.deepcopy(frozen)
@@ -56,6 +57,7 @@ def train_grpo(
     watch = CollapseWatch(validation, config.stop_on_collapse)
     members, agreement = task.members, deque(maxlen=NOISE_WINDOW)
     per_update = len(members) if config.mixed else 1
+    longest = most_tokens(policy, members, config)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
         chosen = members if config.mixed else [members[update % len(members)]]
@@ -63,10 +65,11 @@ def train_grpo(
         seen = collect(learner, chosen, data, config, reward, hooks, seed, update, signal)
         metrics = {**seen.metrics, "evaluations": (update + 1) * config.prompts * config.num_generations * per_update}
         if signal:
-            metrics |= _signal(learner, reference, seen, config, agreement)
+            metrics |= _signal(learner, reference, seen, config, longest, agreement)
         for iteration in range(config.num_iterations):
-            loss, stats = policy_loss(learner, reference, seen.sampled, seen.advantages, config, seen.longest)
+            loss, stats = policy_loss(learner, reference, seen.sampled, seen.advantages, config, longest)
             if iteration and stats["kl_old"] > config.target_kl:
+                learner.auxiliary_loss()  # this forward is not part of an update
                 break
             yield loss, {**metrics, **stats}
         if config.sync_ref_model and (update + 1) % config.ref_model_sync_steps == 0:
@@ -76,17 +79,20 @@ def train_grpo(
         metrics = {**watch(average, progress), **drift(average, frozen, validation)}
         metrics["reward"] = validation_reward(average, validation, config, reward, seed)
         scores = {"accuracy": metrics["score"], "reward": metrics["reward"], "last": progress}
-        return {**metrics, "score": scores[config.select]}
+        return {**metrics, "watched": metrics["score"], "score": scores[config.select]}
 
     with RunDirectory(run_dir, config_yaml) as run:
         title = f"grpo {task.name}"
-        best = train(run, title, policy, config.loop, config.optim, step, validate, config.guard, {"reference": reference})
+        moving = {"reference": reference} if config.sync_ref_model else {}
+        best = train(run, title, policy, config.loop, config.optim, step, validate, config.guard, moving)
         best.record["best_k"] = validation.best_steps(best)
         return finish(run, merged(best), "grpo", {"seed": seed, "before": validation(frozen), "after": validation(best)})
 
 
-def _prepare(policy: Policy, config: GrpoConfig, seed: int) -> Policy:
-    """The policy with the action, the noise and the trainable part that the settings ask for."""
+def prepare(policy: Policy, config: GrpoConfig, seed: int) -> Policy:
+    """The policy with the action, the noise and the trainable part that the settings ask for. A critic is dropped: what it
+    foresaw was the policy before."""
+    policy.drop_critic()
     if config.action == "code" and not policy.code_dim:
         policy = policy.with_code(config.code_dim, seed)
     if config.sigma is not None:
@@ -96,6 +102,12 @@ def _prepare(policy: Policy, config: GrpoConfig, seed: int) -> Policy:
     return policy.train()
 
 
+def most_tokens(policy: Policy, members: Sequence[Task], config: GrpoConfig) -> int:
+    """The most action tokens that a rollout of any member can have: dr_grpo's constant."""
+    tokens = 1 if policy.code_dim else max(policy.layout(member.network).n_action_tokens for member in members)
+    return tokens * (max(config.steps) if config.noisy_steps == "all" else 1)
+
+
 @torch.no_grad()
 def mix_reference(reference: Policy, learner: Policy, alpha: float) -> None:
     """reference ← alpha · learner + (1 − alpha) · reference (TRL's ref_model_mixup_alpha)."""
@@ -103,12 +115,12 @@ def mix_reference(reference: Policy, learner: Policy, alpha: float) -> None:
         held.lerp_(value, alpha)
 
 
-def _signal(policy: Policy, reference: Policy, seen: Experience, config: GrpoConfig, agreement: deque) -> dict:
+def _signal(policy: Policy, reference: Policy, seen: Experience, config: GrpoConfig, longest: int, agreement: deque) -> dict:
     """Agreement of the gradients of two halves of the prompts; warns once when a window of them shows none."""
 
     def loss_of(half: int) -> Tensor:
         advantages = seen.half(half, config.num_generations)
-        return policy_loss(policy, reference, seen.sampled, advantages, config, seen.longest)[0]
+        return policy_loss(policy, reference, seen.sampled, advantages, replace(config, beta=0.0), longest)[0]
 
     cosine = half_batch_cosine(policy, loss_of)
     policy.auxiliary_loss()  # these forwards are not part of the update

@@ -61,6 +61,12 @@ def check_chains(config: PairsConfig) -> None:
         raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
 
 
+def refuse_codes(policy: Policy) -> None:
+    """Pairs are of weights: a policy whose actions are latent codes cannot be compared with them."""
+    if policy.code_dim:
+        raise InputError("this policy's actions are latent codes: pairs of weight states can only train one over weights")
+
+
 def draw_chain(config: PairsConfig, n_states: int, k_max: int, draw: torch.Generator) -> list[int]:
     """The state indices of one chain, from 0 to the clean state n_states − 1, with at most k_max transitions."""
     shares = torch.tensor([getattr(config, name) for name in CHAINS], dtype=torch.float)
@@ -160,6 +166,7 @@ def train_pairs(
 ) -> Path:
     """Run the stage on the zoos of the task's members; returns the path of the policy it wrote. Members take turns.
     `corrupt` makes other chains of the zoo's states [run state weights], for pairs.source."""
+    refuse_codes(policy)
     check_chains(config)
     if config.source not in ("zoo", "corruptor", "both"):
         raise InputError(f"pairs.source must be zoo, corruptor or both, got {config.source!r}")

@@ -82,13 +82,15 @@ def train(
 
     Ctrl-C finishes the update, saves a checkpoint and leaves. Continues from the run directory's checkpoint, bit for bit
     where the machine and the thread count are the same. Beyond a limit of `guard` the run stops, or goes back to its best
-    policy with half the learning rate. `companions`: modules that `step` changes, saved and restored with the rest.
+    policy with half the learning rate. `companions`: policies that `step` changes, saved, restored and taken back with the
+    rest.
     """
     check_settings(loop, optim)
     average = copy.deepcopy(policy)
     best = copy.deepcopy(policy)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
     state = {"update": 0, "best_score": -math.inf, "since_best": 0, "rate": 1.0, "rollbacks": 0, "stopped": ""}
+    state["highest"] = -math.inf
     modules = {"policy": policy, "average": average, "best": best, **companions}
     if (loaded := run.load_checkpoint()) is not None:
         _restore(loaded, modules, optimizer, state)
@@ -96,7 +98,7 @@ def train(
     began = time.monotonic()
     with Bar(title, loop.updates, state["update"]) as bar, StopRequest() as stop:
         if state["update"] == 0:
-            _validate(run, loop, validate, average, best, state, bar)
+            _validate(run, loop, validate, average, best, state, bar, None)
         while state["update"] < loop.updates and not _exhausted(state, loop):
             update = state["update"]
             metrics = _apply(step, update, policy, optimizer, loop, optim, state["rate"])
@@ -104,10 +106,9 @@ def train(
             state["update"] = update + 1
             run.log(state["update"], {**metrics, "elapsed_s": round(time.monotonic() - began, 3)})
             bar.advance()
-            if state["update"] % loop.validate_every == 0 or state["update"] == loop.updates:
-                measured = _validate(run, loop, validate, average, best, state, bar)
-                if guard and (reason := guard.reason(measured, state["best_score"])):
-                    _retreat(run, guard, reason, modules, optimizer, state)
+            due = state["update"] % loop.validate_every == 0 or state["update"] == loop.updates
+            if due and (reason := _validate(run, loop, validate, average, best, state, bar, guard)):
+                _retreat(run, guard, reason, modules, optimizer, state)
             if stop.asked or state["update"] % loop.checkpoint_every == 0:
                 _save(run, modules, optimizer, state)
                 stopped = {"stopped_at_update": state["update"]}
@@ -123,6 +124,8 @@ def check_settings(loop: LoopConfig, optim: OptimConfig) -> None:
     for name in ("validate_every", "checkpoint_every"):
         if getattr(loop, name) < 1:
             raise InputError(f"{name} must be at least 1, got {getattr(loop, name)}")
+    if optim.warmup < 0:
+        raise InputError(f"warmup must not be negative, got {optim.warmup}")
     if loop.updates < 0 or loop.patience < 0:
         raise InputError(f"updates and patience must not be negative, got {loop.updates} and {loop.patience}")
     if not optim.learning_rate > 0 or not optim.max_grad_norm > 0 or not 0 <= optim.ema < 1:
@@ -148,8 +151,8 @@ def _retreat(run: RunDirectory, guard: GuardConfig, reason: str, modules: dict[s
         state["stopped"] = reason
         return
     warnings.warn(f"rolled back by a guard at update {state['update']}: {reason}", stacklevel=3)
-    for name in ("policy", "average"):
-        modules[name].load_state_dict(modules["best"].state_dict())
+    for module in modules.values():
+        module.load_state_dict(modules["best"].state_dict())
     optimizer.state.clear()
     state["rate"], state["rollbacks"] = state["rate"] / 2, state["rollbacks"] + 1
 
@@ -173,16 +176,30 @@ def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim
     return {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"], **metrics}
 
 
-def _validate(run: RunDirectory, loop: LoopConfig, validate, average: Policy, best: Policy, state: dict, bar: Bar) -> dict:
+def _validate(
+    run: RunDirectory,
+    loop: LoopConfig,
+    validate,
+    average: Policy,
+    best: Policy,
+    state: dict,
+    bar: Bar,
+    guard: GuardConfig | None,
+) -> str | None:
+    """Measure the average policy, and keep it where it is the best so far; returns why it lies beyond a limit of the guard, in
+    which case it is not kept."""
     with torch.no_grad():
         metrics = validate(average.eval(), state["update"] / max(loop.updates, 1))
     run.log(state["update"], {f"val/{name}": value for name, value in metrics.items()})
+    watched = metrics.get("watched", metrics["score"])
+    reason = guard.reason({**metrics, "score": watched}, state["highest"]) if guard else None
     state["since_best"] += 1
-    if metrics["score"] > state["best_score"]:
+    state["highest"] = max(state["highest"], watched)
+    if reason is None and metrics["score"] > state["best_score"]:
         state.update(best_score=metrics["score"], since_best=0, best_update=state["update"])
         best.load_state_dict(average.state_dict())
     bar.advance(0, note=f"val {metrics['score']:.4f} (best {state['best_score']:.4f})")
-    return metrics
+    return reason
 
 
 def _save(run: RunDirectory, modules: Mapping[str, nn.Module], optimizer, state: dict) -> None:

@@ -3,7 +3,7 @@
 A file may set NEEDS_STEPS (every state of a sequence is scored, not only the last), NEEDS_PREDICTIONS (class probabilities of
 the last states are kept), NEEDS_COPIES (the last states are scored on noisy copies of the images too), NEEDS_HEALTH (dead units
 and collapsed layers of the last states are counted) or COUNTS_STEPS (so K is drawn for each rollout, or it could not move an
-advantage). A net with non-finite weights or loss gets the floor of every term.
+advantage). A net with non-finite weights or loss gets each term's FLOOR. BEST: the most that a term can give, if not 1.
 """
 
 import importlib
@@ -48,8 +48,8 @@ class Scored:
 
     @property
     def finite(self) -> Tensor:
-        """[rollout] whether WK has a finite loss."""
-        return torch.isfinite(self.loss[:, -1])
+        """[rollout] whether WK has finite weights and a finite loss."""
+        return torch.isfinite(self.loss[:, -1]) & torch.isfinite(self.norm[:, -1])
 
     def bounded_loss(self) -> Tensor:
         """`bounded` loss of each state [rollout state]."""
@@ -105,7 +105,10 @@ def needs(weights: Mapping[str, float], what: str) -> bool:
 
 def total(scored: Scored, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, float]]:
     """The weighted sum [rollout], float64, and the mean of each term that has a weight."""
-    found = {name: terms()[name].reward(scored).double() for name, weight in weights.items() if weight}
+    found = {}
+    for name in (name for name, weight in weights.items() if weight):
+        value, floor = terms()[name].reward(scored).double(), getattr(terms()[name], "FLOOR", None)
+        found[name] = value if floor is None else torch.where(scored.finite, value, floor)
     reward = torch.zeros(len(scored.accuracy), dtype=torch.float64)
     for name, value in found.items():
         reward = reward + weights[name] * value

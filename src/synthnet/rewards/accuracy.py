@@ -4,6 +4,8 @@ from torch import Tensor
 
 from synthnet.rewards import Scored
 
+FLOOR = 0.0
+
 
 def reward(scored: Scored) -> Tensor:
     return scored.right()[:, -1]

@@ -1,16 +1,16 @@
 """Minus the expected calibration error, in [−1, 0] (Naeini et al. 2015), over 15 bins of equal mass (Nixon et al. 2019)."""
 
-import torch
 from torch import Tensor
 
 from synthnet.rewards import Scored
 
 NEEDS_PREDICTIONS = True
+FLOOR, BEST = -1.0, 0.0
 BINS = 15
 
 
 def reward(scored: Scored) -> Tensor:
-    return -torch.where(scored.finite, calibration_error(scored.probabilities, scored.labels), 1.0)
+    return -calibration_error(scored.probabilities, scored.labels)
 
 
 def calibration_error(probabilities: Tensor, labels: Tensor) -> Tensor:

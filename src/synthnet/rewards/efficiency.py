@@ -6,6 +6,7 @@ from torch import Tensor
 from synthnet.rewards import Scored
 
 NEEDS_STEPS = COUNTS_STEPS = True
+FLOOR = -0.5
 
 
 def reward(scored: Scored) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 from synthnet.rewards import Scored
 
 NEEDS_COPIES = True
+FLOOR = -0.5
 
 
 def reward(scored: Scored) -> Tensor:

@@ -12,6 +12,7 @@ from synthnet.rewards import Scored
 
 NEEDS_STEPS = NEEDS_HEALTH = True
 LONGEST = 2.0
+BEST = 0.0
 FLOOR = -10.0
 
 
@@ -21,4 +22,4 @@ def reward(scored: Scored) -> Tensor:
     growth = torch.log(norm[:, -1] / norm[:, 0].clamp_min(1e-12)).clamp_min(0)
     jumps = (scored.moved.double() - LONGEST).clamp_min(0).sum(1)
     total = -(lost + growth + jumps + scored.ill.double())
-    return torch.where(scored.finite, total.nan_to_num(FLOOR, neginf=FLOOR).clamp_min(FLOOR), FLOOR)
+    return total.nan_to_num(FLOOR, neginf=FLOOR).clamp_min(FLOOR)

@@ -5,6 +5,7 @@ from torch import Tensor
 from synthnet.rewards import Scored
 
 COUNTS_STEPS = True
+BEST = -1.0
 
 
 def reward(scored: Scored) -> Tensor:
