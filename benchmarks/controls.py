@@ -31,7 +31,7 @@ from synthnet.zoo import Zoo
 
 RATES, EPOCHS = (1.0, 0.33, 3.0), (1.0, 0.5, 2.0)
 NOISES = (0.05, 0.1)  # standard deviations in units of each tensor's initial scale
-BEST_OF_SIGMAS = (0.02, 0.05, 0.1, 0.2)
+BEST_OF_SIGMAS = (0.02, 0.05, 0.1, 0.2, 0.4)
 BEST_OF_BATCH = 32
 
 

@@ -24,10 +24,10 @@ PAIRS = "benchmarks/policies/pairs-digits-256.safetensors"  # from the root of t
 LOOP = ["threads=1", "grpo.loop.validate_every=50", "grpo.loop.checkpoint_every=50", "grpo.optim.ema=0.98"]
 DIGITS = ["task=digits-mlp", f"policy_from={PAIRS}", *LOOP, "reward.batch=1200", "reward.input_noise=0.4", "grpo.sigma=0.1"]
 LAST = ["grpo.num_generations=128", "grpo.noisy_steps=last", "grpo.optim.learning_rate=2e-4"]
-WHOLE = ["grpo.prompts=8", "grpo.num_generations=32", "grpo.optim.learning_rate=2e-4", "grpo.loop.updates=150"]
+WHOLE = ["grpo.prompts=8", "grpo.num_generations=32", "grpo.optim.learning_rate=2e-4", "grpo.loop.updates=100"]
 THREE = [*DIGITS, *WHOLE, "grpo.steps=[3]"]
 SHORT = [*DIGITS, *LAST, "grpo.loop.updates=300"]
-TERM = [*DIGITS, *LAST, "grpo.loop.updates=150"]
+TERM = [*DIGITS, *LAST, "grpo.loop.updates=100"]
 STEPS = ["reward.gain=0.5", "reward.efficiency=0.5"]
 FAMILY = [
     "task=digits-mlp-family", "task.members=[[16],[32],[80]]", "policy_from=digits-mlp-family", *LOOP, "reward.batch=1200",
