@@ -24,15 +24,15 @@ PAIRS = "benchmarks/policies/pairs-digits-256.safetensors"  # from the root of t
 LOOP = ["threads=1", "grpo.loop.validate_every=50", "grpo.loop.checkpoint_every=50", "grpo.optim.ema=0.98"]
 DIGITS = ["task=digits-mlp", f"policy_from={PAIRS}", *LOOP, "reward.batch=1200", "reward.input_noise=0.4", "grpo.sigma=0.1"]
 LAST = ["grpo.num_generations=128", "grpo.noisy_steps=last", "grpo.optim.learning_rate=2e-4"]
-WHOLE = ["grpo.prompts=8", "grpo.num_generations=32", "grpo.optim.learning_rate=2e-4", "grpo.loop.updates=100"]
-THREE = [*DIGITS, *WHOLE, "grpo.steps=[3]"]
+WHOLE = ["grpo.prompts=8", "grpo.num_generations=32", "grpo.optim.learning_rate=4e-4", "grpo.loop.updates=50"]
+TWO = [*DIGITS, *WHOLE, "grpo.steps=[2]"]
 SHORT = [*DIGITS, *LAST, "grpo.loop.updates=300"]
-TERM = [*DIGITS, *LAST, "grpo.loop.updates=100"]
+TERM = [*DIGITS, *LAST, "grpo.loop.updates=80"]
 STEPS = ["reward.gain=0.5", "reward.efficiency=0.5"]
 FAMILY = [
     "task=digits-mlp-family", "task.members=[[16],[32],[80]]", "policy_from=digits-mlp-family", *LOOP, "reward.batch=1200",
     "reward.input_noise=0.4", "grpo.sigma=0.05", "grpo.prompts=4", "grpo.num_generations=128", "grpo.noisy_steps=last",
-    "grpo.steps=[1]", "grpo.optim.learning_rate=5e-5", "grpo.loop.updates=120", "grpo.mixed=true",
+    "grpo.steps=[1]", "grpo.optim.learning_rate=5e-5", "grpo.loop.updates=80", "grpo.mixed=true",
 ]  # fmt: skip
 LARGER = [
     "task=mnist5k-mlp", "task.held_back=1000", "policy_from=runs/pairs-mnist5k-held/policy.safetensors", *LOOP,
@@ -50,11 +50,10 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "random reward": [*SHORT, "grpo.control=random"],
     },
     "groupings": {
-        **{name: [*THREE, f"grpo.grouping={name}"] for name in ("inter", "process", "both", "intra")},
-        **{f"{n}, reward at the end": [*THREE, f"grpo.grouping={n}", "grpo.step_rewards=false"] for n in ("both", "intra")},
-        "inter, step terms": [*THREE, *STEPS],
-        "both, step terms": [*THREE, "grpo.grouping=both", *STEPS],
-        "process, discount 0.5": [*THREE, "grpo.grouping=process", "grpo.discount=0.5"],
+        **{name: [*TWO, f"grpo.grouping={name}"] for name in ("inter", "process", "both", "intra")},
+        "both, reward at the end": [*TWO, "grpo.grouping=both", "grpo.step_rewards=false"],
+        "inter, step terms": [*TWO, *STEPS],
+        "both, step terms": [*TWO, "grpo.grouping=both", *STEPS],
     },
     "terms": {
         "accuracy": [*TERM, "reward.accuracy=1", "reward.bounded_loss=0"],

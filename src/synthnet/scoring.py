@@ -16,9 +16,7 @@ from synthnet.sampling import Cohort
 from synthnet.start import init_scale
 
 SICK_IMAGES = 64  # on how many images a unit must stay silent to count as dead
-COLLAPSED = (
-    0.05  # root mean square in scale units below which a layer counts as collapsed (1 is the scale, 0.58 a uniform start)
-)
+COLLAPSED = 0.05  # root mean square in scale units below which a layer counts as collapsed (a uniform start has 0.58)
 
 
 @dataclass
