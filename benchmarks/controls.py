@@ -3,7 +3,7 @@
 python benchmarks/controls.py POLICY --zoo ZOO_DIR [--before POLICY_BEFORE_GRPO] [--seeds 256] [--split-seed N] -o FILE.json
 
 Controls: start weights; SGD twins by the fixed recipe; twins trained on train + reward; SGD tuned on val over nine settings;
-SGD with soft labels, without and with input noise; zoo net + noise (two levels); one constant net; the mean of 16 zoo nets;
+SGD with input noise, with soft labels, with both; zoo net + noise (two levels); one constant net; the mean of 16 zoo nets;
 best-of-K sampling of the policy before GRPO, with as many draws per seed as asked for.
 """
 
@@ -90,6 +90,7 @@ def controls(task: Task, zoo: Zoo, n_seeds: int) -> dict[str, Tensor]:
     made = {
         "SGD twins on train + reward": grow_twins(task, start, "train+reward"),
         "SGD tuned on val": trained(task, start, tuned_recipe(task)),
+        "SGD, input noise 0.3": trained(task, start, task.recipe, None, 0.3),
         "SGD, soft labels": trained(task, start, task.recipe, soft),
         "SGD, soft labels, input noise 0.3": trained(task, start, task.recipe, soft, 0.3),
         "constant net (best zoo net on val)": states[val.argmax()].expand(n_seeds, -1).clone(),
