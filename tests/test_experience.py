@@ -10,7 +10,7 @@ from synthnet.backbones._moe import mixtures, replayed_experts
 from synthnet.errors import InputError
 from synthnet.experience import collect, step_gains
 from synthnet.grpo_settings import GrpoConfig
-from synthnet.policy_gradient import policy_loss
+from synthnet.policy_gradient import policy_loss, split_steps, token_counts
 from synthnet.reward_hook import Hook
 from synthnet.rollout import synthesize_flat
 from synthnet.sampling import Cohort, current_states, draw_cohorts, group_noise, sample_rollouts
@@ -127,6 +127,32 @@ def test_gains_of_steps_sum_to_the_reward_whatever_its_terms(tiny):
     rewards = torch.tensor([[3.0, 5.0]], dtype=torch.float64)
     gains = step_gains(scored, rewards, config)
     assert torch.allclose(gains.sum(-1)[0], rewards[0] - scored.quality()[:, 0])
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
+def test_accumulated_parts_are_the_whole(tiny, loss_type):
+    """Micro-batches of whole prompts, rollouts of unequal length, experts and a reference: ratio 1 in every part, and loss,
+    figures and gradients add up to those of the whole update."""
+    policy, config = make_policy(tiny, {**TINY_TRUNK, "experts": 2}), _config(loss_type=loss_type, beta=0.1, num_generations=8)
+    frozen = make_policy(tiny, {**TINY_TRUNK, "experts": 2}, sigma=0.05)
+    with torch.no_grad():
+        frozen.trunk.head.bias += 0.05
+    sampled, _ = _sample(policy, tiny, 1, config, by_rollout=True)
+    advantages = torch.randn(24, 1, generator=torch.Generator().manual_seed(0))
+    loss, stats = policy_loss(policy, frozen, sampled, advantages, config, 100)
+    whole = torch.autograd.grad(loss, [p for p in policy.trunk.parameters()], allow_unused=True)
+    lengths, losses, kls = token_counts(sampled, 24), [], []
+    for part in split_steps(sampled, 3, 2):
+        piece, figures = policy_loss(policy, frozen, part, advantages, config, 100, lengths)
+        assert figures["ratio/max"] == pytest.approx(1, abs=1e-3)
+        piece.backward()
+        losses.append(piece.item())
+        kls.append(figures["kl"])
+    assert sum(losses) == pytest.approx(loss.item(), abs=1e-5)
+    assert sum(kls) == pytest.approx(stats["kl"], rel=1e-4)
+    for parameter, gradient in zip(policy.trunk.parameters(), whole, strict=True):
+        if gradient is not None:
+            assert (parameter.grad - gradient).norm() < 1e-3 * gradient.norm() + 1e-6
 
 
 def test_the_clip_says_nothing_and_the_loss_is_zero_before_the_first_step(tiny):

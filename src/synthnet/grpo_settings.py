@@ -26,11 +26,11 @@ class GrpoConfig(SamplingConfig):
     sequence or normalized. epsilon, epsilon_high, delta: the clip. beta: weight of the KL to the reference policy, the one it
     started from, which with sync_ref_model moves by ref_model_mixup_alpha towards the learner every ref_model_sync_steps
     updates. target_kl: where further passes over the same samples stop. action: weights, or code: a latent code of code_dim
-    numbers per step. trainable: all, head, film or lora (of lora_rank). mixed: every update holds prompts of all members of a
-    family, instead of one member's in turn. select: what the best
-    policy is chosen by on val: accuracy, the reward itself, or nothing (last), where val is too small for what is rewarded.
-    signal_every: how often half-batch agreement is measured (0: never). control: a negative control, for ablation: constant,
-    flip or random advantages.
+    numbers per step. micro_batches: parts of prompts whose gradients are accumulated, for less memory. trainable: all, head,
+    film or lora (of lora_rank). mixed: every update holds prompts of all members of a family, instead of one member's in
+    turn. select: what the best policy is chosen by on val: accuracy, the reward itself, or nothing (last), where val is too
+    small for what is rewarded. signal_every: how often half-batch agreement is measured (0: never). control: a negative
+    control, for ablation: constant, flip or random advantages.
     """
 
     sigma: float | None = None
@@ -53,6 +53,7 @@ class GrpoConfig(SamplingConfig):
     target_kl: float | None = None
     action: str = "weights"
     code_dim: int = 128
+    micro_batches: int = 1
     trainable: str = "all"
     lora_rank: int = 8
     mixed: bool = False
@@ -117,6 +118,8 @@ def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
     check_steps("grpo.steps", config.steps, policy)
     at_least(1, "grpo", config, "prompts", "num_iterations", "code_dim", "lora_rank", "ref_model_sync_steps")
     at_least(2, "grpo", config, "val_seeds")
+    if not 1 <= config.micro_batches <= config.prompts:
+        raise InputError(f"grpo.micro_batches must lie in 1..grpo.prompts = {config.prompts}, got {config.micro_batches}")
     at_least(0, "grpo", config, "signal_every", "noise_floor")
     if config.sigma is not None and not 0 < config.sigma < math.inf:
         raise InputError(f"grpo.sigma must be positive and finite on every trained step, got {config.sigma}")

@@ -1,5 +1,8 @@
 """The loss of one GRPO update: the clipped surrogate over all action tokens of all rollouts, and the KL to the reference."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -9,17 +12,54 @@ from synthnet.policy import Policy
 from synthnet.sampling import NoisyStep, shared
 
 
+def token_counts(sampled: list[NoisyStep], n_rollouts: int) -> Tensor:
+    """How many action tokens each rollout of an update has [rollout]."""
+    counts = torch.zeros(n_rollouts, device=sampled[0].rows.device)
+    for step in sampled:
+        counts[step.rows] += step.old.n_tokens
+    return counts
+
+
+def split_steps(sampled: list[NoisyStep], n_prompts: int, n_parts: int) -> list[list[NoisyStep]]:
+    """The noisy steps of an update in parts of consecutive prompts, for gradients that are accumulated: each step holds
+    `n_prompts` prompts, and all rollouts of one stay together."""
+    bounds = [n_prompts * part // n_parts for part in range(n_parts + 1)]
+    return [[_rows_of(step, n_prompts, first, last) for step in sampled] for first, last in pairwise(bounds)]
+
+
+def _rows_of(step: NoisyStep, n_prompts: int, first: int, last: int) -> NoisyStep:
+    per_prompt = len(step.rows) // n_prompts
+    rows = slice(first * per_prompt, last * per_prompt)
+    states = slice(rows.start // step.group, rows.stop // step.group)
+    n_states = len(step.rows) // step.group
+    return replace(
+        step,
+        states=step.states[rows],
+        actions=step.actions[rows],
+        log_probs=step.log_probs[rows],
+        rows=step.rows[rows],
+        old=replace(step.old, mean=step.old.mean[states]),
+        experts=tuple(chosen.unflatten(0, (n_states, -1))[states].flatten(0, 1) for chosen in step.experts),
+    )
+
+
 def policy_loss(
-    policy: Policy, frozen: Policy, sampled: list[NoisyStep], advantages: Tensor, config, longest: int
+    policy: Policy,
+    frozen: Policy,
+    sampled: list[NoisyStep],
+    advantages: Tensor,
+    config,
+    longest: int,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss over the noisy steps of an update, and what to log; `config` is a GrpoConfig.
 
     advantages [rollout step], or [rollout 1] where a whole sequence shares one. longest: the most action tokens that a rollout
-    can have, for dr_grpo. Tokens are weighted by the loss type over all rollouts of the update, whatever their networks and K.
+    can have, for dr_grpo. Tokens are weighted by the loss type over all rollouts of the update, whatever their networks and K;
+    where `sampled` is a part of an update, `lengths` [rollout] are the token counts of the whole, and the parts' losses and
+    figures add up to the whole's.
     """
-    lengths = torch.zeros(len(advantages), device=advantages.device)
-    for step in sampled:
-        lengths[step.rows] += step.old.n_tokens
+    lengths = token_counts(sampled, len(advantages)) if lengths is None else lengths
     weights = token_weights(lengths, config.loss_type, longest)
     parts = [_compare(policy, frozen, step, config) for step in sampled]
     if config.importance_sampling_level == "sequence":

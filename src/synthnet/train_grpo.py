@@ -19,7 +19,7 @@ from synthnet.experience import Experience, collect, validation_reward
 from synthnet.grpo_settings import GrpoConfig, check
 from synthnet.guards import drift
 from synthnet.policy import Policy
-from synthnet.policy_gradient import policy_loss
+from synthnet.policy_gradient import policy_loss, split_steps, token_counts
 from synthnet.reward_hook import Hook, load_hooks
 from synthnet.runs import RunDirectory
 from synthnet.scoring import RewardConfig
@@ -67,9 +67,10 @@ def train_grpo(
         if signal:
             metrics |= _signal(learner, reference, seen, config, longest, agreement)
         for iteration in range(config.num_iterations):
-            loss, stats = policy_loss(learner, reference, seen.sampled, seen.advantages, config, longest)
+            loss, stats = _loss(learner, reference, seen, config, longest)
             if iteration and stats["kl_old"] > config.target_kl:
-                learner.auxiliary_loss()  # this forward is not part of an update
+                learner.auxiliary_loss()  # this forward is not part of an update, nor what it may have accumulated
+                learner.zero_grad(set_to_none=True)
                 break
             yield loss, {**metrics, **stats}
         if config.sync_ref_model and (update + 1) % config.ref_model_sync_steps == 0:
@@ -113,6 +114,21 @@ def mix_reference(reference: Policy, learner: Policy, alpha: float) -> None:
     """reference ← alpha · learner + (1 − alpha) · reference (TRL's ref_model_mixup_alpha)."""
     for held, value in zip(reference.state_dict().values(), learner.state_dict().values(), strict=True):
         held.lerp_(value, alpha)
+
+
+def _loss(policy: Policy, reference: Policy, seen: Experience, config: GrpoConfig, longest: int) -> tuple[Tensor, dict]:
+    """The loss of an update; in micro-batches, without a gradient: each part's has been accumulated into the policy's own."""
+    if config.micro_batches == 1:
+        return policy_loss(policy, reference, seen.sampled, seen.advantages, config, longest)
+    lengths, whole, figures = token_counts(seen.sampled, len(seen.advantages)), torch.zeros(()), {}
+    for part in split_steps(seen.sampled, config.prompts, config.micro_batches):
+        loss, stats = policy_loss(policy, reference, part, seen.advantages, config, longest, lengths)
+        auxiliary, load = policy.auxiliary_loss()
+        (loss + auxiliary / config.micro_batches).backward()
+        whole = whole + loss.detach().cpu()
+        added = {name: figures.get(name, 0.0) + value for name, value in stats.items()}
+        figures = {**added, "ratio/max": max(figures.get("ratio/max", 0.0), stats["ratio/max"]), **load}
+    return whole, figures
 
 
 def _signal(policy: Policy, reference: Policy, seen: Experience, config: GrpoConfig, longest: int, agreement: deque) -> dict:

@@ -2,7 +2,7 @@
 
 A stage gives a `step` and a `validate(policy, share of updates done)` (-> metrics with `score`); what differs between stages
 is in those two functions alone. `step(update, policy)` yields (loss, metrics) once per optimiser step: more than once where a
-stage goes over the same samples again.
+stage goes over the same samples again; a loss without a gradient says that the step has accumulated the gradients itself.
 """
 
 import copy
@@ -161,11 +161,12 @@ def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim
     for group in optimizer.param_groups:
         group["lr"] = rate * rate_at(update, loop.updates, optim)
     loss, metrics, norm = torch.zeros(()), {}, torch.zeros(())
+    optimizer.zero_grad(set_to_none=True)
     for loss, metrics in step(update, policy):
-        optimizer.zero_grad(set_to_none=True)
-        auxiliary, load = policy.auxiliary_loss()
-        (loss + auxiliary).backward()
-        metrics = {**metrics, **load}
+        if loss.requires_grad:  # else the step has accumulated its gradients itself
+            auxiliary, load = policy.auxiliary_loss()
+            (loss + auxiliary).backward()
+            metrics = {**metrics, **load}
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), optim.max_grad_norm)
         if not torch.isfinite(norm):
             raise InputError(
@@ -173,6 +174,7 @@ def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim
                 "The last checkpoint is kept"
             )
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
     return {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"], **metrics}
 
 
