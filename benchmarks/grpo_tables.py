@@ -30,9 +30,9 @@ SHORT = [*DIGITS, *LAST, "grpo.loop.updates=300"]
 TERM = [*DIGITS, *LAST, "grpo.loop.updates=40"]
 STEPS = ["reward.gain=0.5", "reward.efficiency=0.5"]
 FAMILY = [
-    "task=digits-mlp-family", "task.members=[[16],[32],[80]]", "policy_from=runs/pairs-digits-c/policy.safetensors", *LOOP, "reward.batch=1200",
-    "reward.input_noise=0.4", "grpo.sigma=0.1", "grpo.prompts=4", "grpo.num_generations=128", "grpo.noisy_steps=last",
-    "grpo.steps=[1]", "grpo.optim.learning_rate=2e-4", "grpo.loop.updates=60", "grpo.mixed=true",
+    "task=digits-mlp-family", "task.members=[[16],[32],[80]]", "policy_from=runs/pairs-digits-c/policy.safetensors", *LOOP,
+    "reward.batch=1200", "reward.input_noise=0.4", "grpo.sigma=0.1", "grpo.prompts=4", "grpo.num_generations=128",
+    "grpo.noisy_steps=last", "grpo.steps=[1]", "grpo.optim.learning_rate=2e-4", "grpo.loop.updates=60", "grpo.mixed=true",
 ]  # fmt: skip
 LARGER = [
     "task=mnist5k-mlp", "task.held_back=1000", "policy_from=runs/pairs-mnist5k-held/policy.safetensors", *LOOP,
