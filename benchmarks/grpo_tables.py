@@ -9,6 +9,7 @@ train + reward images) that the run closed, identity against those twins, and th
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 from synthnet.config import compose
@@ -82,9 +83,14 @@ TABLES: dict[str, dict[str, list[str]]] = {
 }  # fmt: skip
 
 
+def slug(name: str) -> str:
+    """A row's name as a file name that a setting may hold."""
+    return re.sub(r"[^a-z0-9-]+", "", name.lower().replace("+", "and").replace(" ", "-"))
+
+
 def run_row(name: str, settings: list[str], runs: Path, out: Path, seeds: int) -> None:
     """Train a row unless its run is done, and write its report."""
-    run_dir = runs / name.replace(" ", "-").replace(",", "").replace("+", "and")
+    run_dir = runs / slug(name)
     if not (run_dir / "policy.safetensors").exists():
         run_stage("grpo", [*settings, f"run_dir={run_dir}"])
     start = compose(settings)[0].policy_from
@@ -143,7 +149,7 @@ def main() -> None:
         return
     gathered, shown = {}, []
     for name in TABLES[options.name]:
-        path = folder / f"{name.replace(' ', '-').replace(',', '').replace('+', 'and')}.json"
+        path = folder / f"{slug(name)}.json"
         if not path.exists():
             continue
         gathered[name] = json.loads(path.read_text())
