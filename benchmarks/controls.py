@@ -20,7 +20,7 @@ from synthnet.functional import score
 from synthnet.policy import Policy, load_policy
 from synthnet.population import Training, grow_twins, train_population
 from synthnet.report import percent, table
-from synthnet.rewards import bounded
+from synthnet.rewards import quality
 from synthnet.rollout import rollout
 from synthnet.seeds import generator
 from synthnet.start import init_scale
@@ -69,13 +69,25 @@ def best_of(policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int,
     for batch in range(draws // BEST_OF_BATCH):
         draw = generator(0, "best-of", n_steps, batch)
         made = mean + sigma * torch.randn((BEST_OF_BATCH, *mean.shape), generator=draw)
-        accuracy, loss = score(net, made.flatten(0, 1) * scale, inputs, labels)
-        reward = 0.5 * accuracy + 0.5 * bounded(loss, task.n_classes)
-        reward = reward.view(BEST_OF_BATCH, -1)
+        found = score(net, made.flatten(0, 1) * scale, inputs, labels)
+        reward = quality(*found, task.n_classes).view(BEST_OF_BATCH, -1)
         value, which = reward.max(0)
         better = value > top
         best[better], top[better] = made[which, seeds][better], value[better]
     return best * scale
+
+
+def tuned(task: Task, options, what):
+    """The setting whose nets of val seeds are best on val; `what(setting)` gives the nets."""
+    inputs, labels = task.data("val")
+    return max(options, key=lambda setting: score(task.network, what(setting), inputs, labels)[0].mean().item())
+
+
+def tuned_best_of(policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int) -> tuple[Tensor, float]:
+    """Nets of best-of-K for these start weights, and its sigma, tuned on val with a tenth of the draws."""
+    val, few = task.draw_start("val", list(range(16))), max(draws // 10, BEST_OF_BATCH)
+    sigma = tuned(task, BEST_OF_SIGMAS, lambda sigma: best_of(policy, task, val, n_steps, few, sigma))
+    return best_of(policy, task, start, n_steps, draws, sigma), sigma
 
 
 def controls(task: Task, zoo: Zoo, n_seeds: int) -> dict[str, Tensor]:
@@ -137,13 +149,11 @@ def main() -> None:
 def best_of_report(options: argparse.Namespace, task: Task) -> dict:
     """Best-of-K for K = 1 and 2 synth steps; sigma chosen on val seeds by val accuracy."""
     inputs, labels = split_data(task, "test")
-    val, start = task.draw_start("val", list(range(16))), task.draw_start("test", list(range(options.best_of_seeds)))
-    made = {}
+    start, made = task.draw_start("test", list(range(options.best_of_seeds))), {}
+    policy = load_policy(policy_path(options.before))
     for n_steps in (1, 2):
-        policy = load_policy(policy_path(options.before))
-        trials = {s: best_of(policy, task, val, n_steps, options.draws // 10, s) for s in BEST_OF_SIGMAS}
-        sigma = max(trials, key=lambda s: score(task.network, trials[s], *task.data("val"))[0].mean().item())
-        accuracies = score(task.network, best_of(policy, task, start, n_steps, options.draws, sigma), inputs, labels)[0]
+        nets, sigma = tuned_best_of(policy, task, start, n_steps, options.draws)
+        accuracies = score(task.network, nets, inputs, labels)[0]
         made[str(n_steps)] = {**summary(accuracies), "sigma": sigma, "draws": options.draws, "seeds": options.best_of_seeds}
     return made
 

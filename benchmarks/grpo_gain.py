@@ -14,7 +14,7 @@ import argparse
 import json
 
 import torch
-from controls import BEST_OF_SIGMAS, best_of
+from controls import tuned, tuned_best_of
 from torch import Tensor
 
 from synthnet.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
@@ -24,7 +24,7 @@ from synthnet.grpo import mirrored_sign
 from synthnet.policy import Policy, load_policy
 from synthnet.population import grow_twins
 from synthnet.report import percent, table
-from synthnet.rewards import bounded
+from synthnet.rewards import quality
 from synthnet.rollout import synthesize_flat
 from synthnet.seeds import generator
 from synthnet.start import init_scale
@@ -47,28 +47,13 @@ def evolve(task: Task, start: Tensor, evaluations: int, sigma: float, rate: floa
             draw = generator(0, "es", number, step)
             noise = torch.randn((ES_GROUP // 2, len(weights)), generator=draw).repeat_interleave(2, 0) * sign
             chosen = torch.randperm(len(inputs), generator=draw)[:512]
-            accuracy, loss = score(task.network, (mean + sigma * noise) * scale, inputs[chosen], labels[chosen])
-            reward = 0.5 * accuracy + 0.5 * bounded(loss, task.n_classes)
+            found = score(task.network, (mean + sigma * noise) * scale, inputs[chosen], labels[chosen])
+            reward = quality(*found, task.n_classes)
             advantage = (reward - reward.mean()) / reward.std().clamp_min(1e-8)
             mean.grad = -(advantage.float()[:, None] * noise).mean(0) / sigma
             optimizer.step()
         made.append(mean.detach() * scale)
     return torch.stack(made)
-
-
-def tuned(task: Task, options, what) -> tuple:
-    """The setting whose nets of val seeds are best on val; `what(setting, start)` gives the nets."""
-    inputs, labels = task.data("val")
-    return max(options, key=lambda setting: score(task.network, what(setting), inputs, labels)[0].mean().item())
-
-
-def best_of_rows(policy: Policy, task: Task, start: Tensor, steps: list[int], draws: int) -> dict[str, tuple]:
-    rows = {}
-    for k in steps:
-        val = task.draw_start("val", list(range(16)))
-        sigma = tuned(task, BEST_OF_SIGMAS, lambda s, k=k, val=val: best_of(policy, task, val, k, max(draws // 10, 32), s))
-        rows[str(k)] = (best_of(policy, task, start, k, draws, sigma), {"sigma": sigma, "draws": draws})
-    return rows
 
 
 def main() -> None:
@@ -119,8 +104,10 @@ def main() -> None:
             add(name, k, score(task.network, _nets(policy, start, k, task), inputs, labels)[0], options.seeds)
     draws = options.draws or options.evaluations // options.seeds
     few = start[: options.best_of_seeds]
-    for k, (nets, how) in best_of_rows(before, task, few, options.steps, draws).items():
-        add("best of K", int(k), score(task.network, nets, inputs, labels)[0], options.best_of_seeds, **how)
+    for k in options.steps:
+        nets, sigma = tuned_best_of(before, task, few, k, draws)
+        accuracies = score(task.network, nets, inputs, labels)[0]
+        add("best of K", k, accuracies, options.best_of_seeds, sigma=sigma, draws=draws)
     if options.es_seeds:
         val = task.draw_start("val", list(range(2)))
         setting = tuned(task, ES_SETTINGS, lambda s: evolve(task, val, options.es_evaluations // 8, *s))

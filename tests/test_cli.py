@@ -392,11 +392,3 @@ def test_widths_are_settings_of_a_task(folder, capsys):
     code, _, err = run(capsys, "init", "--set", "hidden", "-o", "d.safetensors")
     assert code == 2
     assert "KEY=VALUE" in err
-
-
-def test_a_bare_cnn_file_of_another_width_needs_only_its_task(folder, capsys):
-    net = build_task("mnist5k-cnn", channels=[3, 5]).network
-    save_file(net.spec.unflatten(torch.zeros(net.spec.n_weights)), "bare.safetensors")
-    code, out, _ = run(capsys, "inspect", "bare.safetensors", "--task", "mnist5k-cnn", "--json")
-    assert code == 0
-    assert json.loads(out)["arch"]["kwargs"]["channels"] == [1, 3, 5]

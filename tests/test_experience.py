@@ -7,7 +7,6 @@ import torch
 
 from conftest import TINY_TRUNK, make_policy
 from synthnet.backbones._moe import mixtures, replayed_experts
-from synthnet.errors import InputError
 from synthnet.experience import collect, step_gains
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.policy_gradient import policy_loss, split_steps, token_counts
@@ -17,7 +16,6 @@ from synthnet.sampling import Cohort, current_states, draw_cohorts, group_noise,
 from synthnet.scoring import RewardConfig, measure
 from synthnet.signal import effective_dimension, half_batch_cosine, reward_snr
 from synthnet.train_grpo import mix_reference
-from synthnet.trainable import freeze_all_but, merged
 
 
 def _config(**changes):
@@ -85,18 +83,6 @@ def test_loss_types_weigh_rollouts_of_unequal_length_as_they_say(tiny):
         == pytest.approx(((short * lengths).sum() / lengths.sum()).item(), rel=1e-4)
     )
     assert values["dr_grpo"].item() == pytest.approx(((short * lengths).sum() / (24 * lengths.max())).item(), rel=1e-4)
-
-
-def test_a_mixed_update_holds_every_member(deep, tiny):
-    """Rollouts of two networks in one loss, normalised within their own start states' groups."""
-    policy = make_policy(deep)
-    policy.archs = [deep.arch, tiny.arch]
-    seen = collect(policy, [deep, tiny], deep.data("reward"), _config(), RewardConfig(batch=32), (), seed=0, update=0)
-    assert len(seen.advantages) == 2 * 3 * 4
-    assert {step.net for step in seen.sampled} == {deep.network, tiny.network}
-    assert torch.allclose(seen.advantages.view(6, 4).mean(1), torch.zeros(6, dtype=torch.float64), atol=1e-9)
-    loss, stats = policy_loss(policy, policy, seen.sampled, seen.advantages, _config(), 100)
-    assert loss.isfinite() and stats["ratio/max"] == pytest.approx(1, abs=1e-4)
 
 
 def test_all_rollouts_of_an_update_see_the_same_images_and_the_next_update_others(tiny):
@@ -258,33 +244,6 @@ def test_a_code_policy_starts_as_the_policy_it_was_made_of_and_acts_through_its_
     for step in sampled:  # the density is that of the raw code, whatever it decodes to
         again = coded(step.states, step.steps_left, tiny.network).log_prob_tokens(step.actions)
         assert (again - step.log_probs).abs().max() < 1e-3
-
-
-@pytest.mark.parametrize("part", ["head", "film", "lora"])
-def test_only_the_chosen_part_is_trained_and_low_rank_changes_merge(tiny, part):
-    policy = make_policy(tiny)
-    start, whole = tiny.draw_start("val", [0, 1]), make_policy(tiny)
-    freeze_all_but(policy, part, 2, seed=0)
-    assert torch.allclose(policy(start, 1, tiny.network).mean, whole(start, 1, tiny.network).mean)
-    chosen = [p for p in policy.parameters() if p.requires_grad]
-    assert 0 < sum(p.numel() for p in chosen) < whole.n_parameters
-    with torch.no_grad():
-        for parameter in chosen:
-            parameter += 0.05
-    plain = merged(policy)
-    assert torch.allclose(plain(start, 1, tiny.network).mean, policy(start, 1, tiny.network).mean, atol=1e-5)
-    assert set(plain.state_dict()) == set(whole.state_dict())
-    assert not torch.allclose(plain(start, 1, tiny.network).mean, whole(start, 1, tiny.network).mean, atol=1e-3)
-
-
-def test_parts_that_a_policy_does_not_have_are_refused(tiny):
-    with pytest.raises(InputError, match="one of all"):
-        freeze_all_but(make_policy(tiny), "tail", 2, 0)
-    flat = make_policy(tiny, {"name": "flat_mlp", "hidden": 8}, {"name": "chunk"})
-    with pytest.raises(InputError, match="no such part"):
-        freeze_all_but(flat, "film", 2, 0)
-    with pytest.raises(InputError, match="tokens=unit"):
-        flat.with_code(8, 0)
 
 
 # --- signal --------------------------------------------------------------------------------------------------------

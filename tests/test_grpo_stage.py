@@ -55,10 +55,10 @@ def test_a_guard_names_the_first_limit_that_is_broken():
 def test_drift_is_nothing_for_the_policy_itself_and_grows_with_a_shift(tiny):
     policy, moved = make_policy(tiny), make_policy(tiny)
     validation = Validation.of_task(tiny, 4, [1, 2], torch.device("cpu"))
-    assert drift(policy, policy, validation)["drift/kl"] == 0
+    assert drift(policy, policy, validation, validation.finals(policy, 2))["drift/kl"] == 0
     with torch.no_grad():
         moved.trunk.head.bias += 0.05  # one sigma: a KL of a half per weight
-    assert drift(moved, policy, validation)["drift/kl"] == pytest.approx(0.5, rel=1e-3)
+    assert drift(moved, policy, validation, validation.finals(moved, 2))["drift/kl"] == pytest.approx(0.5, rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:rolled back by a guard", "ignore:stopped by a guard")

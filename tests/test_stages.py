@@ -381,31 +381,6 @@ def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
             run_stage("pairs", [*base, *settings])
 
 
-FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
-
-
-@pytest.mark.filterwarnings("ignore:outputs of different seeds")
-def test_one_policy_goes_through_all_stages_of_a_family(tmp_path):
-    """Members take turns; each has a zoo of its own; the policy then serves a width that it has never seen."""
-    run_stage("zoo", [*FAMILY, "zoo.runs=4", "zoo.heldout=2", "zoo.shard=4", f"run_dir={tmp_path / 'zoo'}"])
-    assert {path.name for path in (tmp_path / "zoo").iterdir()} == {"mlp-64-6-10", "mlp-64-4-3-10"}
-    base = [*FAMILY, "backbone.heads=2", "pairs.batch=4", f"zoo_dir={tmp_path / 'zoo'}"]
-    quick = ["loop.updates=2", "loop.validate_every=2", "val_seeds=3"]
-    pairs = run_stage("pairs", [*base, *[f"pairs.{x}" for x in quick], f"run_dir={tmp_path / 'pairs'}"])
-    distil = ["distil.steps=[3]", "distil.graded=1", "distil.stay=0.1", "distil.anchor=0.1", *[f"distil.{x}" for x in quick]]
-    made = run_stage("distil", [*base, *distil, f"policy_from={pairs}", f"run_dir={tmp_path / 'distil'}"])
-    grpo = ["grpo.prompts=2", "grpo.num_generations=2", "reward.batch=16", *[f"grpo.{x}" for x in quick]]
-    made = run_stage("grpo", [*base, *grpo, f"policy_from={made}", f"run_dir={tmp_path / 'grpo'}"])
-    policy = load_policy(made)
-    assert [arch.label for arch in policy.archs] == ["mlp-64-6-10", "mlp-64-4-3-10"]
-    last = _metrics(tmp_path / "grpo")[-1]
-    assert last["val/accuracy_k1"] == pytest.approx(
-        (last["val/accuracy_k1/mlp-64-6-10"] + last["val/accuracy_k1/mlp-64-4-3-10"]) / 2
-    )
-    unseen = build_task("digits-mlp", hidden=[5])
-    assert synthesize_flat(policy, unseen.draw_start("val", [0]), 2, unseen.network).shape == (1, 2, 385)
-
-
 def test_a_gradient_flows_through_the_graded_steps_only(tiny, policy):
     start = tiny.draw_start("zoo", [0, 1])
 
@@ -417,16 +392,3 @@ def test_a_gradient_flows_through_the_graded_steps_only(tiny, policy):
     assert (gradient(None)[:3] > 0).all(), "steps left 1, 2 and 3 are all told"
     assert gradient(1)[0] > 0
     assert not gradient(1)[1:].any()
-
-
-def test_families_draw_within_their_range_and_keep_out_what_is_held_out():
-    settings = {"widths": [8, 12], "depths": [2], "count": 12, "heldout": [[9, 9]]}
-    family = build_task("digits-mlp-family", **settings)
-    drawn = [arch.kwargs["sizes"][1:-1] for arch in family.family]
-    assert len(drawn) == 12
-    assert len({tuple(sizes) for sizes in drawn}) == 12
-    assert all(len(sizes) == 2 and min(sizes) >= 8 and max(sizes) <= 12 and sizes != [9, 9] for sizes in drawn)
-    assert build_task("digits-mlp-family", **settings) == family
-    for wrong in ({"widths": [8, 8], "depths": [1], "count": 2}, {"members": [[24]]}, {"widths": [9]}, {"depths": []}):
-        with pytest.raises(InputError):
-            build_task("digits-mlp-family", **wrong)

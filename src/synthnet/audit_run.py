@@ -20,7 +20,7 @@ from synthnet.progress import Bar
 from synthnet.report import table
 from synthnet.rollout import synthesize_flat
 from synthnet.synthesis import choose_steps, policy_path
-from synthnet.tasks import Task, check_same_data
+from synthnet.tasks import Task, check_same_data, data_settings
 from synthnet.verdicts import REFERENCES, judge
 from synthnet.zoo import Zoo
 
@@ -74,7 +74,7 @@ def audit_policy(
 
 
 def _task(policy: Policy, zoo: Zoo, name: str | None) -> Task:
-    settings = {key: value for key, value in (zoo.data or {}).items() if key != "source"}
+    settings = data_settings(zoo.data)
     task = task_of(zoo.arch, name or policy.record.get("task"), **settings)
     check_same_data(zoo.data, task, str(zoo.path))
     return task

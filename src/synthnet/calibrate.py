@@ -11,13 +11,12 @@ from synthnet.errors import InputError
 from synthnet.experience import collect
 from synthnet.grpo_settings import GrpoConfig, check
 from synthnet.policy import Policy
-from synthnet.policy_gradient import policy_loss
 from synthnet.reward_hook import Hook, load_hooks
 from synthnet.rewards import terms
 from synthnet.scoring import RewardConfig
-from synthnet.signal import effective_dimension, half_batch_cosine
+from synthnet.signal import effective_dimension
 from synthnet.tasks import Task
-from synthnet.train_grpo import most_tokens, prepare
+from synthnet.train_grpo import half_agreement, most_tokens, prepare
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 SNR_WANTED = 9.0  # spread of rewards in a group at least three times the noise of its minibatch
@@ -76,13 +75,7 @@ def _measure(
     for index in range(UPDATES):
         update = -1 - index  # before any update of a run, so that no run repeats these draws
         seen = collect(policy, members, data, config, reward, hooks, seed, update, signal=True)
-
-        def loss_of(half: int, seen=seen) -> torch.Tensor:
-            advantages = seen.half(half, config.num_generations)
-            return policy_loss(policy, policy, seen.sampled, advantages, replace(config, beta=0.0), longest)[0]
-
-        cosine = half_batch_cosine(policy, loss_of) if config.prompts > 1 else 0.0
-        policy.auxiliary_loss()
+        cosine = half_agreement(policy, seen, config, longest) if config.prompts > 1 else 0.0
         found.append([seen.metrics.get(name, 0.0) for name in ("reward", "reward_std", "signal/reward_snr")] + [cosine])
         n_rollouts = len(seen.advantages)
     return (*torch.tensor(found, dtype=torch.float64).mean(0).tolist(), n_rollouts)

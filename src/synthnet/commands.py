@@ -79,17 +79,15 @@ def evaluate(options) -> None:
         from synthnet.evaluation import evaluate_policy, task_of
         from synthnet.policy import load_policy
         from synthnet.synthesis import policy_path
-        from synthnet.tasks import build_task
+        from synthnet.tasks import build_task, data_settings
 
         if options.seeds < 2:
             raise InputError(f"--seeds must be at least 2, got {options.seeds}")
         if min(options.steps) < 1:
             raise InputError(f"--steps must be at least 1, got {min(options.steps)}")
         policy = load_policy(policy_path(options.policy), choose_device(options.device))
-        made_on = policy.record.get("data", {})
-        settings["held_back"] = made_on.get("held_back", 0)
-        if options.split_seed is None:
-            settings["split_seed"] = made_on.get("split_seed", 0)
+        asked = {} if options.split_seed is None else {"split_seed": options.split_seed}
+        settings |= {**data_settings(policy.record.get("data")), **asked}
         recorded = options.task or policy.record.get("task")
         arch = build_task(recorded, **settings_of(options)).arch if options.set and recorded else policy.archs[0]
         task = task_of(arch, recorded, **settings)

@@ -15,7 +15,7 @@ from synthnet.policy import Policy
 from synthnet.population import grow_twins
 from synthnet.rollout import synthesize_flat
 from synthnet.seeds import generator
-from synthnet.tasks import Task, build_task, check_same_data, task_names
+from synthnet.tasks import Task, build_task, check_same_data, data_settings, task_names
 
 BOOTSTRAP_DRAWS = 2000
 
@@ -48,8 +48,10 @@ def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
 
 def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
     """The task that a policy was trained on, with its own data, or another split of it."""
-    data = {key: value for key, value in policy.record.get("data", {}).items() if key != "source"}
-    return build_task(policy.record["task"], **{**data, **({} if split_seed is None else {"split_seed": split_seed})})
+    settings = data_settings(policy.record.get("data"))
+    if split_seed is not None:
+        settings["split_seed"] = split_seed
+    return build_task(policy.record["task"], **settings)
 
 
 def evaluate_files(

@@ -10,9 +10,8 @@ from synthnet.grpo import controlled, group_spread, step_advantages
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.policy import Policy
 from synthnet.prompts import Prompt, draw_prompt
-from synthnet.reward_hook import Completion, Hook, ask, named
+from synthnet.reward_hook import Completion, Hook, ask
 from synthnet.rewards import Scored, join, total
-from synthnet.rollout import rollout
 from synthnet.sampling import Cohort, NoisyStep, current_states, draw_cohorts, sample_rollouts
 from synthnet.scoring import RewardConfig, measure
 from synthnet.seeds import generator
@@ -97,13 +96,16 @@ def collect(
     )
 
 
-def validation_reward(policy: Policy, validation: Validation, config: GrpoConfig, reward: RewardConfig, seed: int) -> float:
-    """The built-in reward terms of the mean policy on val, mean over seeds, K and members."""
+def validation_reward(
+    validation: Validation, steps: Sequence[int], made: dict[int, list[Tensor]], reward: RewardConfig, seed: int
+) -> float:
+    """The built-in reward terms on val of sequences W1..WK [net step weights] of each member by K, mean over seeds, K and
+    members."""
     values = []
-    for member, start in zip(validation.members, validation.starts, strict=True):
-        for n_steps in config.steps:
+    for n_steps in steps:
+        for member, start, sequence in zip(validation.members, validation.starts, made[n_steps], strict=True):
             cohort = Cohort(member.network, n_steps, start, 1, 0, 0, torch.arange(len(start)))
-            states = [start, *rollout(policy, start, n_steps, member.network)]
+            states = [start, *sequence.unbind(1)]
             draw = generator(seed, "copies", "val")
             scored = measure(cohort, states, validation.inputs, validation.labels, reward, reward.needs("NEEDS_STEPS"), draw)
             values.append(total(scored, reward.weights)[0].mean().item())
@@ -148,9 +150,9 @@ def _ask_hooks(
     prompts, completions = [{}] * len(rewards), [None] * len(rewards)
     for cohort, states in zip(cohorts, sequences, strict=True):
         for row, start, final in zip(cohort.rows.tolist(), states[0], states[-1], strict=True):
-            prompts[row] = named(cohort.net, start)
+            prompts[row] = cohort.net.spec.unflatten(start)
             measured = scored.accuracy[row, -1].item(), scored.loss[row, -1].item()
-            completions[row] = Completion(named(cohort.net, final), cohort.n_steps, *measured)
+            completions[row] = Completion(cohort.net.spec.unflatten(final), cohort.n_steps, *measured)
     metrics: dict[str, float] = {}
     applied, state = torch.full(rewards.shape, built_in), {"update": update, "n_classes": scored.n_classes}
     for hook in hooks:

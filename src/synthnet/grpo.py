@@ -19,23 +19,25 @@ def group_advantages(rewards: Tensor, noise_floor: float = 0.0, scale: str = "gr
     gets exactly zero; so does NaN, which stands for no reward and does not count. Clipped at ±5.
     """
     rewards = rewards.double()
-    there = ~rewards.isnan()
-    known, counts = rewards.nan_to_num(nan=0.0), there.sum(1, keepdim=True)
-    centred = torch.where(there, known - known.sum(1, keepdim=True) / counts.clamp_min(1), 0.0)
+    centred = _centred(rewards)
     highest = rewards.nan_to_num(nan=-torch.inf).amax(1, keepdim=True)
     # rounding of the mean must not turn equal rewards into tiny advantages
     centred = torch.where(highest <= rewards.nan_to_num(nan=torch.inf).amin(1, keepdim=True), 0.0, centred)
     if scale == "none":
         return centred.clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
-    spread = group_spread(rewards) if scale == "group" else rewards[there].std()
+    spread = group_spread(rewards) if scale == "group" else rewards[~rewards.isnan()].std()
     return (centred / (spread + ADVANTAGE_EPS).clamp_min(noise_floor)).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
 
 
 def group_spread(rewards: Tensor) -> Tensor:
     """The Bessel-corrected deviation of each group [prompt 1] of rewards [prompt rollout]; NaN does not count."""
-    centred = (rewards - rewards.nanmean(1, keepdim=True)).nan_to_num(0.0)
     counts = (~rewards.isnan()).sum(1, keepdim=True)
-    return (centred.square().sum(1, keepdim=True) / (counts - 1).clamp_min(1)).sqrt()
+    return (_centred(rewards).square().sum(1, keepdim=True) / (counts - 1).clamp_min(1)).sqrt()
+
+
+def _centred(values: Tensor) -> Tensor:
+    """Values [… n] minus their mean over the last axis; NaN does not count and becomes 0."""
+    return (values - values.nanmean(-1, keepdim=True)).nan_to_num(0.0)
 
 
 def step_advantages(
@@ -58,16 +60,14 @@ def step_advantages(
     """
     if grouping == "inter":
         return group_advantages(rewards, noise_floor, scale).unsqueeze(-1)
-    there = ~gains.isnan()
     pooled = group_advantages(gains.flatten(1), noise_floor, scale).view_as(gains)
     if grouping == "process":
         return discounted(pooled, discount).clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
-    mean = gains.nan_to_num(0.0).sum(-1, keepdim=True) / there.sum(-1, keepdim=True).clamp_min(1)
-    own = torch.where(there, gains - mean, 0.0).double()
+    own = _centred(gains).double()
     if scale == "group":
         own = own / (torch.maximum(group_spread(gains.flatten(1)), group_spread(rewards))[..., None] + ADVANTAGE_EPS)
     elif scale == "batch":
-        own = own / (torch.maximum(gains[there].std(), rewards[~rewards.isnan()].std()) + ADVANTAGE_EPS)
+        own = own / (torch.maximum(gains[~gains.isnan()].std(), rewards[~rewards.isnan()].std()) + ADVANTAGE_EPS)
     own = own.clamp(-ADVANTAGE_CLIP, ADVANTAGE_CLIP)
     return own if grouping == "intra" else group_advantages(rewards, noise_floor, scale).unsqueeze(-1) + mix * own
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from synthnet.errors import InputError
 from synthnet.policy import Policy
@@ -46,11 +47,10 @@ class GuardConfig:
 
 
 @torch.no_grad()
-def drift(policy: Policy, frozen: Policy, validation: Validation) -> dict[str, float]:
+def drift(policy: Policy, frozen: Policy, validation: Validation, finals: list[Tensor]) -> dict[str, float]:
     """How far a policy has moved from the frozen one: mean KL per action dim of the first step, and the size of WK over that of
-    W0; the largest of any member."""
+    W0; the largest of any member. `finals`: WK [net weights] of each member for the largest K."""
     kls, norms, n_steps = [], [], max(validation.steps)
-    finals = validation.finals(policy, n_steps)
     for member, start, final in zip(validation.members, validation.starts, finals, strict=True):
         net, scale = member.network, policy.scale(member.network)
         ours, theirs = (each(start / scale, n_steps, net) for each in (policy, frozen))

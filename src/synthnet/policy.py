@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from synthnet.action import WeightGaussian
 from synthnet.arch import Arch
 from synthnet.backbones import build_backbone
-from synthnet.backbones._moe import MixtureOfExperts
+from synthnet.backbones._moe import mixtures
 from synthnet.critic import Critic
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
@@ -145,7 +145,7 @@ class Policy(nn.Module):
 
     def _build_critic(self) -> Critic:
         self._check_features("critic")
-        return Critic(self.config.backbone.get("dim") or self.trunk.head.in_features, self.config.critic, self.config.k_max)
+        return Critic(self.trunk.head.in_features, self.config.critic, self.config.k_max)
 
     def _check_features(self, what: str) -> None:
         if not hasattr(self.trunk, "features"):
@@ -178,11 +178,11 @@ class Policy(nn.Module):
     def auxiliary_loss(self) -> tuple[Tensor | float, dict[str, float]]:
         """What mixtures of experts in the trunk add to a stage's loss since the last call, and their load: the largest share
         of tokens that one expert got, mean and worst over layers. Nothing where there are none."""
-        mixtures = [module for module in self.trunk.modules() if isinstance(module, MixtureOfExperts)]
-        if not any(mixture.passes for mixture in mixtures):
+        parts = mixtures(self.trunk)
+        if not any(mixture.passes for mixture in parts):
             return 0.0, {}
-        loads = torch.stack([mixture.load.max() for mixture in mixtures])
-        loss = sum(mixture.auxiliary_loss() for mixture in mixtures if mixture.passes)
+        loads = torch.stack([mixture.load.max() for mixture in parts])
+        loss = sum(mixture.auxiliary_loss() for mixture in parts if mixture.passes)
         return loss, {"moe/load_max": loads.max().item(), "moe/load_mean": loads.mean().item(), "moe/loss": loss.item()}
 
     def scale(self, net: Network) -> Tensor:

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
-from synthnet.functional import Network
-from synthnet.user_code import load_function
+from synthnet.user_code import load_function, split_name
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,7 @@ def load_hooks(names: list[str], weights: list[float]) -> list[Hook]:
         raise InputError(f"reward.python_weights has {len(weights)} numbers for {len(names)} functions of reward.python")
     hooks = []
     for name, weight in zip(names, weights or [1.0] * len(names), strict=True):
-        path, _, function = name.rpartition(":")
-        if not path.endswith(".py") or not function.isidentifier():
-            raise InputError(f"reward.python expects FILE.py:FUNCTION, got {name!r}")
+        path, function = split_name(name, "reward.python", "FUNCTION")
         hooks.append(Hook(load_function(Path(path), function, "reward.python"), weight))
     return hooks
 
@@ -90,8 +87,3 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
 
 async def _wait(promise):
     return await promise
-
-
-def named(net: Network, flat: Tensor) -> dict[str, Tensor]:
-    """Flat weights [weights] as tensors by name."""
-    return {name: value[0] for name, value in net.spec.unflatten(flat[None]).items()}

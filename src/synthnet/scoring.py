@@ -3,7 +3,6 @@
 import itertools
 import math
 from dataclasses import dataclass, field, fields
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from synthnet.errors import InputError, at_least
 from synthnet.forms import leading
 from synthnet.functional import Network, predictions, score
-from synthnet.rewards import Scored, bounded, needs, terms
+from synthnet.rewards import Scored, needs, quality, terms
 from synthnet.sampling import Cohort
 from synthnet.start import init_scale
 
@@ -100,9 +99,9 @@ def measure(
     accuracies, losses = [*accuracies, last[0]], [*losses, last[1]]
     norms = [_rms(state / scale) for state in kept]
     moved = [_rms((after - before) / scale) for before, after in itertools.pairwise(kept)]
-    n_rollouts, classes = len(final), net_classes(net)
+    n_rollouts = len(final)
     return Scored(
-        classes,
+        net.module.n_classes,
         *(torch.stack(part, 1) for part in (accuracies, losses, norms)),
         torch.stack(moved, 1) if moved else torch.zeros(n_rollouts, 0),
         torch.full((n_rollouts,), cohort.n_steps),
@@ -120,10 +119,6 @@ def _score_of(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return (probabilities.argmax(-1) == labels).double().mean(-1), -right.clamp_min(1e-30).log().double().mean(-1)
 
 
-def net_classes(net: Network) -> int:
-    return net.module.n_classes
-
-
 def _rms(values: Tensor) -> Tensor:
     return values.square().mean(1).sqrt().cpu()
 
@@ -133,8 +128,7 @@ def _copies(net: Network, final: Tensor, images: Tensor, labels: Tensor, reward:
     found = []
     for _ in range(reward.copies):
         noisy = images + reward.copy_noise * torch.randn(images.shape, generator=draw).to(images)
-        right, loss = score(net, final, noisy, labels, dtype=getattr(torch, reward.dtype))
-        found.append(0.5 * torch.where(loss.isfinite(), right, 0.0) + 0.5 * bounded(loss, net_classes(net)))
+        found.append(quality(*score(net, final, noisy, labels, dtype=getattr(torch, reward.dtype)), net.module.n_classes))
     return torch.stack(found, 1)
 
 
@@ -151,7 +145,7 @@ def illness(net: Network, nets: Tensor, images: Tensor, scale: Tensor) -> Tensor
     collapsed = (rms < COLLAPSED).double().mean(0).cpu()
     silent: list[Tensor] = []
 
-    def watch(_: str, module: ModuleType, again) -> None:
+    def watch(_: str, module: nn.Module, again) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d):
             out = leading(again(tensors), len(nets))
             if out.ndim == 5:  # a convolution's [net example channel height width]

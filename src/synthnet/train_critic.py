@@ -14,7 +14,7 @@ from synthnet.errors import at_least
 from synthnet.functional import Network, score
 from synthnet.policy import Policy
 from synthnet.prompts import draw_prompt
-from synthnet.rewards import bounded
+from synthnet.rewards import quality
 from synthnet.rollout import rollout, synthesize_auto
 from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
@@ -55,9 +55,9 @@ def train_critic(
             "critic", members[update % len(members)], data, steps, config.nets, config.images, 0.0, seed, update
         )
         visited = visit(learner, prompt.start, prompt.n_steps, net, generator(seed, "critic-visit", update))
-        quality = prospects(learner, visited, net, prompt.images, prompt.labels)
-        loss = (learner.judge(visited / learner.scale(net), net) - lag(quality)).square().mean()
-        yield loss, {"best_gain": (quality.amax(1) - quality[:, 0]).mean().item()}
+        ahead = prospects(learner, visited, net, prompt.images, prompt.labels)
+        loss = (learner.judge(visited / learner.scale(net), net) - lag(ahead)).square().mean()
+        yield loss, {"best_gain": (ahead.amax(1) - ahead[:, 0]).mean().item()}
 
     def validate(average: Policy, _: float) -> dict:
         accuracies, counts = [], []
@@ -92,6 +92,5 @@ def prospects(policy: Policy, states: Tensor, net: Network, images: Tensor, labe
     found = []
     for k in range(policy.config.k_max + 1):
         ahead = rollout(policy, states, k, net)[-1] if k else states
-        right, loss = score(net, ahead, images, labels)
-        found.append(0.5 * torch.where(loss.isfinite(), right, 0.0) + 0.5 * bounded(loss, net.module.n_classes))
+        found.append(quality(*score(net, ahead, images, labels), net.module.n_classes))
     return torch.stack(found, 1).float().to(states.device)

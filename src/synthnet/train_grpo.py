@@ -25,7 +25,7 @@ from synthnet.runs import RunDirectory
 from synthnet.scoring import RewardConfig
 from synthnet.signal import effective_dimension, half_batch_cosine
 from synthnet.tasks import Task
-from synthnet.trainable import freeze_all_but, merged
+from synthnet.trainable import freeze_all_but
 from synthnet.training import finish, train
 from synthnet.validation import CollapseWatch, Validation
 
@@ -65,7 +65,7 @@ def train_grpo(
         seen = collect(learner, chosen, data, config, reward, hooks, seed, update, signal)
         metrics = {**seen.metrics, "evaluations": (update + 1) * config.prompts * config.num_generations * per_update}
         if signal:
-            metrics |= _signal(learner, reference, seen, config, longest, agreement)
+            metrics |= _signal(learner, seen, config, longest, agreement)
         for iteration in range(config.num_iterations):
             loss, stats = _loss(learner, reference, seen, config, longest)
             if iteration and stats["kl_old"] > config.target_kl:
@@ -77,8 +77,10 @@ def train_grpo(
             mix_reference(reference, learner, config.ref_model_mixup_alpha)
 
     def validate(average: Policy, progress: float) -> dict:
-        metrics = {**watch(average, progress), **drift(average, frozen, validation)}
-        metrics["reward"] = validation_reward(average, validation, config, reward, seed)
+        made = {k: validation.sequences(average, k) for k in validation.steps}
+        finals = {k: [sequence[:, -1] for sequence in sequences] for k, sequences in made.items()}
+        metrics = {**watch.judge(finals, progress), **drift(average, frozen, validation, finals[max(finals)])}
+        metrics["reward"] = validation_reward(validation, config.steps, made, reward, seed)
         scores = {"accuracy": metrics["score"], "reward": metrics["reward"], "last": progress}
         return {**metrics, "watched": metrics["score"], "score": scores[config.select]}
 
@@ -87,7 +89,7 @@ def train_grpo(
         moving = {"reference": reference} if config.sync_ref_model else {}
         best = train(run, title, policy, config.loop, config.optim, step, validate, config.guard, moving)
         best.record["best_k"] = validation.best_steps(best)
-        return finish(run, merged(best), "grpo", {"seed": seed, "before": validation(frozen), "after": validation(best)})
+        return finish(run, best, "grpo", {"seed": seed, "before": validation(frozen), "after": validation(best)})
 
 
 def prepare(policy: Policy, config: GrpoConfig, seed: int) -> Policy:
@@ -131,15 +133,21 @@ def _loss(policy: Policy, reference: Policy, seen: Experience, config: GrpoConfi
     return whole, figures
 
 
-def _signal(policy: Policy, reference: Policy, seen: Experience, config: GrpoConfig, longest: int, agreement: deque) -> dict:
-    """Agreement of the gradients of two halves of the prompts; warns once when a window of them shows none."""
+def half_agreement(policy: Policy, seen: Experience, config: GrpoConfig, longest: int) -> float:
+    """Cosine between the reward gradients of two halves of an update's prompts; no part of the update itself."""
+    alone = replace(config, beta=0.0)
 
     def loss_of(half: int) -> Tensor:
-        advantages = seen.half(half, config.num_generations)
-        return policy_loss(policy, reference, seen.sampled, advantages, replace(config, beta=0.0), longest)[0]
+        return policy_loss(policy, policy, seen.sampled, seen.half(half, config.num_generations), alone, longest)[0]
 
     cosine = half_batch_cosine(policy, loss_of)
     policy.auxiliary_loss()  # these forwards are not part of the update
+    return cosine
+
+
+def _signal(policy: Policy, seen: Experience, config: GrpoConfig, longest: int, agreement: deque) -> dict:
+    """Agreement of the gradients of two halves of the prompts; warns once when a window of them shows none."""
+    cosine = half_agreement(policy, seen, config, longest)
     agreement.append(cosine)
     values = torch.tensor(list(agreement))
     if len(values) == NOISE_WINDOW and values.mean() < 2 * values.std() / NOISE_WINDOW**0.5:

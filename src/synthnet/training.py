@@ -89,8 +89,8 @@ def train(
     average = copy.deepcopy(policy)
     best = copy.deepcopy(policy)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
-    state = {"update": 0, "best_score": -math.inf, "since_best": 0, "rate": 1.0, "rollbacks": 0, "stopped": ""}
-    state["highest"] = -math.inf
+    state = {"update": 0, "best_score": -math.inf, "highest": -math.inf, "since_best": 0}
+    state |= {"rate": 1.0, "rollbacks": 0, "stopped": ""}
     modules = {"policy": policy, "average": average, "best": best, **companions}
     if (loaded := run.load_checkpoint()) is not None:
         _restore(loaded, modules, optimizer, state)

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from synthnet.errors import InputError
-from synthnet.user_code import load_function
+from synthnet.user_code import load_function, split_name
 from synthnet.weights import WeightSpec
 
 
@@ -25,10 +25,7 @@ class UserArch:
     @classmethod
     def parse(cls, text: str) -> "UserArch":
         """From FILE.py:FACTORY. Raises: InputError where the file, the factory or what it returns is not as expected."""
-        path, colon, factory = text.rpartition(":")
-        if not colon or not path.endswith(".py") or not factory.isidentifier():
-            raise InputError(f"--arch-py expects FILE.py:FACTORY, got {text!r}")
-        arch = cls(path, factory)
+        arch = cls(*split_name(text, "--arch-py", "FACTORY"))
         arch.skeleton()
         return arch
 

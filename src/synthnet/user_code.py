@@ -11,6 +11,14 @@ from pathlib import Path
 from synthnet.errors import InputError
 
 
+def split_name(text: str, option: str, what: str) -> tuple[str, str]:
+    """File and name of FILE.py:NAME. Raises: InputError, naming the option and what the name is of."""
+    path, _, name = text.rpartition(":")
+    if not path.endswith(".py") or not name.isidentifier():
+        raise InputError(f"{option} expects FILE.py:{what}, got {text!r}")
+    return path, name
+
+
 def load_function(path: Path, name: str, option: str) -> Callable:
     """What a Python file calls `name`; runs that file. Raises: InputError, naming the option, where there is no such file or
     name, or the file fails."""

@@ -34,12 +34,16 @@ class Validation:
         starts = tuple(member.draw_start("val", list(range(n_seeds))).to(device) for member in task.members)
         return cls(task.members, starts, inputs, labels, tuple(steps))
 
-    def finals(self, policy: Policy, n_steps: int) -> list[Tensor]:
-        """WK [net weights] of each member."""
+    def sequences(self, policy: Policy, n_steps: int) -> list[Tensor]:
+        """W1..WK [net step weights] of each member."""
         return [
-            synthesize_flat(policy, start, n_steps, member.network)[:, -1]
+            synthesize_flat(policy, start, n_steps, member.network)
             for member, start in zip(self.members, self.starts, strict=True)
         ]
+
+    def finals(self, policy: Policy, n_steps: int) -> list[Tensor]:
+        """WK [net weights] of each member."""
+        return [made[:, -1] for made in self.sequences(policy, n_steps)]
 
     def __call__(self, policy: Policy) -> dict:
         """The metrics of what the policy makes of the start weights."""
@@ -86,8 +90,12 @@ class CollapseWatch:
         ]
 
     def __call__(self, policy: Policy, progress: float) -> dict:
-        """Metrics of the validation and `aligned_ratio_k…` for each K; `progress` is the share of updates done."""
-        finals = {k: self.validation.finals(policy, k) for k in self.validation.steps}
+        """`judge` what the policy makes of the start weights."""
+        return self.judge({k: self.validation.finals(policy, k) for k in self.validation.steps}, progress)
+
+    def judge(self, finals: dict[int, list[Tensor]], progress: float) -> dict:
+        """Metrics of the validation and `aligned_ratio_k…` for each K, from WK [net weights] of each member by K; `progress`
+        is the share of updates done."""
         metrics = self.validation.metrics(finals)
         for n_steps, parts in finals.items():
             metrics[f"aligned_ratio_k{n_steps}"] = min(

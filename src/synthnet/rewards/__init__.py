@@ -56,18 +56,28 @@ class Scored:
         return bounded(self.loss, self.n_classes)
 
     def right(self) -> Tensor:
-        """Accuracy of each state [rollout state], 0 where the loss is not finite."""
-        return torch.where(torch.isfinite(self.loss), self.accuracy.double(), 0.0)
+        """`counted` accuracy of each state [rollout state]."""
+        return counted(self.accuracy, self.loss)
 
     def quality(self) -> Tensor:
-        """Half accuracy, half bounded loss, of each state [rollout state]: what a step is said to have gained."""
-        return 0.5 * self.right() + 0.5 * self.bounded_loss()
+        """`quality` of each state [rollout state]: what a step is said to have gained."""
+        return quality(self.accuracy, self.loss, self.n_classes)
 
 
 def bounded(loss: Tensor, n_classes: int) -> Tensor:
     """1 − min(CE, 2 ln C)/ln C: 1 at perfection, 0 at chance, −1 at worst or not finite."""
     chance = math.log(n_classes)
     return 1 - torch.nan_to_num(loss.double(), nan=2 * chance, posinf=2 * chance).clamp(max=2 * chance) / chance
+
+
+def counted(accuracy: Tensor, loss: Tensor) -> Tensor:
+    """Accuracy, 0 where the loss is not finite."""
+    return torch.where(torch.isfinite(loss), accuracy.double(), 0.0)
+
+
+def quality(accuracy: Tensor, loss: Tensor, n_classes: int) -> Tensor:
+    """Half accuracy, half bounded loss."""
+    return 0.5 * counted(accuracy, loss) + 0.5 * bounded(loss, n_classes)
 
 
 def join(parts: Sequence[Scored], rows: Sequence[Tensor]) -> Scored:

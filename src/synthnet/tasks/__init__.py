@@ -105,6 +105,11 @@ class Task:
         return torch.stack([draw_init(spec, start_generator(purpose, self.name, seed)) for seed in seeds])
 
 
+def data_settings(recorded: dict | None) -> dict:
+    """The settings of a task that give the data of a recorded data key (None: unknown, the defaults)."""
+    return {key: value for key, value in (recorded or {}).items() if key != "source"}
+
+
 def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
     """Refuse to mix splits: what was training data of `owner` would be test data of the task.
 

@@ -1,0 +1,76 @@
+"""One policy for several architectures: how a family is drawn, what goes through its stages, and files of unseen widths."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from conftest import make_policy
+from synthnet.cli import main
+from synthnet.errors import InputError
+from synthnet.experience import collect
+from synthnet.grpo_settings import GrpoConfig
+from synthnet.policy import load_policy
+from synthnet.policy_gradient import policy_loss
+from synthnet.rollout import synthesize_flat
+from synthnet.scoring import RewardConfig
+from synthnet.stages import run_stage
+from synthnet.tasks import build_task
+
+FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
+
+
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+def test_one_policy_goes_through_all_stages_of_a_family(tmp_path):
+    """Members take turns; each has a zoo of its own; the policy then serves a width that it has never seen."""
+    run_stage("zoo", [*FAMILY, "zoo.runs=4", "zoo.heldout=2", "zoo.shard=4", f"run_dir={tmp_path / 'zoo'}"])
+    assert {path.name for path in (tmp_path / "zoo").iterdir()} == {"mlp-64-6-10", "mlp-64-4-3-10"}
+    base = [*FAMILY, "backbone.heads=2", "pairs.batch=4", f"zoo_dir={tmp_path / 'zoo'}"]
+    quick = ["loop.updates=2", "loop.validate_every=2", "val_seeds=3"]
+    pairs = run_stage("pairs", [*base, *[f"pairs.{x}" for x in quick], f"run_dir={tmp_path / 'pairs'}"])
+    distil = ["distil.steps=[3]", "distil.graded=1", "distil.stay=0.1", "distil.anchor=0.1", *[f"distil.{x}" for x in quick]]
+    made = run_stage("distil", [*base, *distil, f"policy_from={pairs}", f"run_dir={tmp_path / 'distil'}"])
+    grpo = ["grpo.prompts=2", "grpo.num_generations=2", "reward.batch=16", *[f"grpo.{x}" for x in quick]]
+    made = run_stage("grpo", [*base, *grpo, f"policy_from={made}", f"run_dir={tmp_path / 'grpo'}"])
+    policy = load_policy(made)
+    assert [arch.label for arch in policy.archs] == ["mlp-64-6-10", "mlp-64-4-3-10"]
+    last = json.loads((tmp_path / "grpo" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["val/accuracy_k1"] == pytest.approx(
+        (last["val/accuracy_k1/mlp-64-6-10"] + last["val/accuracy_k1/mlp-64-4-3-10"]) / 2
+    )
+    unseen = build_task("digits-mlp", hidden=[5])
+    assert synthesize_flat(policy, unseen.draw_start("val", [0]), 2, unseen.network).shape == (1, 2, 385)
+
+
+def test_families_draw_within_their_range_and_keep_out_what_is_held_out():
+    settings = {"widths": [8, 12], "depths": [2], "count": 12, "heldout": [[9, 9]]}
+    family = build_task("digits-mlp-family", **settings)
+    drawn = [arch.kwargs["sizes"][1:-1] for arch in family.family]
+    assert len(drawn) == 12
+    assert len({tuple(sizes) for sizes in drawn}) == 12
+    assert all(len(sizes) == 2 and min(sizes) >= 8 and max(sizes) <= 12 and sizes != [9, 9] for sizes in drawn)
+    assert build_task("digits-mlp-family", **settings) == family
+    for wrong in ({"widths": [8, 8], "depths": [1], "count": 2}, {"members": [[24]]}, {"widths": [9]}, {"depths": []}):
+        with pytest.raises(InputError):
+            build_task("digits-mlp-family", **wrong)
+
+
+def test_a_mixed_update_holds_every_member(deep, tiny):
+    """Rollouts of two networks in one loss, normalised within their own start states' groups."""
+    policy, config = make_policy(deep), GrpoConfig(prompts=3, num_generations=4, steps=[1, 2])
+    policy.archs = [deep.arch, tiny.arch]
+    seen = collect(policy, [deep, tiny], deep.data("reward"), config, RewardConfig(batch=32), (), seed=0, update=0)
+    assert len(seen.advantages) == 2 * 3 * 4
+    assert {step.net for step in seen.sampled} == {deep.network, tiny.network}
+    assert torch.allclose(seen.advantages.view(6, 4).mean(1), torch.zeros(6, dtype=torch.float64), atol=1e-9)
+    loss, stats = policy_loss(policy, policy, seen.sampled, seen.advantages, config, 100)
+    assert loss.isfinite() and stats["ratio/max"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_bare_cnn_file_of_another_width_needs_only_its_task(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    net = build_task("mnist5k-cnn", channels=[3, 5]).network
+    save_file(net.spec.unflatten(torch.zeros(net.spec.n_weights)), "bare.safetensors")
+    assert main(["inspect", "bare.safetensors", "--task", "mnist5k-cnn", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["arch"]["kwargs"]["channels"] == [1, 3, 5]
