@@ -127,7 +127,7 @@ def signal_means(run_dir: Path) -> dict:
     val = [{name: value for name, value in row.items() if name.startswith("val/")} for row in rows if "val/score" in row]
     guards = [{"update": row["update"], "reason": row["guard"], "action": row["action"]} for row in rows if "guard" in row]
     ends = {"val_first": val[0], "val_last": val[-1], "guards": guards}
-    return {**found, **ends, "evaluations": last["evaluations"], "seconds": last["elapsed_s"]}
+    return {**found, **ends, "evaluations": sum(row.get("evaluations", 0) for row in rows), "seconds": last["elapsed_s"]}
 
 
 def main() -> None:

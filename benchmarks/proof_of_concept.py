@@ -17,7 +17,7 @@ from torch import Tensor
 
 from synthnet.evaluation import split_data
 from synthnet.files import write_atomic
-from synthnet.functional import predictions
+from synthnet.functional import Network, predictions
 from synthnet.novelty import error_iou
 from synthnet.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.progress import Bar
@@ -31,12 +31,19 @@ EPOCHS = 50
 STEPS = (6, 11)
 
 
-def train(task: Task, states: Tensor, head: str, batch: int) -> tuple[Policy, float]:
-    """A policy on the consecutive pairs of one run [state weights], and its last epoch's mean loss (in scale units)."""
+class RawPolicy(Policy):
+    """A policy over weights as they are, as the original's; SynthNet's own see them in units of their start scale."""
+
+    def scale(self, net: Network) -> Tensor:
+        return torch.ones(net.spec.n_weights)
+
+
+def train(task: Task, states: Tensor, head: str, batch: int, units: str) -> tuple[Policy, float]:
+    """A policy on the consecutive pairs of one run [state weights], and its last epoch's mean loss (in its units)."""
     n_pairs = len(states) - 1
     backbone = {"name": "flat_mlp", "hidden": 512, "step_dim": 64}
     config = PolicyConfig({"name": "chunk", "size": 0}, backbone, ActionConfig(head), k_max=max(n_pairs, *STEPS))
-    policy = Policy.create(config, [task.arch], 0)
+    policy = {"raw": RawPolicy, "scale": Policy}[units].create(config, [task.arch], 0)
     optimizer = torch.optim.Adam(policy.parameters(), lr=1e-3, fused=True)
     scaled, losses = states / policy.scale(task.network), []
     with Bar(f"proof of concept, head {head}", EPOCHS) as bar:
@@ -84,16 +91,28 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--heads", nargs="+", default=["x0"], help="x0: the next weights outright, as the original; delta")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument(
+        "--units", choices=["raw", "scale"], default="raw", help="what the policy sees: weights as they are, or scaled"
+    )
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     task, zoo = build_task(options.task), Zoo.open(options.zoo)
     run, starts = zoo.states("zoo", 1)[0], zoo.states("heldout")[:, 0]
     inputs, labels = split_data(task, "test")
     trained = (predictions(task.network, run, inputs).argmax(-1) == labels).double().mean(1)
-    report, rows = {"task": task.name, "training_run_accuracy_by_state": trained.tolist(), "heads": {}}, []
+    report, rows = (
+        {
+            "task": task.name,
+            "units": options.units,
+            "batch": options.batch,
+            "training_run_accuracy_by_state": trained.tolist(),
+            "heads": {},
+        },
+        [],
+    )
     for head in options.heads:
         began = time.monotonic()
-        policy, loss = train(task, run, head, options.batch)
+        policy, loss = train(task, run, head, options.batch, options.units)
         found = {"parameters": policy.n_parameters, "last_loss": loss, "seconds_s": round(time.monotonic() - began)}
         for n_steps in STEPS:
             row = measure(task, policy, run, starts, n_steps)

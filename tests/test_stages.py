@@ -18,12 +18,13 @@ from synthnet.guards import GuardConfig
 from synthnet.policy import load_policy
 from synthnet.rollout import rollout, synthesize_flat
 from synthnet.scoring import RewardConfig
+from synthnet.snapshot import policy_of_run
 from synthnet.stages import run_stage
 from synthnet.tasks import build_task
 from synthnet.train_corrupt import corrupted_states
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import PairsConfig, draw_chain, draw_pairs
-from synthnet.training import LoopConfig, OptimConfig, policy_of_run
+from synthnet.training import LoopConfig, OptimConfig
 from synthnet.validation import Validation
 from synthnet.zoo import Zoo, ZooConfig, build_zoo, import_zoo
 
@@ -50,7 +51,7 @@ def _metrics(run_dir):
 
 def interrupt_at(call, work, monkeypatch):
     """Run `work` and press Ctrl-C during its n-th update."""
-    apply, calls = training._apply, []
+    apply, calls = training._Course.apply, []
 
     def pressed(*arguments):
         calls.append(1)
@@ -59,7 +60,7 @@ def interrupt_at(call, work, monkeypatch):
         return apply(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_apply", pressed)
+        patched.setattr(training._Course, "apply", pressed)
         with pytest.raises(KeyboardInterrupt):
             work()
     assert len(calls) == call
@@ -184,7 +185,7 @@ def test_pairs_resume_equals_uninterrupted_and_foreign_settings_are_refused(zoo_
 def test_a_run_that_died_before_or_after_its_checkpoint_resumes_exactly(zoo_dir, tmp_path, monkeypatch):
     """Killed without a chance to save: rows after the checkpoint (or all, where there is none) are dropped and made again."""
     run_stage("pairs", [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'whole'}"])
-    apply = training._apply
+    apply = training._Course.apply
     for died_at in (2, 4):  # checkpoints are written after updates 2, 4 and 6
         settings = [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / str(died_at)}"]
         calls = []
@@ -196,7 +197,7 @@ def test_a_run_that_died_before_or_after_its_checkpoint_resumes_exactly(zoo_dir,
             return apply(*arguments)
 
         with monkeypatch.context() as patched, pytest.raises(SystemExit):
-            patched.setattr(training, "_apply", die)
+            patched.setattr(training._Course, "apply", die)
             run_stage("pairs", settings)
         run_stage("pairs", settings)
         assert _metrics(tmp_path / str(died_at)) == _metrics(tmp_path / "whole")

@@ -6,7 +6,7 @@ import sys
 import warnings
 from importlib.metadata import version
 
-from synthnet import commands
+from synthnet import commands, lab_commands
 from synthnet.errors import InputError
 
 TRAINING = {
@@ -15,6 +15,8 @@ TRAINING = {
     "pairs": "supervised stage on pairs of weight states",
     "distil": "optional pathwise stage through the target's loss",
     "grpo": "reward-only stage",
+    "run": "the stages of a configuration one after the other, as in experiment=digits-mlp",
+    "sweep": "many runs: settings with several values, sweep.sampler=grid|random|tpe, sweep.executor=processes|ray|slurm",
     "calibrate": "which action noise and how many reward images give GRPO a signal; prints settings for it",
     "critic": "optional: a head that foresees, from weights alone, whether another step helps; for synthesize --steps auto",
 }
@@ -117,11 +119,46 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--out", default="out")
     sub.add_argument("--device", default="auto")
 
-    sub = command("config", commands.config, "print the composed configuration of training commands")
+    sub = command("config", commands.config, "print the composed configuration, and where each value is from")
     sub.add_argument("settings", nargs="*", help="key=value or group=option")
+    sub.add_argument("--knobs", action="store_true", help="print every setting and whether a live run can change it")
+    _lab(command)
     for name, text in TRAINING.items():
         command(name, None, text).add_argument("settings", nargs="*", help="key=value or group=option; see synthnet config")
     return parser
+
+
+def _lab(command) -> None:
+    sub = command("patch", lab_commands.patch, "change hot knobs of a run while it trains")
+    sub.add_argument("run_dir")
+    sub.add_argument("settings", nargs="+", metavar="KNOB=VALUE", help="see synthnet config --knobs")
+    sub.add_argument("--over", type=int, default=0, metavar="UPDATES", help="how slowly numbers move to their new value")
+    sub.add_argument("--wait", type=float, default=lab_commands.ANSWER_S, metavar="SECONDS", help="for the run's answer")
+
+    sub = command("rollback", lab_commands.rollback, "give a live run the knob values of an earlier patch version")
+    sub.add_argument("run_dir")
+    sub.add_argument("--to", type=int, metavar="VERSION", help="by default the version before the last one; 0 is the start")
+    sub.add_argument("--weights", action="store_true", help="and take the policy back to its best so far")
+    sub.add_argument("--over", type=int, default=0, metavar="UPDATES")
+    sub.add_argument("--wait", type=float, default=lab_commands.ANSWER_S, metavar="SECONDS")
+
+    sub = command("fork", lab_commands.fork, "a new run like an old one but for some settings; reuses what fits")
+    sub.add_argument("run_dir")
+    sub.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    sub.add_argument("--replay", action="store_true", help="repeat the run with all that was applied to it, bit for bit")
+    sub.add_argument("-o", "--out", help="the new run directory; by default the old one's name with a number")
+
+    sub = command("runs", lab_commands.runs, "list, show, stop, resume, compare or prune runs")
+    sub.add_argument("action", nargs="?", default="list", choices=["list", "show", "stop", "resume", "compare", "prune"])
+    sub.add_argument("names", nargs="*", metavar="RUN")
+    sub.add_argument("--runs", default="runs", help="the folder of runs, for list and prune")
+    sub.add_argument("--state", nargs="+", default=["dead", "failed"], help="what prune deletes: dead, failed, stopped, done")
+    sub.add_argument("--yes", action="store_true", help="prune without asking")
+    sub.add_argument("--json", action="store_true")
+
+    sub = command("serve", lab_commands.serve, "a page on 127.0.0.1 to watch, patch, stop, fork and compare runs")
+    sub.add_argument("--runs", default="runs", help="the folder of runs")
+    sub.add_argument("--port", type=int, default=8642)
 
 
 def _shared(sub, json: bool = False, data: bool = False, device: bool = True, arch_py: bool = False) -> None:
@@ -139,6 +176,9 @@ def _shared(sub, json: bool = False, data: bool = False, device: bool = True, ar
 def _train(stage: str, settings: list[str]) -> int:
     from synthnet.stages import import_runs, run_calibration, run_stage
 
+    if stage in ("run", "sweep"):
+        getattr(lab_commands, stage)(settings)
+        return 0
     if stage == "zoo" and settings[:1] == ["import"]:
         print(import_runs(settings[1:]))
         return 0

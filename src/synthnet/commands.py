@@ -188,6 +188,11 @@ def demo(options) -> None:
 
 
 def config(options) -> None:
-    from synthnet.config import compose
+    from synthnet.config import explain
+    from synthnet.knob_table import knob_rows
+    from synthnet.report import markdown
 
-    print(compose(options.settings)[1], end="")
+    if options.knobs:
+        print(markdown(*knob_rows()))
+    else:
+        print(explain(options.settings), end="")

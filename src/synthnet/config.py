@@ -1,8 +1,8 @@
 """Configuration: dataclass schemas composed by Hydra (compose API only), with typed errors and a did-you-mean.
 
-Groups: task, tokens, backbone, action, zoo, corrupt, pairs, distil, grpo, reward, critic; `experiment/` files set several at
-once. A file of `tasks/`, `tokens/` or `backbones/` is an option of its group by being there. Nothing is ever instantiated
-from a `_target_`.
+Groups: task, tokens, backbone, action, zoo, corrupt, pairs, distil, grpo, reward, critic, lab; `experiment/` files set
+several at once. A file of `tasks/`, `tokens/` or `backbones/` is an option of its group by being there. Nothing is ever
+instantiated from a `_target_`.
 """
 
 import importlib
@@ -14,6 +14,7 @@ from typing import Any
 from synthnet import backbones, tasks, tokens
 from synthnet.errors import InputError, missing_extra, unknown
 from synthnet.grpo_settings import GrpoConfig
+from synthnet.lab import LabConfig, SweepConfig
 from synthnet.policy import ActionConfig, PolicyConfig
 from synthnet.scoring import RewardConfig
 from synthnet.tasks import Task
@@ -24,7 +25,7 @@ from synthnet.train_pairs import PairsConfig
 from synthnet.zoo import ZooConfig
 
 CONFIG_DIR = Path(__file__).parent / "configs"
-STAGES = {
+GROUPS = {
     "zoo": ZooConfig,
     "corrupt": CorruptConfig,
     "pairs": PairsConfig,
@@ -32,13 +33,16 @@ STAGES = {
     "grpo": GrpoConfig,
     "reward": RewardConfig,
     "critic": CriticConfig,
+    "lab": LabConfig,
+    "sweep": SweepConfig,
 }
 
 
 @dataclass
 class Config:
     """Everything a training command reads. `run_dir` defaults to runs/<stage>-<task>-<seed>, `zoo_dir` to runs/zoo-<task>-0;
-    `memory`: GiB that one computation over a population may take; `threads`: 0 for all cores."""
+    `stages`: what `synthnet run` and sweeps do, one after the other; `memory`: GiB that one computation over a population
+    may take; `threads`: 0 for all cores."""
 
     task: Any = None
     tokens: Any = None
@@ -51,6 +55,9 @@ class Config:
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
+    lab: LabConfig = field(default_factory=LabConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    stages: list[str] = field(default_factory=lambda: ["zoo", "pairs", "grpo"])
     k_max: int = 6
     seed: int = 0
     device: str = "auto"
@@ -90,7 +97,8 @@ def compose(overrides: list[str]) -> tuple[Config, str]:
             known = OmegaConf.to_container(hydra.compose("config", overrides=selected))
             for override in rest:
                 _check_key(override, known)
-            composed = hydra.compose("config", overrides=[*selected, *rest])
+            added = [f"++{part}" if part.startswith("lab.schedules=") else part for part in rest]  # a dict that gains keys
+            composed = hydra.compose("config", overrides=[*selected, *added])
             return OmegaConf.to_object(composed), OmegaConf.to_yaml(composed)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
@@ -99,20 +107,23 @@ def compose(overrides: list[str]) -> tuple[Config, str]:
         GlobalHydra.instance().clear()
 
 
-def _plugins(package) -> dict[str, type]:
-    """Option name -> Config dataclass, for every public file of a package."""
+PACKAGES = {"task": tasks, "tokens": tokens, "backbone": backbones}
+
+
+def plugins(group: str) -> dict[str, type]:
+    """Option name -> Config dataclass, for every public file of a group's package."""
+    package = PACKAGES[group]
     names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
-    return {name: importlib.import_module(f"{package.__name__}.{name}").Config for name in names}
+    named = {name.replace("_", "-") if group == "task" else name: name for name in names}
+    return {option: importlib.import_module(f"{package.__name__}.{name}").Config for option, name in named.items()}
 
 
 def groups() -> dict[str, list[str]]:
     """The config groups and their options."""
     found = {
-        "task": [name.replace("_", "-") for name in _plugins(tasks)],
-        "tokens": list(_plugins(tokens)),
-        "backbone": list(_plugins(backbones)),
+        **{group: list(plugins(group)) for group in PACKAGES},
         "action": ["default"],
-        **{name: ["default"] for name in STAGES},
+        **{name: ["default"] for name in GROUPS},
     }
     for file in CONFIG_DIR.glob("*/*.yaml"):
         found.setdefault(file.parent.name, []).append(file.stem)
@@ -121,11 +132,41 @@ def groups() -> dict[str, list[str]]:
 
 def _register(store) -> None:
     store.store(name="schema", node=Config)
-    for group, package in (("task", tasks), ("tokens", tokens), ("backbone", backbones)):
-        for name, schema in _plugins(package).items():
-            store.store(group=group, name=name.replace("_", "-") if group == "task" else name, node=schema)
-    for group, schema in {**STAGES, "action": ActionConfig}.items():
+    for group in PACKAGES:
+        for name, schema in plugins(group).items():
+            store.store(group=group, name=name, node=schema)
+    for group, schema in {**GROUPS, "action": ActionConfig}.items():
         store.store(group=group, name="default", node=schema)
+
+
+def explain(overrides: list[str]) -> str:
+    """The composed configuration as YAML, with where each value comes from as a comment: the command line, an experiment
+    file, the option of a group, or the defaults. Raises: InputError as `compose`."""
+    from omegaconf import OmegaConf
+
+    _, text = compose(overrides)
+    given = {part.partition("=")[0] for part in overrides}
+    chosen = {part.partition("=")[0]: part.partition("=")[2] for part in overrides if part.partition("=")[0] in groups()}
+    layers = {}
+    if "experiment" in chosen:
+        file = CONFIG_DIR / "experiment" / f"{chosen['experiment']}.yaml"
+        experiment = OmegaConf.to_container(OmegaConf.load(file))
+        for entry in experiment.pop("defaults", []):
+            for group, option in entry.items():
+                chosen.setdefault(group.removeprefix("override /"), option)
+        layers = dict.fromkeys(_flat_keys(experiment), f"experiment={chosen['experiment']}")
+    lines, path, written = [], [], text.splitlines()
+    for line, after in zip(written, [*written[1:], ""], strict=True):
+        if line.lstrip().startswith("- "):
+            lines.append(line)
+            continue
+        path = [*path[: (len(line) - len(line.lstrip())) // 2], line.strip().partition(":")[0]]
+        name, group = ".".join(path), path[0]
+        fallback = f"{group}={chosen[group]}" if group in chosen else "default"
+        origin = "command line" if name in given else layers.get(name, fallback)
+        opens = line.endswith(":") and not after.lstrip().startswith("- ")
+        lines.append(line if opens else f"{line}  # {origin}")
+    return "\n".join(lines) + "\n"
 
 
 def _check_groups(overrides: list[str]) -> tuple[list[str], list[str]]:

@@ -185,6 +185,18 @@ class Policy(nn.Module):
         loss = sum(mixture.auxiliary_loss() for mixture in parts if mixture.passes)
         return loss, {"moe/load_max": loads.max().item(), "moe/load_mean": loads.mean().item(), "moe/loss": loss.item()}
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """What the trunk's mixtures of experts read at every forward: temperature, balance, z; {} where there are none."""
+        parts = mixtures(self.trunk)
+        return {"temperature": parts[0].temperature, "balance": parts[0].weights[0], "z": parts[0].weights[1]} if parts else {}
+
+    @settings.setter
+    def settings(self, values: dict[str, float]) -> None:
+        self.config.backbone = {**self.config.backbone, **values}  # so that the policy's file says so too
+        for part in mixtures(self.trunk):
+            part.temperature, part.weights = values["temperature"], (values["balance"], values["z"])
+
     def scale(self, net: Network) -> Tensor:
         """The scale of each weight [weights]: a function of names and shapes, never of the input file's values."""
         return init_scale(net.spec).to(self.device)

@@ -30,6 +30,12 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console.print(made)
 
 
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    cells = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+
+
 def percent(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f} %"
 

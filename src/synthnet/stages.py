@@ -2,7 +2,8 @@
 (critic)."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ from synthnet.errors import InputError
 from synthnet.functional import Network
 from synthnet.plan import set_memory_budget
 from synthnet.policy import Policy, load_policy
+from synthnet.runs import RunDirectory, started_by
+from synthnet.snapshot import policy_of_run
 from synthnet.synthesis import policy_path
 from synthnet.tasks import Task, check_same_data
 from synthnet.train_corrupt import corrupted_states, train_corrupt
@@ -21,12 +24,68 @@ from synthnet.train_critic import train_critic
 from synthnet.train_distil import train_distil
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import train_pairs
-from synthnet.training import policy_of_run
 from synthnet.zoo import Zoo, build_zoo, import_zoo, member_path
+
+STAGES = ("zoo", "corrupt", "pairs", "distil", "grpo", "critic")
+
+
+def run_stages(settings: list[str]) -> Path:
+    """Run `stages` one after the other, each in a folder of its own in `run_dir`, on the zoo and the policy of those before it;
+    returns what the last one made. What an earlier call finished is not made again.
+
+    Raises: InputError for bad settings.
+    """
+    config, text = compose(settings)
+    check_stages(config)
+    root = Path(config.run_dir or f"runs/run-{config.build_task().name}-{config.seed}")
+    own = [part for part in settings if part.partition("=")[0] not in ("run_dir", "stages")]
+    zoo = [] if config.zoo_dir or "zoo" not in config.stages else [f"zoo_dir={root / 'zoo'}"]
+    made: Path | None = None
+    with started(["synthnet", "run", *settings]), RunDirectory(root, text):
+        for stage in config.stages:
+            before = [part for part in own if not made or part.partition("=")[0] != "policy_from"]
+            policy = [f"policy_from={made}"] if made else []
+            folder = root / stage
+            done = folder / "policy.safetensors"
+            if not done.exists():
+                done = run_stage(stage, [*before, *zoo, *policy, f"run_dir={folder}"])
+            made = made if stage in ("zoo", "corrupt") else done
+    return made or root
+
+
+def check_stages(config: Config) -> list[str]:
+    """The stages of a configuration. Raises: InputError where there are none, or unknown ones."""
+    if not config.stages or (strange := [stage for stage in config.stages if stage not in STAGES]):
+        raise InputError(f"stages must list some of {', '.join(STAGES)}, got {config.stages or strange}")
+    return config.stages
+
+
+def run_command(command: str, settings: list[str]) -> Path:
+    """What a training command made, given by name: a stage, or `run`. Raises: InputError for any other."""
+    if command == "run":
+        return run_stages(settings)
+    if command not in STAGES:
+        raise InputError(f"{command} cannot be run again this way; repeat its command")
+    return run_stage(command, settings)
+
+
+@contextmanager
+def started(command: list[str]) -> Iterator[None]:
+    """Inside, run directories record this command."""
+    token = started_by.set(command)
+    try:
+        yield
+    finally:
+        started_by.reset(token)
 
 
 def run_stage(stage: str, settings: list[str]) -> Path:
     """Run one stage; returns what it made: the zoo folder, or the policy file. Raises: InputError for bad settings."""
+    with started(["synthnet", stage, *settings]):
+        return _run_stage(stage, settings)
+
+
+def _run_stage(stage: str, settings: list[str]) -> Path:
     config, text = compose(settings)
     _use_resources(config)
     task = config.build_task()
@@ -35,21 +94,25 @@ def run_stage(stage: str, settings: list[str]) -> Path:
         return build_zoo(task, config.zoo, run_dir, text, config.device)
     if stage == "grpo":
         return train_grpo(
-            _start_policy(config, task), task, config.grpo, config.reward, run_dir, text, config.seed, config.device
+            _start_policy(config, task), task, config.grpo, config.reward, run_dir, text, config.seed, config.device, config.lab
         )
     if stage == "critic":
         policy = _start_policy(config, task)
-        return train_critic(policy, task, config.critic, run_dir, text, config.seed, config.device)
+        return train_critic(policy, task, config.critic, run_dir, text, config.seed, config.device, config.lab)
     zoos = _open_zoos(config, task)
     if stage == "distil":
         policy = _start_policy(config, task)
-        return train_distil(policy, task, zoos, config.distil, config.pairs, run_dir, text, config.seed, config.device)
+        return train_distil(
+            policy, task, zoos, config.distil, config.pairs, run_dir, text, config.seed, config.device, config.lab
+        )
     archs = [member.arch for member in task.members]
     policy = _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), archs, config.seed)
     if stage == "corrupt":
-        return train_corrupt(policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device)
+        return train_corrupt(
+            policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device, config.lab
+        )
     corrupt = _corrupter(config, task) if config.pairs.corruptor else None
-    return train_pairs(policy, task, zoos, config.pairs, run_dir, text, config.seed, config.device, corrupt)
+    return train_pairs(policy, task, zoos, config.pairs, run_dir, text, config.seed, config.device, config.lab, corrupt)
 
 
 def _use_resources(config: Config) -> None:

@@ -5,7 +5,7 @@ of clean states (`corrupted_states`) can stand beside or in place of a zoo's own
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,13 +15,16 @@ from synthnet.action import standard_noise
 from synthnet.device import choose_device
 from synthnet.errors import at_least
 from synthnet.functional import Network
+from synthnet.lab import LabConfig
+from synthnet.live import Live
 from synthnet.policy import Policy
 from synthnet.rollout import rollout
-from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
+from synthnet.snapshot import finish
 from synthnet.tasks import Task
+from synthnet.tracking import open_run
 from synthnet.train_pairs import PairsConfig, check_chains, draw_pairs, move, pairs_loss, refuse_codes
-from synthnet.training import LoopConfig, OptimConfig, finish, train
+from synthnet.training import LoopConfig, OptimConfig, train
 from synthnet.zoo import Zoo
 
 
@@ -67,6 +70,7 @@ def train_corrupt(
     config_yaml: str,
     seed: int,
     device: str = "auto",
+    lab: LabConfig | None = None,
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of the corruptor it wrote."""
     refuse_codes(corruptor)
@@ -76,10 +80,9 @@ def train_corrupt(
     corruptor.to(place)
     states = [zoo.states("zoo", pairs.runs).flip(1) for zoo in zoos]
     heldout = [zoo.states("heldout").to(place) for zoo in zoos]
-    settings = PairsConfig(**{**vars(pairs), "batch": config.batch, "function": 0.0})
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
-        turn = update % len(members)
+        turn, settings = update % len(members), replace(pairs, batch=config.batch, function=0.0)
         batch = draw_pairs(settings, states[turn], learner.config.k_max, generator(seed, "corrupt", update))
         yield pairs_loss(learner, move(batch, place), members[turn].network), {}
 
@@ -89,6 +92,7 @@ def train_corrupt(
         return {**means, "score": -means["start_error"]}
 
     corruptor.record |= {"task": members[0].name, "data": task.data_key, "corruptor": True}
-    with RunDirectory(run_dir, config_yaml) as run:
-        best = train(run, f"corrupt {task.name}", corruptor, config.loop, config.optim, step, validate)
+    live = Live("corrupt", {"corrupt": config}, lab)
+    with open_run(run_dir, config_yaml, lab) as run:
+        best = train(run, f"corrupt {task.name}", corruptor, config, step, validate, live)
         return finish(run, best, "corrupt", {"seed": seed, "val": validate(best, 1.0)})

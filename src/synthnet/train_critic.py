@@ -12,14 +12,17 @@ from synthnet.critic import lag
 from synthnet.device import choose_device
 from synthnet.errors import at_least
 from synthnet.functional import Network, score
+from synthnet.lab import LabConfig
+from synthnet.live import Live
 from synthnet.policy import Policy
 from synthnet.prompts import draw_prompt
 from synthnet.rewards import quality
 from synthnet.rollout import rollout, synthesize_auto
-from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
+from synthnet.snapshot import finish
 from synthnet.tasks import Task
-from synthnet.training import LoopConfig, OptimConfig, finish, train
+from synthnet.tracking import open_run
+from synthnet.training import LoopConfig, OptimConfig, train
 from synthnet.validation import Validation
 
 
@@ -37,7 +40,14 @@ class CriticConfig:
 
 
 def train_critic(
-    policy: Policy, task: Task, config: CriticConfig, run_dir: str | Path, config_yaml: str, seed: int, device: str = "auto"
+    policy: Policy,
+    task: Task,
+    config: CriticConfig,
+    run_dir: str | Path,
+    config_yaml: str,
+    seed: int,
+    device: str = "auto",
+    lab: LabConfig | None = None,
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of the policy, critic included."""
     at_least(1, "critic", config, "hidden", "nets", "images")
@@ -68,8 +78,8 @@ def train_critic(
         accuracy, steps_taken = (sum(values) / len(values) for values in (accuracies, counts))
         return {"score": accuracy, "auto_accuracy": accuracy, "auto_steps": steps_taken}
 
-    with RunDirectory(run_dir, config_yaml) as run:
-        best = train(run, f"critic {task.name}", policy, config.loop, config.optim, step, validate)
+    with open_run(run_dir, config_yaml, lab) as run:
+        best = train(run, f"critic {task.name}", policy, config, step, validate, Live("critic", {"critic": config}, lab))
         return finish(run, best, "critic", {"seed": seed, "after": validate(best, 1.0)})
 
 

@@ -7,6 +7,7 @@ an anchor: without it the policy drifts towards one solution.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -16,14 +17,17 @@ from synthnet.device import choose_device
 from synthnet.errors import InputError, at_least
 from synthnet.functional import cross_entropy, predictions
 from synthnet.identity import aligned_distance, shortfall
+from synthnet.lab import LabConfig
+from synthnet.live import Live
 from synthnet.policy import Policy
 from synthnet.prompts import draw_prompt
 from synthnet.rollout import rollout
-from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
+from synthnet.snapshot import finish
 from synthnet.tasks import Task
+from synthnet.tracking import open_run
 from synthnet.train_pairs import PairsConfig, draw_pairs, move, pairs_loss
-from synthnet.training import LoopConfig, OptimConfig, check_steps, finish, train
+from synthnet.training import LoopConfig, OptimConfig, check_steps, train
 from synthnet.validation import CollapseWatch, Validation
 from synthnet.zoo import Zoo
 
@@ -57,6 +61,20 @@ class DistilConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=3e-4, weight_decay=0.0, warmup=20, ema=0.98))
 
 
+def check_distil(config: DistilConfig, policy: Policy) -> None:
+    """Refuse settings that the stage cannot work with, before any work."""
+    if config.labels not in ("soft", "hard"):
+        raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
+    check_steps("distil.steps", config.steps, policy)
+    at_least(1, "distil", config, "nets", "images", "teachers")
+    if config.apart and config.nets < 2:
+        raise InputError(f"distil.apart compares nets of different seeds: distil.nets must be at least 2, got {config.nets}")
+    at_least(0, "distil", config, "input_noise", "anchor", "stay", "apart", "apart_ratio")
+    if config.graded is not None:
+        at_least(1, "distil", config, "graded")
+    at_least(2, "distil", config, "val_seeds")
+
+
 @torch.no_grad()
 def ensemble_labels(task: Task, zoo: Zoo, inputs: Tensor, n_teachers: int) -> Tensor:
     """Mean predicted probabilities [example class] of zoo nets on their own training images."""
@@ -75,29 +93,17 @@ def train_distil(
     config_yaml: str,
     seed: int,
     device: str = "auto",
+    lab: LabConfig | None = None,
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of its policy. Soft labels come from the first zoo."""
-    if config.labels not in ("soft", "hard"):
-        raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
-    check_steps("distil.steps", config.steps, policy)
-    at_least(1, "distil", config, "nets", "images", "teachers")
-    if config.apart and config.nets < 2:
-        raise InputError(f"distil.apart compares nets of different seeds: distil.nets must be at least 2, got {config.nets}")
-    at_least(0, "distil", config, "input_noise", "anchor", "stay", "apart", "apart_ratio")
-    if config.graded is not None:
-        at_least(1, "distil", config, "graded")
-    at_least(2, "distil", config, "val_seeds")
+    check_distil(config, policy)
     place, members = choose_device(device), task.members
     policy.to(place)
     inputs, labels = (part.to(place) for part in task.data("train"))
     if config.labels == "soft":
         labels = ensemble_labels(members[0], zoos[0], inputs, config.teachers)
-    states = [zoo.states("zoo", pairs.runs) for zoo in zoos] if config.anchor else None
-    wanted = [
-        config.apart_ratio * aligned_distance(member.network.symmetry, zoo.states("zoo")[:64, -1])
-        for member, zoo in zip(members, zoos, strict=True)
-        if config.apart
-    ]
+    states = cache(lambda: [zoo.states("zoo", pairs.runs) for zoo in zoos])
+    distances = cache(lambda turn: aligned_distance(members[turn].network.symmetry, zoos[turn].states("zoo")[:64, -1]))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     watch = CollapseWatch(validation, config.stop_on_collapse)
 
@@ -121,16 +127,17 @@ def train_distil(
         distance = ((final - start) / learner.scale(net)).square().mean()
         loss, metrics["moved"] = loss + config.stay * distance, distance.item()
         if config.apart:
-            lack = shortfall(net.symmetry, final, wanted[turn])
+            lack = shortfall(net.symmetry, final, config.apart_ratio * distances(turn))
             loss, metrics["shortfall"] = loss + config.apart * lack, lack.item()
         if config.anchor:
-            batch = draw_pairs(pairs, states[turn], learner.config.k_max, generator(seed, "distil-anchor", update))
+            batch = draw_pairs(pairs, states()[turn], learner.config.k_max, generator(seed, "distil-anchor", update))
             anchor = pairs_loss(learner, move(batch, place), net, pairs.function, images)
             loss, metrics["anchor_loss"] = loss + config.anchor * anchor, anchor.item()
         yield loss, metrics
 
-    with RunDirectory(run_dir, config_yaml) as run:
+    live = Live("distil", {"distil": config, "pairs": pairs}, lab, lambda: check_distil(config, policy))
+    with open_run(run_dir, config_yaml, lab) as run:
         before = validation(policy)
-        best = train(run, f"distil {task.name}", policy, config.loop, config.optim, step, watch)
+        best = train(run, f"distil {task.name}", policy, config, step, watch, live)
         best.record["best_k"] = validation.best_steps(best)
         return finish(run, best, "distil", {"seed": seed, "before": before, "after": validation(best)})

@@ -18,15 +18,18 @@ from synthnet.device import choose_device
 from synthnet.experience import Experience, collect, validation_reward
 from synthnet.grpo_settings import GrpoConfig, check
 from synthnet.guards import drift
+from synthnet.lab import LabConfig
+from synthnet.live import Live
 from synthnet.policy import Policy
 from synthnet.policy_gradient import policy_loss, split_steps, token_counts
 from synthnet.reward_hook import Hook, load_hooks
-from synthnet.runs import RunDirectory
 from synthnet.scoring import RewardConfig
 from synthnet.signal import effective_dimension, half_batch_cosine
+from synthnet.snapshot import finish
 from synthnet.tasks import Task
+from synthnet.tracking import open_run
 from synthnet.trainable import freeze_all_but
-from synthnet.training import finish, train
+from synthnet.training import train
 from synthnet.validation import CollapseWatch, Validation
 
 NOISE_WINDOW = 8  # measurements of the half-batch cosine after which a run without any agreement is called noise
@@ -41,6 +44,7 @@ def train_grpo(
     config_yaml: str,
     seed: int,
     device: str = "auto",
+    lab: LabConfig | None = None,
     reward_funcs: Sequence[Callable | tuple[Callable, float]] = (),
 ) -> Path:
     """Run the stage; returns the path of the policy it wrote. `reward_funcs`: reward functions of your own, or (function,
@@ -55,15 +59,16 @@ def train_grpo(
     data = tuple(part.to(place) for part in task.data(reward.split))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     watch = CollapseWatch(validation, config.stop_on_collapse)
-    members, agreement = task.members, deque(maxlen=NOISE_WINDOW)
-    per_update = len(members) if config.mixed else 1
-    longest = most_tokens(policy, members, config)
+    members, agreement, sigma = task.members, deque(maxlen=NOISE_WINDOW), [config.sigma]
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
+        if config.sigma != sigma[0]:
+            sigma[0] = set_sigma(learner, config.sigma)
+        longest = most_tokens(learner, members, config)
         chosen = members if config.mixed else [members[update % len(members)]]
         signal = config.signal_every > 0 and update % config.signal_every == 0
         seen = collect(learner, chosen, data, config, reward, hooks, seed, update, signal)
-        metrics = {**seen.metrics, "evaluations": (update + 1) * config.prompts * config.num_generations * per_update}
+        metrics = {**seen.metrics, "evaluations": len(seen.advantages)}
         if signal:
             metrics |= _signal(learner, seen, config, longest, agreement)
         for iteration in range(config.num_iterations):
@@ -80,14 +85,17 @@ def train_grpo(
         made = {k: validation.sequences(average, k) for k in validation.steps}
         finals = {k: [sequence[:, -1] for sequence in sequences] for k, sequences in made.items()}
         metrics = {**watch.judge(finals, progress), **drift(average, frozen, validation, finals[max(finals)])}
-        metrics["reward"] = validation_reward(validation, config.steps, made, reward, seed)
+        metrics["reward"] = validation_reward(validation, validation.steps, made, reward, seed)
         scores = {"accuracy": metrics["score"], "reward": metrics["reward"], "last": progress}
         return {**metrics, "watched": metrics["score"], "score": scores[config.select]}
 
-    with RunDirectory(run_dir, config_yaml) as run:
-        title = f"grpo {task.name}"
-        moving = {"reference": reference} if config.sync_ref_model else {}
-        best = train(run, title, policy, config.loop, config.optim, step, validate, config.guard, moving)
+    def retreat(best: Policy) -> None:
+        if config.sync_ref_model:
+            reference.load_state_dict(best.state_dict())
+
+    live = Live("grpo", {"grpo": config, "reward": reward}, lab, lambda: check(config, reward, policy, bool(hooks)))
+    with open_run(run_dir, config_yaml, lab) as run:
+        best = train(run, f"grpo {task.name}", policy, config, step, validate, live, {"reference": reference}, retreat)
         best.record["best_k"] = validation.best_steps(best)
         return finish(run, best, "grpo", {"seed": seed, "before": validation(frozen), "after": validation(best)})
 
@@ -98,11 +106,17 @@ def prepare(policy: Policy, config: GrpoConfig, seed: int) -> Policy:
     policy.drop_critic()
     if config.action == "code" and not policy.code_dim:
         policy = policy.with_code(config.code_dim, seed)
-    if config.sigma is not None:
-        policy.log_sigma.data.fill_(config.sigma).log_()
-        policy.config.action.sigma = config.sigma
+    set_sigma(policy, config.sigma)
     freeze_all_but(policy, config.trainable, config.lora_rank, seed)
     return policy.train()
+
+
+def set_sigma(policy: Policy, sigma: float | None) -> float | None:
+    """Give the policy's action its noise, in scale units; None leaves it as it is."""
+    if sigma is not None:
+        policy.log_sigma.data.fill_(sigma).log_()
+        policy.config.action.sigma = sigma
+    return sigma
 
 
 def most_tokens(policy: Policy, members: Sequence[Task], config: GrpoConfig) -> int:

@@ -14,11 +14,14 @@ from torch import Tensor
 from synthnet.device import choose_device
 from synthnet.errors import InputError, at_least
 from synthnet.functional import Network, layer_errors
+from synthnet.lab import LabConfig
+from synthnet.live import Live
 from synthnet.policy import Policy
-from synthnet.runs import RunDirectory
 from synthnet.seeds import generator
+from synthnet.snapshot import finish
 from synthnet.tasks import Task
-from synthnet.training import LoopConfig, OptimConfig, check_steps, finish, train
+from synthnet.tracking import open_run
+from synthnet.training import LoopConfig, OptimConfig, check_steps, train
 from synthnet.validation import Validation
 from synthnet.zoo import Zoo
 
@@ -59,6 +62,15 @@ def check_chains(config: PairsConfig) -> None:
     shares = [getattr(config, name) for name in CHAINS]
     if min(shares) < 0 or sum(shares) <= 0:
         raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
+
+
+def check_pairs(config: PairsConfig) -> None:
+    """Refuse settings that the stage cannot work with, before any work."""
+    check_chains(config)
+    if config.source not in ("zoo", "corruptor", "both"):
+        raise InputError(f"pairs.source must be zoo, corruptor or both, got {config.source!r}")
+    at_least(1, "pairs", config, "batch", "images")
+    at_least(2, "pairs", config, "val_seeds")
 
 
 def refuse_codes(policy: Policy) -> None:
@@ -162,18 +174,15 @@ def train_pairs(
     config_yaml: str,
     seed: int,
     device: str = "auto",
+    lab: LabConfig | None = None,
     corrupt: Callable[[Tensor, Network], Tensor] | None = None,
 ) -> Path:
     """Run the stage on the zoos of the task's members; returns the path of the policy it wrote. Members take turns.
     `corrupt` makes other chains of the zoo's states [run state weights], for pairs.source."""
     refuse_codes(policy)
-    check_chains(config)
-    if config.source not in ("zoo", "corruptor", "both"):
-        raise InputError(f"pairs.source must be zoo, corruptor or both, got {config.source!r}")
+    check_pairs(config)
     if (config.source != "zoo") != (corrupt is not None):
         raise InputError("pairs.source=corruptor and both need pairs.corruptor=PATH, and pairs.source=zoo takes none")
-    at_least(1, "pairs", config, "batch", "images")
-    at_least(2, "pairs", config, "val_seeds")
     check_steps("pairs.val_steps", config.val_steps, policy)
     place = choose_device(device)
     policy.to(place)
@@ -202,7 +211,8 @@ def train_pairs(
         return {**validation(average), "heldout_distance": sum(distances) / len(distances)}
 
     policy.record |= {"task": members[0].name, "data": task.data_key, "corruptor": False}
-    with RunDirectory(run_dir, config_yaml) as run:
-        best = train(run, f"pairs {task.name}", policy, config.loop, config.optim, step, validate)
+    live = Live("pairs", {"pairs": config}, lab, lambda: check_pairs(config))
+    with open_run(run_dir, config_yaml, lab) as run:
+        best = train(run, f"pairs {task.name}", policy, config, step, validate, live)
         best.record["best_k"] = validation.best_steps(best)
         return finish(run, best, "pairs", {"seed": seed, "zoo_runs": n_runs, "val": validation(best)})

@@ -6,14 +6,13 @@ stage goes over the same samples again; a loss without a gradient says that the 
 """
 
 import copy
-import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +20,25 @@ from torch import Tensor, nn
 from synthnet.errors import InputError
 from synthnet.guards import GuardConfig
 from synthnet.interrupt import StopRequest
+from synthnet.live import Live
 from synthnet.policy import Policy
 from synthnet.progress import Bar
 from synthnet.runs import RunDirectory
-from synthnet.trainable import merged
+from synthnet.snapshot import keep_best, restore_state, save_state
 
-BEST = "checkpoints/best.safetensors"
+SKIPS = 3  # updates in a row without a finite gradient before the guard answers
+NO_LIMITS = GuardConfig(kl=None, norm=None, drop=None)
+FRESH = {
+    "update": 0,
+    "best_score": -math.inf,
+    "best_update": 0,
+    "highest": -math.inf,
+    "since_best": 0,
+    "rate": 1.0,
+    "rollbacks": 0,
+    "stopped": "",
+    "skipped": 0,
+}
 
 
 @dataclass
@@ -71,52 +83,179 @@ def train(
     run: RunDirectory,
     title: str,
     policy: Policy,
-    loop: LoopConfig,
-    optim: OptimConfig,
+    config,
     step: Callable[[int, Policy], Iterator[tuple[Tensor, dict]]],
     validate: Callable[[Policy, float], dict],
-    guard: GuardConfig | None = None,
+    live: Live,
     companions: Mapping[str, nn.Module] = MappingProxyType({}),
+    retreat: Callable[[Policy], None] = lambda best: None,
 ) -> Policy:
     """Run the updates and return the average policy with the best validation score (higher is better).
 
-    Ctrl-C finishes the update, saves a checkpoint and leaves. Continues from the run directory's checkpoint, bit for bit
-    where the machine and the thread count are the same. Beyond a limit of `guard` the run stops, or goes back to its best
-    policy with half the learning rate. `companions`: policies that `step` changes, saved, restored and taken back with the
-    rest.
+    `config` has `loop`, `optim` and, where the stage has one, `guard`; they are read at every update, as `live` may change
+    them. Ctrl-C finishes the update, saves a checkpoint and leaves. Continues from the run directory's checkpoint, bit for bit
+    where the machine and the thread count are the same. Beyond a limit of the guard the run stops, or goes back to its best
+    policy (and, through `live`, to the knobs it had then, else with half the learning rate). `companions`: modules that `step`
+    changes, saved and restored with the rest; `retreat(best)`: what else goes back when the policy does.
     """
-    check_settings(loop, optim)
-    average = copy.deepcopy(policy)
-    best = copy.deepcopy(policy)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=optim.learning_rate, weight_decay=optim.weight_decay)
-    state = {"update": 0, "best_score": -math.inf, "highest": -math.inf, "since_best": 0}
-    state |= {"rate": 1.0, "rollbacks": 0, "stopped": ""}
-    modules = {"policy": policy, "average": average, "best": best, **companions}
+    check_settings(config.loop, config.optim)
+    live.open(run.path, policy)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.optim.learning_rate, weight_decay=config.optim.weight_decay)
+    course = _Course(run, live, config, policy, copy.deepcopy(policy), copy.deepcopy(policy), optimizer, companions, retreat)
+    state, modules = course.state, course.modules
     if (loaded := run.load_checkpoint()) is not None:
-        _restore(loaded, modules, optimizer, state)
+        restore_state(loaded, modules, optimizer, state)
     run.cut_back(state["update"] if loaded is not None else -1)
     began = time.monotonic()
-    with Bar(title, loop.updates, state["update"]) as bar, StopRequest() as stop:
+    with Bar(title, config.loop.updates, state["update"]) as bar, StopRequest() as stop:
         if state["update"] == 0:
-            _validate(run, loop, validate, average, best, state, bar, None)
-        while state["update"] < loop.updates and not _exhausted(state, loop):
-            update = state["update"]
-            metrics = _apply(step, update, policy, optimizer, loop, optim, state["rate"])
-            update_ema(average, policy, optim.ema, update)
-            state["update"] = update + 1
-            run.log(state["update"], {**metrics, "elapsed_s": round(time.monotonic() - began, 3)})
+            course.validate(validate, bar)
+        while state["update"] < config.loop.updates and not course.exhausted:
+            knobs = course.turn(stop)
+            if stop.asked:  # by a request: nothing has begun
+                course.leave(title)
+            metrics = course.apply(step)
+            update_ema(course.average, policy, config.optim.ema, state["update"])
+            state["update"] += 1
+            run.log(state["update"], {**metrics, **knobs, "elapsed_s": round(time.monotonic() - began, 3)})
             bar.advance()
-            due = state["update"] % loop.validate_every == 0 or state["update"] == loop.updates
-            if due and (reason := _validate(run, loop, validate, average, best, state, bar, guard)):
-                _retreat(run, guard, reason, modules, optimizer, state)
-            if stop.asked or state["update"] % loop.checkpoint_every == 0:
-                _save(run, modules, optimizer, state)
-                stopped = {"stopped_at_update": state["update"]}
-                merged(best).save(run.path / BEST, record=_with_stage(run, best, title.split()[0], stopped))
+            course.guard_gradients()
+            if state["update"] % config.loop.validate_every == 0 or state["update"] == config.loop.updates:
+                course.validate(validate, bar, guarded=True)
             if stop.asked:
-                raise KeyboardInterrupt
-    _save(run, modules, optimizer, state)
-    return best
+                course.leave(title)
+            if state["update"] % config.loop.checkpoint_every == 0:
+                course.save(title)
+    save_state(run, modules, optimizer, state)
+    return course.best
+
+
+@dataclass
+class _Course:
+    """A training under way: its modules and its figures."""
+
+    run: RunDirectory
+    live: Live
+    config: object
+    policy: Policy
+    average: Policy
+    best: Policy
+    optimizer: torch.optim.Optimizer
+    companions: Mapping[str, nn.Module]
+    retreat: Callable[[Policy], None]
+    state: dict = field(default_factory=lambda: dict(FRESH))
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        return {"policy": self.policy, "average": self.average, "best": self.best, **self.companions}
+
+    @property
+    def guard(self) -> GuardConfig:
+        return getattr(self.config, "guard", None) or NO_LIMITS
+
+    @property
+    def exhausted(self) -> bool:
+        patience = self.config.loop.patience
+        return bool(self.state["stopped"]) or (bool(patience) and self.state["since_best"] >= patience)
+
+    def turn(self, stop: StopRequest) -> dict[str, object]:
+        """The boundary before an update: knobs move, requests are taken. Returns the moved knobs' values, to be logged."""
+        turned, values = self.live.turn(self.state["update"], (self.policy, self.average))
+        self.run.patch_version = self.live.version
+        if turned.weights:
+            self.go_back()
+        if turned.stop:
+            stop.asked = True
+        return {f"knob/{name}": value for name, value in values.items()}
+
+    def apply(self, step) -> dict:
+        """One update; without the optimiser's step where the gradient is not finite."""
+        optim, update, policy = self.config.optim, self.state["update"], self.policy
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.state["rate"] * rate_at(update, self.config.loop.updates, optim)
+            group["weight_decay"] = optim.weight_decay
+        loss, metrics, norm = torch.zeros(()), {}, torch.zeros(())
+        self.optimizer.zero_grad(set_to_none=True)
+        finite = True
+        for loss, metrics in step(update, policy):
+            if loss.requires_grad:  # else the step has accumulated its gradients itself
+                auxiliary, load = policy.auxiliary_loss()
+                (loss + auxiliary).backward()
+                metrics = {**metrics, **load}
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), optim.max_grad_norm)
+            if finite := bool(torch.isfinite(norm)):
+                self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if not finite:
+                break
+        self.state["skipped"] = 0 if finite else self.state["skipped"] + 1
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": rate, "skipped": int(not finite), **metrics}
+
+    def guard_gradients(self) -> None:
+        """After a few skipped updates in a row, back to the best policy. Raises: InputError where that was done often
+        enough."""
+        if self.state["skipped"] < SKIPS:
+            return
+        reason = f"the gradients of {SKIPS} updates in a row were not finite"
+        self.state["skipped"] = 0
+        self.answer(reason)
+        if self.state["stopped"]:
+            raise InputError(
+                f"{reason}, at update {self.state['update']}; lower the learning rate or the noise. The last checkpoint is kept"
+            )
+
+    def validate(self, measure, bar: Bar, guarded: bool = False) -> None:
+        """Measure the average policy, and keep it where it is the best so far, unless it lies beyond a limit of the guard,
+        which then answers."""
+        state = self.state
+        with torch.no_grad():
+            metrics = measure(self.average.eval(), state["update"] / max(self.config.loop.updates, 1))
+        self.run.log(state["update"], {f"val/{name}": value for name, value in metrics.items()})
+        watched = metrics.get("watched", metrics["score"])
+        reason = self.guard.reason({**metrics, "score": watched}, state["highest"]) if guarded else None
+        state["since_best"] += 1
+        state["highest"] = max(state["highest"], watched)
+        if reason is None and metrics["score"] > state["best_score"]:
+            state.update(best_score=metrics["score"], since_best=0, best_update=state["update"])
+            self.best.load_state_dict(self.average.state_dict())
+            if self.average.settings:
+                self.best.settings = self.average.settings
+        bar.advance(0, note=f"val {metrics['score']:.4f} (best {state['best_score']:.4f})")
+        if reason:
+            self.answer(reason)
+
+    def answer(self, reason: str) -> None:
+        """What the guard does: stop, or back to the best policy; to the knobs it had where they were patched since, else
+        with half the learning rate."""
+        update, state = self.state["update"], self.state
+        action = "stop" if self.guard.action == "stop" or state["rollbacks"] >= self.guard.rollbacks else "rollback"
+        undone = self.live.guard(update, reason, action, state["best_update"])
+        self.run.log(update, {"guard": reason, "action": action})
+        warnings.warn(
+            f"{'stopped' if action == 'stop' else 'rolled back'} by a guard at update {update}: {reason}", stacklevel=3
+        )
+        if action == "stop":
+            state["stopped"] = reason
+            return
+        self.go_back()
+        state["rollbacks"] += 1
+        state["rate"] *= 1.0 if undone else 0.5
+
+    def go_back(self) -> None:
+        """Policy and average become the best policy so far; the optimiser forgets."""
+        for module in (self.policy, self.average):
+            module.load_state_dict(self.best.state_dict())
+        self.retreat(self.best)
+        self.optimizer.state.clear()
+
+    def save(self, title: str) -> None:
+        save_state(self.run, self.modules, self.optimizer, self.state)
+        keep_best(self.run, self.best, title.split()[0], self.state["update"])
+
+    def leave(self, title: str) -> NoReturn:
+        self.save(title)
+        raise KeyboardInterrupt
 
 
 def check_settings(loop: LoopConfig, optim: OptimConfig) -> None:
@@ -136,115 +275,3 @@ def check_steps(name: str, steps: list[int], policy: Policy) -> None:
     """Refuse numbers of synth steps that the policy was not built for."""
     if not steps or min(steps) < 1 or max(steps) > policy.config.k_max:
         raise InputError(f"{name} must lie in 1..{policy.config.k_max} (the policy's k_max), got {list(steps)}")
-
-
-def _exhausted(state: dict, loop: LoopConfig) -> bool:
-    return bool(state["stopped"]) or (bool(loop.patience) and state["since_best"] >= loop.patience)
-
-
-def _retreat(run: RunDirectory, guard: GuardConfig, reason: str, modules: dict[str, nn.Module], optimizer, state: dict) -> None:
-    """Back to the best policy with half the learning rate, or, where that is not asked for or was done often enough, stop."""
-    stop = guard.action == "stop" or state["rollbacks"] >= guard.rollbacks
-    run.log(state["update"], {"guard": reason, "action": "stop" if stop else "rollback"})
-    if stop:
-        warnings.warn(f"stopped by a guard at update {state['update']}: {reason}", stacklevel=3)
-        state["stopped"] = reason
-        return
-    warnings.warn(f"rolled back by a guard at update {state['update']}: {reason}", stacklevel=3)
-    for module in modules.values():
-        module.load_state_dict(modules["best"].state_dict())
-    optimizer.state.clear()
-    state["rate"], state["rollbacks"] = state["rate"] / 2, state["rollbacks"] + 1
-
-
-def _apply(step, update: int, policy: Policy, optimizer, loop: LoopConfig, optim: OptimConfig, rate: float) -> dict:
-    for group in optimizer.param_groups:
-        group["lr"] = rate * rate_at(update, loop.updates, optim)
-    loss, metrics, norm = torch.zeros(()), {}, torch.zeros(())
-    optimizer.zero_grad(set_to_none=True)
-    for loss, metrics in step(update, policy):
-        if loss.requires_grad:  # else the step has accumulated its gradients itself
-            auxiliary, load = policy.auxiliary_loss()
-            (loss + auxiliary).backward()
-            metrics = {**metrics, **load}
-        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), optim.max_grad_norm)
-        if not torch.isfinite(norm):
-            raise InputError(
-                f"the gradient of update {update + 1} is not finite; lower the learning rate or the noise. "
-                "The last checkpoint is kept"
-            )
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": optimizer.param_groups[0]["lr"], **metrics}
-
-
-def _validate(
-    run: RunDirectory,
-    loop: LoopConfig,
-    validate,
-    average: Policy,
-    best: Policy,
-    state: dict,
-    bar: Bar,
-    guard: GuardConfig | None,
-) -> str | None:
-    """Measure the average policy, and keep it where it is the best so far; returns why it lies beyond a limit of the guard, in
-    which case it is not kept."""
-    with torch.no_grad():
-        metrics = validate(average.eval(), state["update"] / max(loop.updates, 1))
-    run.log(state["update"], {f"val/{name}": value for name, value in metrics.items()})
-    watched = metrics.get("watched", metrics["score"])
-    reason = guard.reason({**metrics, "score": watched}, state["highest"]) if guard else None
-    state["since_best"] += 1
-    state["highest"] = max(state["highest"], watched)
-    if reason is None and metrics["score"] > state["best_score"]:
-        state.update(best_score=metrics["score"], since_best=0, best_update=state["update"])
-        best.load_state_dict(average.state_dict())
-    bar.advance(0, note=f"val {metrics['score']:.4f} (best {state['best_score']:.4f})")
-    return reason
-
-
-def _save(run: RunDirectory, modules: Mapping[str, nn.Module], optimizer, state: dict) -> None:
-    tensors = {}
-    for part, module in modules.items():
-        tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
-    run.save_checkpoint(tensors, state["update"], state)
-
-
-def _restore(loaded, modules: Mapping[str, nn.Module], optimizer, state: dict) -> None:
-    tensors, _, record = loaded
-    for part, module in modules.items():
-        prefix = f"{part}/"
-        module.load_state_dict({n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)})
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, slot = name.split("/")
-            slots.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    state.update(record)
-
-
-def finish(run: RunDirectory, policy: Policy, stage: str, record: dict) -> Path:
-    """Write the stage's policy into its run directory, with the stage appended to the policy's own history."""
-    policy = merged(policy)
-    policy.record = _with_stage(run, policy, stage, record)
-    path = run.path / "policy.safetensors"
-    policy.save(path)
-    (run.path / BEST).unlink(missing_ok=True)
-    return path
-
-
-def policy_of_run(path: Path) -> Path:
-    """The policy file of a run directory: the stage's result, or the best so far of a run that was stopped."""
-    done = path / "policy.safetensors"
-    return done if done.exists() or not (path / BEST).exists() else path / BEST
-
-
-def _with_stage(run: RunDirectory, policy: Policy, stage: str, record: dict) -> dict:
-    """The policy's record with this run's stage at the end of its history."""
-    made = json.loads((run.path / "run.json").read_text())
-    entry = {"stage": stage, "command": made["command"], "commit": made["commit"], **record}
-    return {**policy.record, "stages": [*policy.record.get("stages", []), entry]}

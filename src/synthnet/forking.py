@@ -1,0 +1,72 @@
+"""Runs made from runs: the command that resumes one, forks it with other settings, or replays it."""
+
+import shutil
+from pathlib import Path
+
+from synthnet.errors import InputError
+from synthnet.live import APPLIED, REQUESTS
+from synthnet.snapshot import policy_of_run
+from synthnet.status import STAGES, RunStatus, read_status
+
+SHAPING = ("tokens", "backbone", "action", "k_max")  # settings that a policy of other ones does not fit
+
+
+def resume_settings(folder: Path) -> tuple[str, list[str]]:
+    """The stage and the settings that a run was started with, which go on where it was stopped.
+
+    Raises: InputError for a run that is running, that no command started, or whose settings name code: a file never does.
+    """
+    status = read_status(folder)
+    if status.state in ("running", "stalled"):
+        raise InputError(f"{folder} is running")
+    settings = _settings(status)
+    if code := [text for text in settings if text.startswith("reward.python=")]:
+        raise InputError(f"{folder} uses code of yours ({code[0]}): repeat its command by hand: {' '.join(status.command)}")
+    return status.stage, with_settings(settings, [f"run_dir={folder}"])
+
+
+def fork_settings(folder: Path, changes: list[str], run_dir: str | None) -> tuple[str, list[str]]:
+    """The stage and the settings of a new run like an old one but for `changes`.
+
+    What fits is reused: the zoo; and, for a stage that goes on from a policy, the old run's best policy, unless the changes are
+    of what a policy is built of or name another one. Raises: InputError where the old run cannot be read.
+    """
+    status = read_status(folder)
+    target = run_dir or next_free(folder)
+    settings = with_settings(_settings(status), changes)
+    keys = {text.partition("=")[0] for text in changes}
+    rebuilt = any(key.partition(".")[0] in SHAPING for key in keys)
+    made = policy_of_run(folder)
+    if status.stage in ("distil", "grpo", "critic") and not rebuilt and "policy_from" not in keys and made.exists():
+        settings = with_settings(settings, [f"policy_from={made}"])
+    return status.stage, with_settings(settings, [f"run_dir={target}"])
+
+
+def replay_settings(folder: Path, run_dir: str | None) -> tuple[str, list[str]]:
+    """The stage and the settings of a run that repeats an old one with all that was applied to it, as its new run directory
+    then says. Raises: InputError where the old run cannot be read, or the new place is taken."""
+    status, target = read_status(folder), Path(run_dir or next_free(folder))
+    if target.exists():
+        raise InputError(f"{target} exists; pass run_dir=PATH of a new one")
+    target.mkdir(parents=True)
+    for name in (APPLIED, REQUESTS):
+        if (folder / name).exists():
+            shutil.copyfile(folder / name, target / name)
+    return status.stage, with_settings(_settings(status), [f"run_dir={target}"])
+
+
+def with_settings(settings: list[str], changes: list[str]) -> list[str]:
+    """Settings of which those with the same key as a change are replaced by it."""
+    keys = {text.partition("=")[0] for text in changes}
+    return [*(text for text in settings if text.partition("=")[0] not in keys), *changes]
+
+
+def next_free(folder: Path) -> str:
+    """folder-2, folder-3 …: the first that does not exist."""
+    return next(str(path) for n in range(2, 10_000) if not (path := folder.with_name(f"{folder.name}-{n}")).exists())
+
+
+def _settings(status: RunStatus) -> list[str]:
+    if status.command[:1] != ("synthnet",) or status.stage not in STAGES or not all("=" in text for text in status.command[2:]):
+        raise InputError(f"{status.path} was not started by a synthnet training command: {' '.join(status.command)[:200]}")
+    return list(status.command[2:])

@@ -1,0 +1,75 @@
+"""Settings of the lab: schedules of hot knobs, where metrics go beside the run directory, and sweeps."""
+
+import math
+from dataclasses import dataclass, field
+
+from synthnet.errors import InputError, at_least
+
+SHAPES = ("constant", "linear", "cosine")
+SAMPLERS = ("grid", "random", "tpe")
+EXECUTORS = ("inline", "processes", "ray", "slurm")
+
+
+@dataclass
+class Schedule:
+    """The course of one hot knob over updates: from `start` to `end` in `over` updates, beginning at update `begin`; before and
+    after, its nearest end. shape: linear, cosine (half a wave: slow, fast, slow) or constant (`start` throughout)."""
+
+    shape: str = "linear"
+    start: float = 0.0
+    end: float = 0.0
+    begin: int = 0
+    over: int = 100
+
+    def check(self, name: str) -> None:
+        """Raises: InputError for an unknown shape, a value that is not finite, or no updates to run over."""
+        if self.shape not in SHAPES:
+            raise InputError(f"lab.schedules.{name}.shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
+        if not (math.isfinite(self.start) and math.isfinite(self.end)) or self.over < 1 or self.begin < 0:
+            raise InputError(f"lab.schedules.{name} needs finite start and end, over >= 1 and begin >= 0, got {self}")
+
+    def value(self, update: int) -> float:
+        """The knob's value at an update (0-based)."""
+        if self.shape == "constant":
+            return self.start
+        progress = min(max((update - self.begin) / self.over, 0.0), 1.0)
+        if self.shape == "cosine":
+            progress = 0.5 * (1 - math.cos(math.pi * progress))
+        return self.start + (self.end - self.start) * progress
+
+
+@dataclass
+class LabConfig:
+    """schedules: hot knob -> its course. tensorboard: event files in the run directory (null: where tensorboard is installed).
+    mlflow: a tracking address such as sqlite:///mlflow.db. wandb: offline, online, or null for neither."""
+
+    schedules: dict[str, Schedule] = field(default_factory=dict)
+    tensorboard: bool | None = None
+    mlflow: str | None = None
+    wandb: str | None = None
+
+
+@dataclass
+class SweepConfig:
+    """Settings of `synthnet sweep`.
+
+    sampler: grid (every combination), random or tpe (Optuna's Tree-structured Parzen Estimator); trials: how many of the latter
+    two. executor: inline, processes, ray or slurm; workers: trials at a time; threads: cores of each. metric: the validation
+    figure of the last stage whose best value is compared, higher is better. prune: stop trials that fall behind (Hyperband).
+    """
+
+    sampler: str = "grid"
+    trials: int = 20
+    executor: str = "processes"
+    workers: int = 2
+    threads: int = 1
+    metric: str = "score"
+    prune: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse settings that no sweep can run with."""
+        for name, known in {"sampler": SAMPLERS, "executor": EXECUTORS}.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"sweep.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        at_least(1, "sweep", self, "trials", "workers", "threads")

@@ -1,0 +1,403 @@
+"""The lab: live patching, rollback, guards, resumption and replay bit for bit, forks, runs as things."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conftest import make_policy
+from synthnet.cli import main
+from synthnet.config import GROUPS
+from synthnet.errors import InputError
+from synthnet.forking import fork_settings, with_settings
+from synthnet.grpo_settings import GrpoConfig
+from synthnet.journal import append, records
+from synthnet.knobs import HOT, Dials, check_value
+from synthnet.lab import LabConfig, Schedule
+from synthnet.live import Live
+from synthnet.scoring import RewardConfig
+from synthnet.stages import run_stage
+from synthnet.status import list_runs, read_status
+
+QUICK = [
+    "task=digits-mlp", "task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1]",
+    "reward.batch=32", "grpo.val_seeds=2", "grpo.signal_every=0", "grpo.loop.validate_every=5", "grpo.loop.checkpoint_every=5",
+    "lab.tensorboard=false", "grpo.guard.norm=null",
+]  # fmt: skip
+SECTIONS = {"grpo": GrpoConfig, "reward": RewardConfig}
+
+
+def _rows(folder):
+    """metrics.jsonl without times."""
+    return [{k: v for k, v in row.items() if not k.endswith("_s")} for row in records(folder / "metrics.jsonl")]
+
+
+@pytest.fixture
+def start(tmp_path, tiny):
+    make_policy(tiny).save(tmp_path / "p.safetensors")
+    return tmp_path / "p.safetensors"
+
+
+def _settings(start, folder, *more):
+    return with_settings([*QUICK, f"policy_from={start}", f"run_dir={folder}"], list(more))
+
+
+def _spawn(arguments):
+    command = [sys.executable, "-m", "synthnet.cli", "grpo", *arguments]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _wait(what, seconds=60.0):
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.02)
+
+
+# --- knobs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_number_moves_linearly_and_everything_else_switches_at_once():
+    config, reward = GrpoConfig(), RewardConfig()
+    dials = Dials({"grpo": config, "reward": reward}, {})
+    dials.turn(10, dials.check({"reward.gain": 0.4, "grpo.prompts": 8, "grpo.grouping": "process"}), [], over=4)
+    gains = [dials.value("reward.gain", update) for update in (9, 10, 11, 12, 13, 50)]
+    assert gains == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4, 0.4])
+    assert dials.set(10) == {"grpo.grouping": "process", "grpo.prompts": 8, "reward.gain": pytest.approx(0.1)}
+    assert (config.prompts, config.grouping, reward.gain) == (8, "process", pytest.approx(0.1))
+    dials.turn(12, {"reward.gain": 0.0}, [], over=2)  # from where it is, not from where it was going
+    assert dials.value("reward.gain", 12) == pytest.approx((0.3 + 0.0) / 2)
+    dials.turn(20, {}, ["reward.gain"], over=0)
+    assert dials.value("reward.gain", 20) == 0.0
+
+
+def test_schedules_run_and_a_patch_overrides_them():
+    reward = RewardConfig()
+    lab = {
+        "reward.gain": Schedule("cosine", 0.0, 1.0, begin=10, over=20),
+        "reward.stability": Schedule("linear", 1.0, 0.5, over=10),
+    }
+    dials = Dials({"reward": reward}, lab)
+    values = [dials.value("reward.gain", update) for update in (0, 10, 15, 20, 30, 99)]
+    assert values == pytest.approx([0, 0, 0.5 * (1 - math.cos(math.pi / 4)), 0.5, 1, 1])
+    assert dials.value("reward.stability", 4) == pytest.approx(0.8)
+    dials.turn(20, {"reward.gain": 0.25}, [], over=0)
+    assert dials.value("reward.gain", 25) == 0.25
+    dials.turn(26, {}, ["reward.gain"], over=0)
+    assert dials.value("reward.gain", 30) == 1.0
+    for wrong in (Schedule("steep"), Schedule(end=math.inf), Schedule(over=0), Schedule(end=2e3)):
+        with pytest.raises(InputError):
+            Dials({"reward": reward}, {"reward.gain": wrong})
+    with pytest.raises(InputError, match="numbers with a fraction"):
+        Dials({"reward": reward}, {"reward.batch": Schedule(start=10, end=20)})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("grpo.epsilon", math.nan, "must lie in"),
+        ("grpo.epsilon", -0.1, "must lie in"),
+        ("grpo.epsilon", 10**400, "must lie in"),
+        ("grpo.epsilon", "much", "of type float"),
+        ("grpo.epsilon", True, "of type float"),
+        ("grpo.epsilon", None, "of type float"),
+        ("grpo.prompts", 2.5, "of type int"),
+        ("grpo.mirrored", 1, "of type bool"),
+        ("grpo.grouping", "outer", "one of inter"),
+        ("grpo.steps", [], "list of 1 to 64"),
+        ("grpo.steps", [1, 0], "must lie in"),
+        ("grpo.epsilonn", 0.1, "did you mean 'grpo.epsilon'"),
+        ("grpo.val_seeds", 8, "cold for this run: synthnet fork"),
+        ("pairs.function", 1.0, "not read by a run"),
+        ("grpo.loop", 1, "unknown hot knob"),
+        ("grpo.optim.learning_rate.x", 1, "unknown hot knob"),
+    ],
+)  # fmt: skip
+def test_values_that_a_knob_cannot_have_are_refused(name, value, message):
+    with pytest.raises(InputError, match=message):
+        check_value(name, value, SECTIONS)
+
+
+def test_null_is_a_value_where_the_setting_may_have_none():
+    assert check_value("grpo.delta", None, SECTIONS) is None
+    assert check_value("grpo.steps_by", None, SECTIONS) is None
+    assert check_value("grpo.beta", 1, SECTIONS) == 1.0
+
+
+def test_every_hot_knob_is_a_setting_and_takes_its_own_default():
+    """A knob renamed in its dataclass, or bounds that leave its default out, break this."""
+    from synthnet.backbones._units import UnitConfig
+
+    sections = {**GROUPS, "backbone": UnitConfig}
+    dials = Dials({group: kind() for group, kind in sections.items()}, {})
+    for name, value in dials.base.items():
+        if value != [] and name != "grpo.sigma":
+            assert check_value(name, value, sections) == value, name
+    assert len(dials.base) == len(HOT)
+
+
+def test_the_knob_table_is_the_documented_one(request):
+    from synthnet.knob_table import knob_rows
+    from synthnet.report import markdown
+
+    columns, rows = knob_rows()
+    assert len({row[0] for row in rows}) == len(rows)
+    assert {row[0] for row in rows if row[3] != "cold"} == set(HOT)
+    page = (request.config.rootpath / "docs" / "knobs.md").read_text()
+    assert markdown(columns, rows) in page, "made anew by: synthnet config --knobs"
+
+
+# --- a live run --------------------------------------------------------------------------------------------------------
+
+
+def _requests(folder, *requests):
+    folder.mkdir(parents=True, exist_ok=True)
+    for request in requests:
+        append(folder / "patches.jsonl", request)
+
+
+def test_requests_act_at_update_boundaries_with_versions_and_reasons(start, tmp_path):
+    run = tmp_path / "run"
+    _requests(
+        run,
+        {"kind": "patch", "values": {"reward.gain": 0.4, "grpo.optim.learning_rate": 5e-5}, "over": 4},
+        {"kind": "patch", "values": {"grpo.epsilon": -1}},
+        {
+            "kind": "patch",
+            "values": {"grpo.num_generations": 5},
+        },  # mirrored pairs: not alone out of bounds, but it does not fit
+        {"kind": "dance"},
+        {"kind": "patch", "values": {"reward.gain": 0.1}},
+        {"kind": "rollback", "to": 1},
+        {"kind": "rollback", "to": 7},
+    )
+    with pytest.warns(UserWarning, match="refused"):
+        run_stage("grpo", _settings(start, run, "grpo.loop.updates=6"))
+    applied = records(run / "applied.jsonl")
+    assert [(e["kind"], e.get("version"), e["request"]) for e in applied] == [
+        ("patch", 1, 1), ("refused", None, 2), ("refused", None, 3), ("refused", None, 4), ("patch", 2, 5), ("rollback", 3, 6),
+        ("refused", None, 7),
+    ]  # fmt: skip
+    assert "must be even" in applied[2]["reason"]
+    updates = [row for row in _rows(run) if "loss" in row]
+    assert {row["patch_version"] for row in updates} == {3}
+    assert updates[0]["knob/grpo.optim.learning_rate"] == 5e-5  # where version 1 was going
+    assert updates[0]["knob/reward.gain"] == pytest.approx(0.4)
+
+
+def test_a_patch_that_breaks_the_run_is_taken_back_by_its_guard(start, tmp_path):
+    """The guard names the version it undoes, the knobs go back to what they were, and the learning rate is not halved."""
+    run = tmp_path / "run"
+    _requests(run, {"kind": "patch", "values": {"grpo.guard.kl": 1e-9}})
+    with pytest.warns(UserWarning, match="rolled back by a guard"):
+        run_stage("grpo", _settings(start, run, "grpo.loop.updates=12", "grpo.loop.validate_every=4"))
+    guard = next(entry for entry in records(run / "applied.jsonl") if entry["kind"] == "guard")
+    assert guard["undone"] == [1]
+    assert guard["released"] == ["grpo.guard.kl"]
+    assert "kl" in guard["reason"]
+    rates = {row["knob/grpo.guard.kl"] for row in _rows(run) if row["update"] > guard["update"] and "loss" in row}
+    assert rates == {None}
+    first, last = (next(row for row in _rows(run) if row["update"] == u and "loss" in row) for u in (11, 12))
+    assert first["learning_rate"] > last["learning_rate"] > 0.15e-4
+
+
+def test_three_gradients_in_a_row_that_are_not_finite_go_back_to_the_best(start, tmp_path, monkeypatch):
+    from synthnet import train_grpo
+
+    honest = train_grpo._loss
+
+    def poisoned(policy, reference, seen, config, longest, calls=[]):  # noqa: B006
+        calls.append(1)
+        loss, stats = honest(policy, reference, seen, config, longest)
+        return (loss * math.nan if 3 <= len(calls) <= 5 else loss), stats
+
+    monkeypatch.setattr(train_grpo, "_loss", poisoned)
+    with pytest.warns(UserWarning, match="not finite"):
+        run_stage("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=8"))
+    rows = [row for row in _rows(tmp_path / "run") if "loss" in row]
+    assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 1, 0, 0, 0]
+    assert rows[2]["loss"] is None
+    assert rows[5]["learning_rate"] < 0.6 * rows[1]["learning_rate"] / (2 / 10) * (6 / 10)
+
+
+@pytest.mark.slow
+def test_a_scripted_session_survives_kill_9_and_equals_its_replay(start, tmp_path, capsys):
+    """Patches smoothed and refused on a live run, a collapse taken back, kill -9, resume; then the replay of it all."""
+    run, arguments = tmp_path / "run", None
+    arguments = _settings(start, run, "grpo.loop.updates=4000", "grpo.loop.checkpoint_every=40")
+    process = _spawn(arguments)
+    try:
+        _wait(lambda: (run / "metrics.jsonl").exists() and len(records(run / "metrics.jsonl")) > 10)
+        assert read_status(run).state == "running"
+        assert (
+            main(["patch", str(run), "reward.gain=0.3", "grpo.optim.learning_rate=2e-4", "--over", "10", "--wait", "30"]) == 0
+        )
+        before = len(records(run / "applied.jsonl"))
+        for wrong in (
+            "grpo.epsilon=99",
+            "grpo.epsilon=nan",
+            "grpo.nothing=1",
+            "grpo.epsilon=big",
+            "grpo.val_seeds=4",
+            "grpo.prompts",
+        ):
+            assert main(["patch", str(run), wrong]) == 2
+        said = capsys.readouterr().err
+        assert "must lie in" in said
+        assert "of type float" in said
+        assert f"synthnet fork {run} grpo.val_seeds" in said
+        assert (
+            main(["patch", str(run), "grpo.num_generations=3", "--wait", "30"]) == 2
+        )  # the run itself refuses what does not fit
+        assert len(records(run / "applied.jsonl")) == before + 1
+        assert main(["patch", str(run), "grpo.guard.kl=1e-9", "--wait", "30"]) == 0
+        _wait(lambda: any(entry["kind"] == "guard" for entry in records(run / "applied.jsonl")))
+        guard_at = next(entry["update"] for entry in records(run / "applied.jsonl") if entry["kind"] == "guard")
+        _wait(lambda: read_status(run).update > guard_at + 55)
+    finally:
+        process.kill()
+        process.communicate()
+    died_at = read_status(run).update
+    assert read_status(run).state == "dead"
+    patched = [row for row in _rows(run) if "knob/reward.gain" in row]
+    smooth = [row["knob/reward.gain"] for row in patched[:10]]
+    assert smooth == pytest.approx([0.03 * (n + 1) for n in range(10)])
+    assert {row["patch_version"] for row in patched} == {1, 2, 3}
+
+    process = _spawn(arguments)
+    _wait(lambda: read_status(run).state == "running" and read_status(run).update > died_at + 5)
+    assert main(["runs", "stop", str(run)]) == 0
+    assert process.wait(60) == 130
+    process.communicate()
+    stopped_at = read_status(run).update
+    assert read_status(run).state == "stopped"
+
+    replay = tmp_path / "replay"
+    replay.mkdir()
+    kept = [entry for entry in records(run / "applied.jsonl") if entry["kind"] != "stop"]
+    (replay / "applied.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    process = _spawn(with_settings(arguments, [f"run_dir={replay}"]))
+    _wait(lambda: (replay / "metrics.jsonl").exists() and read_status(replay).update > stopped_at)
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    process.communicate()
+    whole = [row for row in _rows(replay) if row["update"] <= stopped_at]
+    assert _rows(run) == whole[: len(_rows(run))]
+    assert len(whole) - len(_rows(run)) <= 1  # the validation after its last update
+
+
+LEAF = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=True), st.text(max_size=20))
+JUNK = st.recursive(
+    LEAF, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4), max_leaves=8
+)
+KNOB = st.sampled_from([*HOT, "grpo.val_seeds", "task.hidden", "grpo", "", "__class__", "grpo.__class__", "grpo.loop.updates"])
+REQUEST = st.fixed_dictionaries(
+    {"kind": st.sampled_from(["patch", "rollback", "stop ", "", 1])},
+    optional={"values": JUNK | st.dictionaries(KNOB, JUNK, max_size=3), "over": LEAF, "to": LEAF, "weights": LEAF},
+)
+
+
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    line=st.one_of(REQUEST.map(lambda r: json.dumps(r).encode()), st.binary(max_size=200).map(lambda b: b.replace(b"\n", b" ")))
+)
+def test_malformed_requests_leave_a_live_run_untouched(line, tmp_path_factory):
+    """Whatever is refused moves no knob; whatever is accepted is a change that the knob allows."""
+    folder = tmp_path_factory.mktemp("live")
+    config, reward = GrpoConfig(), RewardConfig()
+    live = Live("grpo", {"grpo": config, "reward": reward})
+    live.open(folder, type("P", (), {"settings": {}})())
+    before = json.dumps([str(config), str(reward)])
+    (folder / "patches.jsonl").write_bytes(line + b"\n")
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        turned, _ = live.turn(3, ())
+    assert not turned.stop
+    (entry,) = records(folder / "applied.jsonl")
+    if entry["kind"] == "refused":
+        assert json.dumps([str(config), str(reward)]) == before
+        assert entry["reason"]
+        assert live.version == 0
+    else:
+        live.dials.check(entry.get("values", {}))
+
+
+# --- runs as things ----------------------------------------------------------------------------------------------------
+
+
+def test_forks_reuse_what_fits(start, tmp_path):
+    run = tmp_path / "run"
+    run_stage("grpo", _settings(start, run, "grpo.loop.updates=1"))
+    stage, made = fork_settings(run, ["grpo.prompts=3"], None)
+    assert stage == "grpo"
+    assert {"grpo.prompts=3", f"policy_from={run / 'policy.safetensors'}", f"run_dir={tmp_path / 'run-2'}"} <= set(made)
+    assert "grpo.prompts=2" not in made
+    _, built = fork_settings(run, ["backbone.depth=2"], str(tmp_path / "other"))
+    assert f"policy_from={start}" in built  # another trunk: the old one's policy does not fit
+    assert main(["fork", str(run), "grpo.loop.updates=2", "-o", str(tmp_path / "fork")]) == 0
+    assert read_status(tmp_path / "fork").state == "done"
+
+
+def test_runs_are_listed_shown_compared_and_pruned(start, tmp_path, capsys, monkeypatch):
+    root = tmp_path / "runs"
+    for name, prompts in (("a", 2), ("b", 4)):
+        run_stage("grpo", _settings(start, root / name, "grpo.loop.updates=1", f"grpo.prompts={prompts}"))
+    capsys.readouterr()
+    assert main(["runs", "--runs", str(root), "--json"]) == 0
+    listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert {name: row["state"] for name, row in listed.items()} == {"a": "done", "b": "done"}
+    assert main(["runs", "compare", str(root / "a"), str(root / "b")]) == 0
+    said = capsys.readouterr().out
+    assert "grpo.prompts" in said and "grpo.num_generations" not in said
+    assert main(["runs", "show", str(root / "a")]) == 0
+    assert "grpo.prompts=2" in capsys.readouterr().out
+    record = json.loads((root / "a" / "run.json").read_text())
+    (root / "a" / "policy.safetensors").unlink()
+    (root / "a" / "run.json").write_text(json.dumps({**record, "outcome": None}))  # as kill -9 leaves it
+    assert {status.name: status.state for status in list_runs(root)} == {"a": "dead", "b": "done"}
+    assert main(["runs", "prune", "--runs", str(root)]) == 2  # no terminal, no --yes: nothing is deleted
+    assert (root / "a").exists()
+    assert main(["runs", "prune", "--runs", str(root), "--yes"]) == 0
+    assert not (root / "a").exists() and (root / "b").exists()
+    for wrong in (
+        ["runs", "show"],
+        ["runs", "show", str(tmp_path)],
+        ["runs", "stop", str(root / "b")],
+        ["patch", str(root / "b"), "grpo.beta=0.1"],
+    ):
+        assert main(wrong) == 2
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(start, tmp_path):
+    run = tmp_path / "run"
+    arguments = _settings(start, run, "grpo.loop.updates=12")
+    run_stage("grpo", arguments)
+    whole = _rows(run)
+    latest = run / "checkpoints" / "training.safetensors"
+    data = bytearray(latest.read_bytes())
+    data[-1] ^= 1  # one bit
+    latest.write_bytes(data)
+    with pytest.warns(UserWarning, match="is damaged .its checksum"):
+        run_stage("grpo", arguments)
+    assert _rows(run) == whole
+    for path in (run / "checkpoints").glob("training*"):
+        path.write_bytes(b"no checkpoint")
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(InputError, match="no whole checkpoint"):
+        run_stage("grpo", arguments)
+
+
+def test_lab_settings_reach_the_run(start, tmp_path):
+    lab = LabConfig({"grpo.beta": Schedule("linear", 0.0, 0.02, over=2)})
+    assert lab.tensorboard is None
+    schedule = "lab.schedules={grpo.beta:{shape:linear,start:0.0,end:0.02,over:2}}"
+    run_stage("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=3", schedule))
+    assert [row["knob/grpo.beta"] for row in _rows(tmp_path / "run") if "loss" in row] == pytest.approx([0.0, 0.01, 0.02])
