@@ -11,6 +11,7 @@ from pathlib import Path
 from synthnet.errors import InputError
 from synthnet.journal import parse
 
+DEPTHS = ("*", "*/*", "*/*/*")  # runs, members and stages, stages of the trials of a sweep
 STALLED_S = 600  # a running run whose heartbeat is older is shown as stalled
 TAIL_BYTES = 1 << 16
 STAGES = ("zoo", "corrupt", "pairs", "distil", "grpo", "critic", "run", "sweep")
@@ -43,11 +44,11 @@ def is_run(folder: Path) -> bool:
 
 
 def list_runs(root: str | Path) -> list[RunStatus]:
-    """The runs in a folder, those of sweeps and families one level below included, newest first."""
+    """The runs in a folder, those within families, pipelines and sweeps included, newest first."""
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder of runs")
-    folders = [folder for folder in (*root.glob("*"), *root.glob("*/*")) if folder.is_dir() and is_run(folder)]
+    folders = [folder for depth in DEPTHS for folder in root.glob(depth) if folder.is_dir() and is_run(folder)]
     folders.sort(key=lambda folder: (folder / "run.json").stat().st_mtime, reverse=True)
     return [read_status(folder, root) for folder in folders]
 

@@ -1,0 +1,283 @@
+"""The control plane: who may ask, what it refuses, and the page itself in a real browser."""
+
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import make_policy
+from synthnet.control import server
+from synthnet.control.server import WRITES, bounded_overrides, build_app, token_of
+from synthnet.errors import InputError
+from synthnet.journal import append, records
+from synthnet.stages import run_stage
+from synthnet.status import list_runs, read_status
+
+pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds")
+QUICK = [
+    "task=digits-mlp", "task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1,2]",
+    "reward.batch=32", "grpo.val_seeds=2", "grpo.signal_every=0", "grpo.loop.validate_every=5", "lab.tensorboard=false",
+    "grpo.guard.norm=null",
+]  # fmt: skip
+TOKEN = "t" * 40
+
+
+@pytest.fixture
+def root(tmp_path, tiny):
+    """A folder of runs with one finished run."""
+    make_policy(tiny).save(tmp_path / "p.safetensors")
+    settings = [
+        *QUICK,
+        f"policy_from={tmp_path / 'p.safetensors'}",
+        "grpo.loop.updates=3",
+        f"run_dir={tmp_path / 'runs' / 'done'}",
+    ]
+    run_stage("grpo", settings)
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def client(root):
+    from starlette.testclient import TestClient
+
+    return TestClient(build_app(root, TOKEN), base_url="http://127.0.0.1", headers={"authorization": f"Bearer {TOKEN}"})
+
+
+def _live(root, name="live", updates=100_000):
+    start = root.parent / "p.safetensors"
+    command = [sys.executable, "-m", "synthnet.cli", "grpo", *QUICK, f"policy_from={start}"]
+    command += [f"grpo.loop.updates={updates}", f"run_dir={root / name}"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _wait(lambda: len(records(root / name / "metrics.jsonl")) > 3)
+    return process
+
+
+def _wait(what, seconds=60.0):
+    until = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < until, "waited too long"
+        time.sleep(0.05)
+
+
+def test_only_the_token_and_this_machine_get_in(client):
+    assert client.get("/api/runs").status_code == 200
+    for header in (
+        {"authorization": ""},
+        {"authorization": "Bearer x"},
+        {"authorization": f"Bearer {TOKEN} "},
+        {"authorization": TOKEN},
+    ):
+        wrong = client.get("/api/runs", headers=header)
+        assert (wrong.status_code, "detail" in wrong.json()) == (401, True), header
+    assert client.get("/api/runs", headers={"host": "evil.example"}).status_code == 400
+    assert client.get("/docs").status_code == client.get("/openapi.json").status_code == 404
+    page = client.get("/", headers={"authorization": ""})
+    assert page.status_code == 200
+    assert "digits-mlp" not in page.text  # no data without the token
+    assert "access-control-allow-origin" not in page.headers
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert (
+        "http://" not in page.text.replace("http://www.w3.org/", "") and "https://" not in page.text
+    )  # nothing from elsewhere
+
+
+def test_the_token_file_is_private(tmp_path):
+    token = token_of(tmp_path)
+    assert len(token) >= 32
+    assert stat.S_IMODE((tmp_path / ".token").stat().st_mode) == 0o600
+    assert token_of(tmp_path) == token
+    (tmp_path / ".token").chmod(0o644)
+    with pytest.raises(InputError, match="can be read by others"):
+        token_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", "../runs/done", "/etc", "done/../..", "", ".", "a\0b", "x" * 5000, "outside"])
+def test_run_names_cannot_leave_the_folder(client, root, name):
+    shutil.copytree(root / "done", root.parent / "elsewhere")
+    (root / "outside").symlink_to(root.parent / "elsewhere")
+    answer = client.get("/api/status", params={"name": name})
+    assert answer.status_code == 422
+    assert "no " in answer.json()["detail"]
+
+
+def test_bodies_are_strict_and_small(client):
+    wrong = [
+        {}, {"values": {}}, {"values": {"grpo.beta": 0.1}, "extra": 1}, {"values": {"grpo.beta": {"_target_": "os.system"}}},
+        {"values": {"grpo.beta": 0.1}, "over": "3"}, {"values": {"grpo.beta": 0.1}, "over": -1}, [], "x",
+    ]  # fmt: skip
+    for body in wrong:
+        assert client.post("/api/patch", params={"name": "done"}, json=body).status_code in (422, 429), body
+    big = {"values": {"grpo.beta": "x" * 100_000}}
+    assert client.post("/api/patch", params={"name": "done"}, json=big).status_code == 413
+    late = client.post("/api/patch", params={"name": "done"}, json={"values": {"grpo.beta": 0.1}})
+    assert (late.status_code, "is not running" in late.json()["detail"]) == (422, True)
+
+
+def test_writes_are_limited_in_rate_and_reads_are_not(client):
+    codes = [client.post("/api/stop", params={"name": "done"}).status_code for _ in range(WRITES + 3)]
+    assert codes == [422] * WRITES + [429] * 3
+    assert client.get("/api/runs").status_code == 200
+
+
+def test_overrides_over_http_are_bounded():
+    assert bounded_overrides({"grpo.beta": 0, "seed": 3, "grpo.loop.updates": 7}, "grpo") == [
+        "grpo.beta=0.0", "seed=3", "grpo.loop.updates=7"
+    ]  # fmt: skip
+    assert bounded_overrides({"grpo.steps": [1, 2], "grpo.delta": None, "grpo.mirrored": False}, "grpo") == [
+        "grpo.steps=[1,2]", "grpo.delta=null", "grpo.mirrored=false"
+    ]  # fmt: skip
+    for wrong in (
+        {"reward.python": "evil.py:f"}, {"run_dir": "/tmp/x"}, {"policy_from": "/etc/passwd"}, {"task._target_": "os.system"},
+        {"seed": -1}, {"seed": True}, {"grpo.loop.updates": 10**9}, {"grpo.beta": "1,2"}, {"experiment": "x"},
+    ):  # fmt: skip
+        with pytest.raises(InputError):
+            bounded_overrides(wrong, "grpo")
+
+
+def test_what_it_shows_of_a_run(client, root):
+    (listed,) = client.get("/api/runs").json()
+    assert (listed["name"], listed["state"], listed["stage"], listed["update"]) == ("done", "done", "grpo", 3)
+    first = client.get("/api/metrics", params={"name": "done"}).json()
+    assert [row["update"] for row in first["rows"] if "loss" in row] == [1, 2, 3]
+    with (root / "done" / "metrics.jsonl").open("a") as file:
+        file.write('{"update": 4, "lo')  # being written
+    assert client.get("/api/metrics", params={"name": "done", "after": first["next"]}).json()["rows"] == []
+    again = client.get("/api/metrics", params={"name": "done", "after": 10**9}).json()
+    assert again["reset"] and len(again["rows"]) == len(first["rows"])  # the file was cut back: from the start
+    knobs = {knob["name"]: knob for knob in client.get("/api/knobs", params={"name": "done"}).json()}
+    assert knobs["grpo.epsilon"] | {"moved": False} == {
+        "name": "grpo.epsilon", "value": 0.2, "set": 0.2, "moved": False, "low": 1e-4, "high": 10
+    }  # fmt: skip
+    assert not any(name.startswith("backbone.") for name in knobs)  # it has no experts
+
+
+def test_starting_and_forking_name_only_what_is_known(client, monkeypatch):
+    spawned = []
+    monkeypatch.setattr(server.subprocess, "Popen", lambda command, **_: spawned.append(command))
+    assert client.post("/api/start", params={"experiment": "../../x"}, json={"overrides": {}}).status_code == 422
+    said = client.post("/api/start", params={"experiment": "digits-mlp"}, json={"overrides": {"seed": 4}}).json()
+    assert said["run"] == "run-digits-mlp"
+    assert spawned[0][3:6] == ["run", "experiment=digits-mlp", "seed=4"]
+    assert client.post("/api/fork", params={"name": "done"}, json={"overrides": {"grpo.prompts": 4}}).json()["run"] == "done-2"
+    assert "grpo.prompts=4" in spawned[1]
+    assert client.post("/api/fork", params={"name": "done"}, json={"overrides": {"zoo_dir": "/"}}).status_code == 422
+
+
+def test_it_lists_two_hundred_runs_and_tells_the_dead_from_the_living(client, root):
+    record = json.loads((root / "done" / "run.json").read_text())
+    for number in range(200):
+        folder = root / f"copy-{number:03d}"
+        shutil.copytree(root / "done", folder)
+        (folder / "policy.safetensors").unlink()
+        (folder / "run.json").write_text(json.dumps({**record, "outcome": None}))
+    began = time.monotonic()
+    states = [row["state"] for row in client.get("/api/runs").json()]
+    assert (states.count("dead"), states.count("done")) == (200, 1)
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.slow
+def test_a_run_is_patched_rolled_back_and_stopped_over_http(client, root):
+    process = _live(root)
+    try:
+        ask = lambda path, body: client.post(f"/api/{path}", params={"name": "live"}, json=body)  # noqa: E731
+        assert ask("patch", {"values": {"reward.gain": 0.2}, "over": 3}).json()["applied"]["version"] == 1
+        refused = ask("patch", {"values": {"grpo.num_generations": 3}})
+        assert (refused.status_code, "even" in refused.json()["detail"]) == (422, True)
+        assert ask("rollback", {"to": 0}).json()["applied"]["released"] == ["reward.gain"]
+        assert ask("rollback", {"to": 9}).status_code == 422
+        assert ask("stop", {}).status_code == 200
+        assert process.wait(60) == 130
+    finally:
+        process.kill()
+    assert read_status(root / "live").state == "stopped"
+    assert {status.name for status in list_runs(root)} == {"done", "live"}
+
+
+# --- in a browser ------------------------------------------------------------------------------------------------------
+
+FLAGS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--window-size=1500,1200",
+]  # fmt: skip
+
+
+@pytest.fixture
+def browser():
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("chromium and chromedriver are not installed")
+    options = webdriver.chrome.options.Options()
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.binary_location = chromium
+    opened = webdriver.Chrome(options=options, service=webdriver.chrome.service.Service(driver))
+    yield opened
+    opened.quit()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_page_shows_a_live_run_patches_it_and_says_what_is_refused(browser, root):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = _live(root)
+    command = [sys.executable, "-m", "synthnet.cli", "serve", "--runs", str(root), "--port", str(port)]
+    page = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    find = lambda css: browser.find_element("css selector", css)  # noqa: E731
+    click = lambda css: browser.execute_script("document.querySelector(arguments[0]).click()", css)  # noqa: E731
+    text = lambda css: browser.execute_script("return document.querySelector(arguments[0])?.textContent || ''", css)  # noqa: E731
+    curve = "return document.querySelector('#charts .curve')?.getAttribute('d') || ''"
+    try:
+        line = page.stderr.readline().decode().strip()
+        assert line == f"http://127.0.0.1:{port}/#{Path(root, '.token').read_text()}"
+        _wait(lambda: _answers(port))
+        browser.get(line)
+        _wait(lambda: "2 runs, 1 running" in text("#count"))
+        click("[title=live]")
+        _wait(lambda: text("#state") == "running" and browser.execute_script(curve))
+        before = browser.execute_script(curve)
+        _wait(lambda: browser.execute_script(curve) != before)  # the curve moves
+        find("[data-knob='reward.gain']").send_keys("0.25")
+        click("#send")
+        _wait(lambda: "version 1" in text("#say"))
+        _wait(lambda: "reward.gain = 0.25" in text("#history"))
+        _wait(lambda: "v1" in text("#charts .marktext"))
+        field = find("[data-knob='grpo.epsilon']")
+        field.send_keys("99")
+        click("#send")
+        _wait(lambda: "must lie in" in text("#say"))
+        assert find("#say").get_attribute("class") == "no"
+        click("#stop")
+        _wait(lambda: text("#state") == "stopped")
+        for name in ("live", "done"):
+            click(f"[aria-label='compare {name}']")
+        click("#compare")
+        _wait(lambda: "grpo.loop.updates" in text("#differences"))
+    finally:
+        process.kill()
+        process.wait()
+        page.terminate()
+        page.communicate()
+
+
+def _answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_append_ends_a_torn_line_first(tmp_path):
+    (tmp_path / "j").write_bytes(b'{"a": 1}\n{"b"')
+    append(tmp_path / "j", {"c": 3})
+    assert records(tmp_path / "j") == [{"a": 1}, {"c": 3}]
