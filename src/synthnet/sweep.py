@@ -5,6 +5,7 @@ run` makes) and results.json. All that a trial is lies in its folder and in the 
 waits for the trials that outlived it, gives the others again, and loses or repeats none.
 """
 
+import itertools
 import json
 import math
 import time
@@ -141,20 +142,24 @@ def _study(folder: Path, config: SweepConfig, space: dict[str, Axis]):
     except ImportError as error:
         raise missing_extra("optuna", "sweep") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    grid = {name: [json.dumps(choice) for choice in axis.choices] for name, axis in space.items()}
-    samplers = {
-        "grid": lambda: optuna.samplers.GridSampler(grid, seed=config.seed),
-        "random": lambda: optuna.samplers.RandomSampler(seed=config.seed),
-        "tpe": lambda: optuna.samplers.TPESampler(seed=config.seed),
-    }
+    kind = optuna.samplers.TPESampler if config.sampler == "tpe" else optuna.samplers.RandomSampler
     pruner = optuna.pruners.HyperbandPruner(min_resource=RUNG) if config.prune else optuna.pruners.NopPruner()
     storage = JournalStorage(JournalFileBackend(str(folder / "journal.jsonl")))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # optuna's notes on what it calls experimental
-        sampler = samplers[config.sampler]()
-        return optuna.create_study(
-            storage=storage, study_name="sweep", load_if_exists=True, direction="maximize", sampler=sampler, pruner=pruner
+        study = optuna.create_study(
+            storage=storage,
+            study_name="sweep",
+            load_if_exists=True,
+            direction="maximize",
+            sampler=kind(seed=config.seed),
+            pruner=pruner,
         )
+        if config.sampler == "grid":  # all of it queued at once: Optuna's own grid sampler ends studies that are asked and told
+            for values in itertools.product(*(axis.choices for axis in space.values())):
+                named = {name: json.dumps(value) for name, value in zip(space, values, strict=True)}
+                study.enqueue_trial(named, skip_if_exists=True)
+        return study
 
 
 def _work(sweep: Sweep, stop: StopRequest) -> None:
@@ -166,7 +171,7 @@ def _work(sweep: Sweep, stop: StopRequest) -> None:
         while not stop.asked:
             while left and len(sweep.active) < sweep.config.workers:
                 _resume(sweep, left.pop(0))
-            n_known = len(sweep.study.get_trials(deepcopy=False))
+            n_known = len([t for t in sweep.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
             if not left and len(sweep.active) < sweep.config.workers and n_known < sweep.total:
                 _launch(sweep, sweep.study.ask())
                 continue
@@ -186,19 +191,19 @@ def _resume(sweep: Sweep, frozen) -> None:
     from optuna.trial import Trial
 
     folder = sweep.folder / f"trial-{frozen.number:04d}"
-    trial = Trial(sweep.study, frozen._trial_id)
+    trial, reported = Trial(sweep.study, frozen._trial_id), len(frozen.intermediate_values)
     if is_run(folder) and read_status(folder).state in ("running", "stalled"):
-        sweep.active[frozen.number] = Active(trial, folder, None)
+        sweep.active[frozen.number] = Active(trial, folder, None, reported)
         return
-    _launch(sweep, trial)
+    _launch(sweep, trial, reported)
 
 
-def _launch(sweep: Sweep, trial) -> None:
+def _launch(sweep: Sweep, trial, reported: int = 0) -> None:
     params = {name: axis.suggest(trial, name) for name, axis in sweep.space.items()}
     folder = sweep.folder / f"trial-{trial.number:04d}"
     folder.mkdir(exist_ok=True)
     command = ["run", *sweep.settings(params), f"threads={sweep.config.threads}", f"run_dir={folder}"]
-    sweep.active[trial.number] = Active(trial, folder, sweep.executor.submit(command, folder / "log.txt"))
+    sweep.active[trial.number] = Active(trial, folder, sweep.executor.submit(command, folder / "log.txt"), reported)
 
 
 def _settle(sweep: Sweep, active: Active) -> bool:

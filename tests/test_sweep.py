@@ -1,0 +1,187 @@
+"""Sweeps and executors: nothing lost, nothing repeated, failures kept apart; and `synthnet run`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import make_policy
+from synthnet.cli import main
+from synthnet.errors import InputError
+from synthnet.executors import build_executor
+from synthnet.status import read_status
+from synthnet.sweep import Axis, parse_space
+
+pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds", "ignore::ResourceWarning")
+QUICK = [
+    "task=digits-mlp", "task.hidden=[8]", "stages=[grpo]", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1]",
+    "reward.batch=32", "grpo.val_seeds=2", "grpo.signal_every=0", "grpo.loop.updates=2", "grpo.loop.validate_every=1",
+    "lab.tensorboard=false",
+]  # fmt: skip
+
+
+@pytest.fixture
+def settings(tmp_path, tiny):
+    make_policy(tiny).save(tmp_path / "p.safetensors")
+    return [*QUICK, f"policy_from={tmp_path / 'p.safetensors'}"]
+
+
+def _results(folder):
+    return json.loads((folder / "results.json").read_text())["trials"]
+
+
+def test_the_space_is_written_in_hydras_grammar():
+    space, fixed = parse_space(
+        ["grpo.epsilon=0.1,0.2", "backbone=choice(perceiver_io,set_transformer)", "grpo.beta=interval(0.0,0.1)",
+         "seed=range(1,7,2)",
+         "grpo.optim.learning_rate=tag(log,interval(1e-5,1e-3))", "grpo.steps=[1,2]", "grpo.mirrored=true,false"]
+    )  # fmt: skip
+    assert fixed == ["grpo.steps=[1,2]"]
+    assert space == {
+        "grpo.epsilon": Axis((0.1, 0.2)),
+        "backbone": Axis(("perceiver_io", "set_transformer")),
+        "grpo.beta": Axis((), 0.0, 0.1),
+        "seed": Axis((1, 3, 5)),
+        "grpo.optim.learning_rate": Axis((), 1e-5, 1e-3, log=True),
+        "grpo.mirrored": Axis((True, False)),
+    }
+    with pytest.raises(InputError, match="expected KEY=VALUE"):
+        parse_space(["grpo.epsilon=choice(1"])
+
+
+def test_a_grid_runs_every_combination_once_and_keeps_failures_apart(settings, tmp_path, capsys):
+    """Inline. A group of 5 cannot be mirrored: its trials fail with the reason, the others are ranked."""
+    folder = tmp_path / "sweep"
+    sweep = [
+        "sweep",
+        *settings,
+        "grpo.num_generations=4,5",
+        "grpo.epsilon=0.1,0.3",
+        "sweep.executor=inline",
+        f"run_dir={folder}",
+    ]
+    assert main(sweep) == 0
+    trials = _results(folder)
+    assert sorted((t["settings"]["grpo.num_generations"], t["settings"]["grpo.epsilon"]) for t in trials) == [
+        (4, 0.1), (4, 0.3), (5, 0.1), (5, 0.3)
+    ]  # fmt: skip
+    assert [t["state"] for t in trials] == ["complete", "complete", "fail", "fail"]
+    assert all("must be even" in t["error"] for t in trials[2:])
+    assert trials[0]["score"] >= trials[1]["score"]
+    assert (folder / "sweep.png").stat().st_size > 10_000
+    capsys.readouterr()
+    assert main(sweep) == 0  # again: nothing is left to do
+    assert [t["trial"] for t in _results(folder)] == [t["trial"] for t in trials]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "several values"),
+        (["grpo.epsilon=interval(0.1,0.2)"], "random or tpe"),
+        (["grpo.epsilon=0.1,0.2", "sweep.sampler=magic"], "sweep.sampler must be one of"),
+        (["grpo.epsilon=0.1,0.2", "sweep.workers=64"], "this machine has"),
+        (["grpo.epsilonn=0.1,0.2"], "did you mean"),
+        (["grpo.epsilon=0.1,0.2", "stages=[dance]"], "stages must list"),
+    ],
+)
+def test_bad_sweeps_are_refused(settings, tmp_path, capsys, more, message):
+    base = [part for part in settings if not any(part.partition("=")[0] == extra.partition("=")[0] for extra in more)]
+    assert main(["sweep", *base, *more, f"run_dir={tmp_path / 's'}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_and_loses_or_repeats_nothing(settings, tmp_path):
+    """Twelve trials, two processes, kill -9 half way; trials that outlive the sweep are waited for, not run twice."""
+    folder = tmp_path / "sweep"
+    command = [sys.executable, "-m", "synthnet.cli", "sweep", *settings, "grpo.epsilon=0.1,0.2,0.3,0.4,0.5,0.6", "seed=0,1"]
+    command += ["sweep.workers=2", f"run_dir={folder}"]
+    first = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    until = time.monotonic() + 120
+    while len(list(folder.glob("trial-*/grpo/policy.safetensors"))) < 4:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=250)
+    assert done.returncode == 0, done.stderr
+    trials = _results(folder)
+    assert len(trials) == 12
+    assert {(t["settings"]["grpo.epsilon"], t["settings"]["seed"]) for t in trials} == {
+        (epsilon / 10, seed) for epsilon in range(1, 7) for seed in (0, 1)
+    }
+    assert {t["state"] for t in trials} == {"complete"}
+    for number in range(12):  # whole, and made once: one row for each update
+        run = folder / f"trial-{number:04d}" / "grpo"
+        assert read_status(run).state == "done"
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [row["update"] for row in rows if "loss" in row] == [1, 2]
+
+
+@pytest.mark.slow
+def test_tpe_proposes_and_hyperband_ends_what_lags(settings, tmp_path):
+    folder = tmp_path / "sweep"
+    more = [part for part in settings if not part.startswith("grpo.loop.updates")]
+    sweep = [*more, "grpo.loop.updates=6", "grpo.optim.learning_rate=tag(log,interval(1e-5,1e-2))", "sweep.sampler=tpe"]
+    assert main(["sweep", *sweep, "sweep.trials=4", "sweep.prune=true", f"run_dir={folder}"]) == 0
+    trials = _results(folder)
+    assert len({t["settings"]["grpo.optim.learning_rate"] for t in trials}) == 4
+    assert {t["state"] for t in trials} <= {"complete", "pruned"}
+    assert all(1e-5 <= t["settings"]["grpo.optim.learning_rate"] <= 1e-2 for t in trials)
+
+
+def _finish(executor, command, folder):
+    handle = executor.submit(command, folder / "log.txt")
+    until = time.monotonic() + 200
+    while (code := handle.poll()) is None:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    return code
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["inline", "processes", "ray", "slurm"])
+def test_executors_run_commands_and_tell_how_they_ended(name, tmp_path, monkeypatch):
+    """Ray on a real local cluster; Slurm's submitit on its own local executor, as where there is no Slurm."""
+    package = {"ray": "ray", "slurm": "submitit"}.get(name)
+    if package:
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    executor = build_executor(name, 1, 1)
+    try:
+        made = tmp_path / "init.safetensors"
+        assert _finish(executor, ["init", "--seed", "3", "-o", str(made)], tmp_path) == 0
+        assert made.exists()
+        assert _finish(executor, ["init", "--count", "0", "-o", str(made)], tmp_path) == 2
+        assert "--count must be at least 1" in (tmp_path / "log.txt").read_text()
+    finally:
+        executor.close()
+
+
+@pytest.mark.slow
+def test_run_does_the_stages_of_a_configuration_and_goes_on_where_it_was(tmp_path, capsys):
+    folder = tmp_path / "run"
+    small = [
+        "task.hidden=[8]", "threads=1", "zoo.runs=6", "zoo.heldout=2", "zoo.shard=6", "backbone.dim=16", "backbone.depth=1",
+        "backbone.heads=2", "pairs.loop.updates=2", "pairs.val_seeds=2", "grpo.loop.updates=2", "grpo.prompts=2",
+        "grpo.num_generations=4", "grpo.val_seeds=2", "reward.batch=32", "lab.tensorboard=false",
+    ]  # fmt: skip
+    assert main(["run", *small, f"run_dir={folder}"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == folder / "grpo" / "policy.safetensors"
+    command = json.loads((folder / "grpo" / "run.json").read_text())["command"]
+    assert f"policy_from={folder / 'pairs' / 'policy.safetensors'}" in command
+    assert f"zoo_dir={folder / 'zoo'}" in command
+    before = (folder / "pairs" / "metrics.jsonl").stat().st_mtime_ns
+    (folder / "grpo" / "policy.safetensors").unlink()
+    assert main(["run", *small, f"run_dir={folder}"]) == 0
+    assert (folder / "pairs" / "metrics.jsonl").stat().st_mtime_ns == before
+    assert read_status(folder).state == "done"
