@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from synthnet.files import write_atomic
-from synthnet.policy import load_policy, sha256_of
+from synthnet.files import sha256_of, write_atomic
+from synthnet.policy import load_policy
 from synthnet.synthesis import POLICY_DIR
 
 

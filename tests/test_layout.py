@@ -50,7 +50,8 @@ ORDER = [
     ["audit_page"],
     ["audit_run"],
     ["stages"],
-    ["demo", "runs_table", "control"],
+    ["demo", "runs_table"],
+    ["control"],
     ["commands", "lab_commands"],
     ["cli"],
 ]

@@ -31,6 +31,8 @@ class Arch:
     @classmethod
     def from_dict(cls, value: dict) -> "Arch":
         """From metadata or a policy file. Raises: InputError for anything but a known builder with plain arguments."""
+        if not isinstance(value, dict):
+            raise InputError(f"an architecture should be an object, got {str(value)[:60]}")
         builder, kwargs = value.get("builder"), value.get("kwargs", {})
         if not isinstance(builder, str) or builder not in BUILDERS:
             raise unknown("architecture builder", str(builder), BUILDERS)

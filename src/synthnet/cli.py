@@ -9,6 +9,7 @@ from importlib.metadata import version
 from synthnet import commands, lab_commands
 from synthnet.errors import InputError
 
+LONGEST_MESSAGE = 1200
 TRAINING = {
     "zoo": "train the zoo of a task, or `zoo import DIR`: take your own runs",
     "corrupt": "optional: a model that takes clean states back towards their start, for pairs.source",
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         return options.run(options) or 0
     except InputError as error:
-        print(f"synthnet: {error}", file=sys.stderr)
+        print(f"synthnet: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("synthnet: interrupted; what was finished is saved, the same command goes on from there", file=sys.stderr)
@@ -40,6 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+
+
+def one_line(text: str) -> str:
+    """A message on one line, without what a terminal would act upon; names from a file may be long and hold anything."""
+    shown = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+    return shown if len(shown) <= LONGEST_MESSAGE else f"{shown[: LONGEST_MESSAGE // 2]} … {shown[-LONGEST_MESSAGE // 2 :]}"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """Writing files so that nothing already written is ever lost: temporary name, fsync, rename."""
 
 import contextlib
+import hashlib
 import json
 import os
 import struct
@@ -41,6 +42,12 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def sha256_of(path: str | Path) -> str:
+    """SHA-256 of a file, read in parts."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(path: str | Path) -> None:

@@ -226,7 +226,7 @@ class Dials:
         """From `update` on, knobs go to `values`; those released go back to the settings' own course at once."""
         for name, value in values.items():
             self._turns.setdefault(name, []).append(_Turn(update, value, over))
-        for name in released:
+        for name in (each for each in released if each in self.base):
             self._turns.setdefault(name, []).append(_Turn(update, released=True))
 
     def value(self, name: str, update: int) -> object:

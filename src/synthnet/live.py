@@ -51,6 +51,8 @@ class Live:
             self.sections = {**self.sections, "backbone": MixtureKnobs(**policy.settings)}
         self.dials = Dials(self.sections, self.schedules)
         self._entries = records(folder / APPLIED)
+        for entry in self._entries:
+            _check_entry(entry, folder)
         self._seen = max((entry.get("request") or 0 for entry in self._entries), default=0)
 
     @property
@@ -86,8 +88,9 @@ class Live:
     def _take(self, entry: dict) -> None:
         if entry["kind"] == "refused":
             return
+        values = self.dials.check(entry.get("values", {}))  # never trusted, not even from our own file
         self.version = entry["version"]
-        self.dials.turn(entry["update"], entry.get("values", {}), entry.get("released", []), entry.get("over", 0))
+        self.dials.turn(entry["update"], values, entry.get("released", []), entry.get("over", 0))
 
     def _record(self, entry: dict) -> dict:
         append(self.folder / APPLIED, {**entry, "time_s": time.time()}, sync=True)
@@ -198,6 +201,15 @@ class Live:
             entry |= values_of(*self._targets(since[0] - 1))
         self._record(entry)
         return bool(since)
+
+
+def _check_entry(entry: dict, folder: Path) -> None:
+    """Refuse an applied.jsonl that this code did not write: what it says is acted upon."""
+    fits = entry.get("kind") in ("patch", "rollback", "stop", "guard", "refused") and type(entry.get("update")) is int
+    fits = fits and (entry["kind"] == "refused" or type(entry.get("version")) is int)
+    fits = fits and isinstance(entry.get("values", {}), dict) and isinstance(entry.get("released", []), list)
+    if not fits or type(entry.get("over", 0)) is not int or not isinstance(entry.get("undone", []), list):
+        raise InputError(f"{folder / APPLIED} is damaged: {str(entry)[:120]}; start a new run, or restore the file")
 
 
 def values_of(values: dict[str, object], released: list[str]) -> dict:

@@ -4,7 +4,6 @@ A policy file is one `.safetensors`: the trunk's tensors, and in the metadata (`
 to rebuild and to judge it: token scheme, trunk, action, k_max, best K, the architectures it was trained on, provenance.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -281,7 +280,3 @@ def _rebuild(record: dict) -> Policy:
         raise InputError("policy metadata holds a malformed record")
     policy.record = made
     return policy
-
-
-def sha256_of(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -65,7 +65,7 @@ class RunDirectory:
 
     def _claim(self, config_yaml: str) -> None:
         config = self.path / "config.yaml"
-        if config.exists() and config.read_text() != config_yaml:
+        if config.exists() and config.read_bytes() != config_yaml.encode():
             raise InputError(
                 f"{self.path} holds a run with another configuration; choose another run_dir, or repeat its settings to resume"
             )
@@ -105,7 +105,7 @@ class RunDirectory:
 
     def metrics(self) -> list[dict]:
         """All complete lines of metrics.jsonl."""
-        return records(self.path / "metrics.jsonl")
+        return [row for row in records(self.path / "metrics.jsonl") if isinstance(row.get("update"), int)]
 
     def cut_back(self, update: int) -> None:
         """Drop the metrics after `update`, so that a resumed run continues the file of an uninterrupted one."""

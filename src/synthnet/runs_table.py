@@ -109,8 +109,16 @@ def prune(options) -> None:
 def flat_settings(folder: Path) -> dict[str, object]:
     """The composed settings of a run by full name. Raises: InputError where it is no run."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     read_status(folder)
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    except (OSError, UnicodeDecodeError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{folder}/config.yaml is damaged: {str(error)[:200]}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{folder}/config.yaml is damaged: it holds no settings")
     found: dict[str, object] = {}
 
     def walk(tree: dict, prefix: str) -> None:
@@ -120,7 +128,7 @@ def flat_settings(folder: Path) -> dict[str, object]:
             else:
                 found[prefix + name] = value
 
-    walk(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")), "")
+    walk(tree, "")
     return found
 
 

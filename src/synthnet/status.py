@@ -126,10 +126,11 @@ def _updates(folder: Path, stage: str | None) -> int:
     if stage in (None, "zoo", "run", "sweep"):
         return 0
     inside = loop = False
-    for line in (folder / "config.yaml").read_text().splitlines():  # two levels that OmegaConf wrote: no need to load it
+    for line in (folder / "config.yaml").read_text(errors="replace").splitlines():
         if line and not line.startswith(" "):
             inside = line == f"{stage}:"
         loop = line == "  loop:" if inside and line.startswith("  ") and not line.startswith("   ") else loop
         if inside and loop and line.startswith("    updates:"):
-            return int(line.partition(":")[2])
+            count = line.partition(":")[2].strip()
+            return int(count) if count.isdecimal() and len(count) < 10 else 0
     return 0

@@ -13,9 +13,10 @@ from synthnet.action import standard_noise
 from synthnet.arch import Arch
 from synthnet.device import choose_device
 from synthnet.errors import InputError, unknown
+from synthnet.files import sha256_of
 from synthnet.functional import network
 from synthnet.netfiles import NetFile, input_files, open_net, output_files, write_all
-from synthnet.policy import Policy, layout_of, load_policy, sha256_of
+from synthnet.policy import Policy, layout_of, load_policy
 from synthnet.rollout import rollout, synthesize_auto
 from synthnet.seeds import generator
 from synthnet.user_arch import UserArch

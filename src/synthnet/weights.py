@@ -210,6 +210,16 @@ def _opened(path: str | Path):
             )
         raise InputError(f"{path} is not a whole .safetensors file: its header reaches past the end ({size} bytes)")
     try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError, ValueError) as error:
+        opened = safe_open(path, framework="pt")
+        with path.open("rb") as file:  # the library takes the last of two tensors of one name; which one was meant?
+            json.loads(file.read(8 + struct.unpack("<Q", head[:8])[0])[8:], object_pairs_hook=_unique)
+        return opened
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a valid .safetensors file: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("its header has a name twice")
+    return found

@@ -17,7 +17,7 @@ from torch import Tensor
 from synthnet.arch import Arch, recognise
 from synthnet.device import choose_device
 from synthnet.errors import InputError, at_least
-from synthnet.files import write_atomic, write_safetensors
+from synthnet.files import sha256_of, write_atomic, write_safetensors
 from synthnet.functional import score
 from synthnet.population import Training, train_population
 from synthnet.progress import Bar
@@ -46,6 +46,7 @@ class Zoo:
     arch: Arch
     data: dict | None
     index: tuple[dict, ...]
+    checksums: dict[str, str]
 
     @classmethod
     def open(cls, path: str | Path) -> "Zoo":
@@ -56,10 +57,14 @@ class Zoo:
         try:
             record = json.loads((path / "zoo.json").read_text())
             index = tuple(json.loads(line) for line in (path / "index.jsonl").read_text().splitlines())
-            if any(Path(row["shard"]).name != row["shard"] for row in index):
-                raise InputError(f"{path}/index.jsonl names a shard outside the zoo")
-            return cls(path, Arch.from_dict(record["arch"]), record.get("data"), index)
-        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            if any(
+                Path(row["shard"]).name != row["shard"] or not {"purpose", "seed", "row", "epochs"} <= set(row) for row in index
+            ):
+                raise InputError(f"{path}/index.jsonl names a shard outside the zoo, or is no index")
+            return cls(path, Arch.from_dict(record["arch"]), record.get("data"), index, dict(record.get("sha256", {})))
+        except InputError:
+            raise
+        except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise InputError(f"{path} is a damaged zoo: {error!r}; build it again") from error
 
     def states(self, purpose: str = "zoo", n_runs: int | None = None) -> Tensor:
@@ -81,6 +86,8 @@ class Zoo:
         parts = []
         for shard, wanted in shards.items():
             try:
+                if shard in self.checksums and sha256_of(self.path / shard) != self.checksums[shard]:
+                    raise InputError(f"{self.path / shard} is damaged (its checksum differs); delete it and build again")
                 with safe_open(self.path / shard, framework="pt") as file:
                     parts.append(file.get_tensor("states")[wanted])
             except (OSError, SafetensorError, IndexError) as error:
@@ -152,7 +159,11 @@ def _write_index(path: Path, arch: Arch, task: Task | None, jobs: list[tuple[str
             entry = {"run": run, "purpose": purpose, "seed": seed, "shard": shard, "row": row}
             lines.append(json.dumps({**entry, "epochs": epochs, "val_accuracy": accuracy}))
             run += 1
-    record = {"arch": arch.to_dict(), "task": task.name if task else None, "data": task.data_key if task else None}
+    sums = {
+        f"states-{number:05d}.safetensors": sha256_of(path / f"states-{number:05d}.safetensors") for number in range(len(jobs))
+    }
+    names = {"task": task.name if task else None, "data": task.data_key if task else None}
+    record = {"arch": arch.to_dict(), **names, "sha256": sums}
     write_atomic(path / "index.jsonl", "\n".join(lines) + "\n")
     write_atomic(path / "zoo.json", json.dumps(record) + "\n")
 

@@ -1,5 +1,5 @@
-"""CIFAR-10 (the binary archive in `data_dir`) and ResNet-18 in its form for small images, with BatchNorm; 11,173,962 weights and
-9,600 running statistics by default."""
+"""CIFAR-10 (the binary archive in `data_dir`) and ResNet-18 in its form for small images, with BatchNorm; 11,173,962 weights
+and 9,600 running statistics by default."""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,5 @@
-"""Fashion-MNIST (28x28, IDX files in `data_dir`) and a CNN: 3x3 convolutions of 16 and 32 channels, each with ReLU and max-pooling,
-and a Linear layer; 20,490 weights by default."""
+"""Fashion-MNIST (28x28, IDX files in `data_dir`) and a CNN: 3x3 convolutions of 16 and 32 channels, each with ReLU and
+max-pooling, and a Linear layer; 20,490 weights by default."""
 
 from dataclasses import dataclass, field
 
