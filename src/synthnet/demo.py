@@ -16,7 +16,7 @@ from synthnet.functional import score
 from synthnet.policy import load_policy
 from synthnet.population import Training, train_population
 from synthnet.report import accuracy_row, percent, table
-from synthnet.stages import run_stage
+from synthnet.stages import run_stages
 from synthnet.synthesis import choose_steps, find_policy, policy_path, synthesize
 from synthnet.tasks import Task, build_task
 from synthnet.weights import WeightState, read_weights, write_weights
@@ -63,12 +63,9 @@ def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, dev
 
 def rebuild_policy(task: Task, folder: Path, distil: bool, device: str) -> Path:
     """A policy from nothing: zoo → pairs → (distil) → GRPO, with the settings of configs/experiment/demo.yaml."""
-    common = [f"device={device}", f"task={task.name}", "experiment=demo", f"zoo_dir={folder / 'zoo'}"]
-    run_stage("zoo", [*common, f"run_dir={folder / 'zoo'}"])
-    policy = run_stage("pairs", [*common, f"run_dir={folder / 'pairs'}"])
-    if distil:
-        policy = run_stage("distil", [*common, f"run_dir={folder / 'distil'}", f"policy_from={policy}"])
-    return run_stage("grpo", [*common, f"run_dir={folder / ('grpo-distil' if distil else 'grpo')}", f"policy_from={policy}"])
+    stages = "stages=[zoo,pairs,distil,grpo]" if distil else "stages=[zoo,pairs,grpo]"
+    target = folder.with_name(f"{folder.name}-distil") if distil else folder
+    return run_stages([f"device={device}", f"task={task.name}", "experiment=demo", stages, f"run_dir={target}"])
 
 
 def sgd_states(task: Task, starts: Tensor, device: torch.device) -> Tensor:
