@@ -1,4 +1,4 @@
-"""What an executor adds to a trial: the same command that does next to nothing, many times, on each; one JSON file and one table.
+"""What an executor adds to a trial: a command that does next to nothing, many times, on each; one JSON file and one table.
 
 python benchmarks/executors.py [--trials 6] [--names inline processes ray slurm] -o benchmarks/results/executors.json
 """

@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--sample", type=int, metavar="SEED", help="draw actions instead of taking their mean")
     sub.add_argument("--strict", action="store_true", help="refuse architectures that the policy was never trained on")
+    sub.add_argument("--memory", metavar="SIZE", help="what the process may take, as in 8G; large nets then go in tiles")
     _shared(sub, arch_py=True)
 
     sub = command("evaluate", commands.evaluate, "accuracy of weight files, or of a policy over fresh seeds")

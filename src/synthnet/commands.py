@@ -60,7 +60,15 @@ def synthesize(options) -> None:
 
     given = options.files[0] if len(options.files) == 1 else options.files
     done = synthesize(
-        given, options.policy, options.steps, options.out, options.sample, like_of(options), options.device, options.strict
+        given,
+        options.policy,
+        options.steps,
+        options.out,
+        options.sample,
+        like_of(options),
+        options.device,
+        options.strict,
+        options.memory,
     )
     states = done if isinstance(done, list) else [done]
     taken = [json.loads(state.metadata["synthnet.provenance"])["steps"] for state in states]

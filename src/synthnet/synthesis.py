@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,6 +89,26 @@ def check_cover(policy: Policy, file: NetFile, strict: bool = False) -> None:
 
 
 AUTO = "auto"
+FIXED_BYTES, BYTES_PER_WEIGHT = 1 << 29, 64  # torch itself; a weight's values and index tables on their way through a policy
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(text: str) -> int:
+    """Bytes from a size as in 500M, 8G or 8GiB. Raises: InputError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise InputError(f"a memory budget is a number with K, M, G or T, as in 8G; got {text!r}")
+    return int(float(found[1]) * UNITS[found[2].upper()])
+
+
+def held_bytes(n_weights: int, budget: int) -> int:
+    """What is left of a memory budget for the states of edges. Raises: InputError where not even the weights fit."""
+    needed = FIXED_BYTES + BYTES_PER_WEIGHT * n_weights
+    if needed > budget:
+        raise InputError(
+            f"{n_weights:,} weights need at least {needed / (1 << 30):.1f}G, the budget is {budget / (1 << 30):.1f}G"
+        )
+    return budget - needed
 
 
 def choose_steps(policy: Policy, steps: int | str | None) -> int | str:
@@ -116,13 +137,13 @@ def choose_steps(policy: Policy, steps: int | str | None) -> int | str:
 
 @torch.no_grad()
 def synthesize_nets(
-    policy: Policy, files: Sequence[NetFile], n_steps: int | str, sample: int | None = None
+    policy: Policy, files: Sequence[NetFile], n_steps: int | str, sample: int | None = None, alone: bool = False
 ) -> tuple[list[Tensor], list[int]]:
-    """WK [weights] and K for each file, in order. Files of one architecture go through the policy together."""
+    """WK [weights] and K for each file, in order. Files of one architecture go through the policy together, or each `alone`."""
     results: dict[int, Tensor] = {}
     taken: dict[int, int] = {}
-    for arch in dict.fromkeys(file.arch for file in files):
-        members = [i for i, file in enumerate(files) if file.arch == arch]
+    together = [[i for i, file in enumerate(files) if file.arch == arch] for arch in dict.fromkeys(file.arch for file in files)]
+    for members in [[i] for i in range(len(files))] if alone else together:
         start = torch.stack([files[i].flat for i in members]).to(policy.device)
         noise = None
         if sample is not None:
@@ -149,6 +170,7 @@ def synthesize(
     like: Arch | UserArch | None = None,
     device: str = "auto",
     strict: bool = False,
+    memory: str | None = None,
 ) -> WeightState | list[WeightState]:
     """Turn files of randomly initialised weights into working weights, with no data.
 
@@ -157,7 +179,8 @@ def synthesize(
     policy's best; or auto: as many for each net as the policy's critic thinks best. `out`: a file for one input file, a
     folder for several. `sample`: a seed to draw actions with instead of taking their mean. `like`: an architecture of the
     files' kind, only where neither metadata nor names and shapes tell it. `strict`: refuse architectures that the policy was
-    never trained on. Raises: InputError; then nothing has been written.
+    never trained on. `memory`: what the process may take, as in 8G: nets one at a time, and edges computed again in tiles
+    where their states would not fit; the weights are the same to the bit. Raises: InputError; then nothing has been written.
     """
     paths = input_files(weights)
     single = isinstance(weights, str | Path) and not Path(weights).is_dir()
@@ -167,7 +190,9 @@ def synthesize(
     n_steps = choose_steps(trained, steps)
     if n_steps == AUTO and sample is not None:
         raise InputError("--sample draws actions, --steps auto plans with their means: give one of the two")
-    finals, taken = synthesize_nets(trained, files, n_steps, sample)
+    if memory is not None:
+        trained.trunk.held_bytes = held_bytes(max(file.net.spec.n_weights for file in files), parse_size(memory))
+    finals, taken = synthesize_nets(trained, files, n_steps, sample, alone=memory is not None)
     states = [_result(file, final, digest, k) for file, final, k in zip(files, finals, taken, strict=True)]
     for file, state in zip(files, states, strict=True):
         if not all(torch.isfinite(value).all() for value in state.tensors.values() if value.is_floating_point()):

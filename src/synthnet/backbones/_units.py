@@ -1,14 +1,19 @@
 """What trunks over unit and edge tokens share: the way in, the exchange between edges and units, the way out."""
 
+import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthnet.backbones._attention import Condition, FeedForward, FilmNorm, StepsLeft
+from synthnet.backbones._edges import Edges, Ends, HeldEdges, StreamedEdges, tiles
 from synthnet.backbones._moe import MixtureOfExperts
 from synthnet.errors import InputError, at_least
 from synthnet.tokens import TokenLayout, Tokens
+
+BYTES = 3 * 4  # of a held state, while its successor is made: itself, the successor, and what lies between
 
 
 @dataclass
@@ -63,18 +68,24 @@ class EdgeExchange(nn.Module):
         self.mix = FeedForward(edge_dim, 2 * edge_dim)
         self.pool = nn.Linear(2 * edge_dim, dim)
 
-    def forward(
-        self, units: Tensor, edges: list[Tensor], layout: TokenLayout, conditions: list[Condition]
-    ) -> tuple[Tensor, list[Tensor]]:
-        pooled = units.new_zeros(*units.shape[:2], 2, edges[0].shape[-1])
-        updated = []
-        for block, edge, condition in zip(layout.edges, edges, conditions, strict=True):
-            ends = self.to_out(units[:, block.out]).unsqueeze(2) + self.to_into(units[:, block.into]).unsqueeze(1)
-            edge = edge + self.mix(self.norm(edge + ends, condition))
-            pooled[:, block.out, 0] += edge.mean(2)
-            pooled[:, block.into, 1] += edge.mean(1)
-            updated.append(edge)
-        return units + self.pool(pooled.flatten(2)), updated
+    def forward(self, units: Tensor, edges: Edges, layout: TokenLayout, conditions: list[Condition]) -> Tensor:
+        """The units [net token dim] after the exchange; the edges keep theirs."""
+        pooled = units.new_zeros(*units.shape[:2], 2, self.to_out.out_features)
+        ends = [Ends(self.to_out(units[:, block.out]), self.to_into(units[:, block.into])) for block in layout.edges]
+
+        def update(edge: Tensor, given: Tensor, number: int) -> Tensor:
+            return edge + self.mix(self.norm(edge + given, conditions[number]))
+
+        for number, block in enumerate(layout.edges):
+            total = 0.0
+            for tile, rows in enumerate(tiles(block)):
+                edge = update(edges.read(number, tile, rows), ends[number].tile(rows), number)
+                pooled[:, block.out.start + rows.start : block.out.start + rows.stop, 0] += edge.mean(2)
+                total = total + edge.sum(1)
+                edges.keep(number, tile, edge)
+            pooled[:, block.into, 1] += total / block.index.shape[0]
+        edges.exchanged(update, ends)
+        return units + self.pool(pooled.flatten(2))
 
 
 class UnitTrunk(nn.Module):
@@ -98,15 +109,21 @@ class UnitTrunk(nn.Module):
             self.edge_norm = FilmNorm(width, config.condition, config.code)
             self.edge_head = _zero(nn.Linear(width, n_columns))
         self.code_head = _zero(nn.Linear(dim, config.code)) if config.code else None
+        self.held_bytes = math.inf
 
-    def enter(self, tokens: Tokens, layout: TokenLayout) -> tuple[Tensor, list[Tensor]]:
-        """Units [net token dim] and edges [net out in edge_dim] of each block."""
+    def enter(self, tokens: Tokens, layout: TokenLayout) -> tuple[Tensor, Edges]:
+        """Units [net token dim], and the edges: held where that fits into `held_bytes`, else streamed."""
         units = self.embed(tokens.units) + self.describe(layout.descriptors.to(tokens.units))
-        edges = []
-        for block, edge, where in zip(layout.edges, tokens.edges, layout.edge_descriptors.to(tokens.units), strict=True):
-            columns = self.edge_embed.weight[:, self.edge_columns[block.kind]]
-            edges.append(F.linear(edge, columns, self.edge_embed.bias) + self.edge_describe(where))
-        return units, edges
+        places = self.edge_describe(layout.edge_descriptors.to(tokens.units)) if layout.edges else ()
+
+        def tile(number: int, rows: slice) -> Tensor:
+            columns = self.edge_embed.weight[:, self.edge_columns[layout.edges[number].kind]]
+            return F.linear(tokens.edges[number][:, rows], columns, self.edge_embed.bias) + places[number]
+
+        n_edges = sum(block.index.shape[0] * block.index.shape[1] for block in layout.edges)
+        if n_edges * len(units) * self.edge_embed.out_features * BYTES > self.held_bytes if layout.edges else False:
+            return units, StreamedEdges(tile)
+        return units, HeldEdges([[tile(number, rows) for rows in tiles(block)] for number, block in enumerate(layout.edges)])
 
     def conditions(
         self, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None
@@ -120,8 +137,8 @@ class UnitTrunk(nn.Module):
 
     def think(
         self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Units [net token dim] and edges [net out in edge_dim] after all of the trunk's blocks."""
+    ) -> tuple[Tensor, Edges]:
+        """Units [net token dim] and edges after all of the trunk's blocks."""
         raise NotImplementedError
 
     def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None) -> Tokens:
@@ -136,13 +153,15 @@ class UnitTrunk(nn.Module):
         return self.norm(units, condition).mean(1)
 
     def leave(
-        self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Condition, conditions: list[Condition]
+        self, units: Tensor, edges: Edges, layout: TokenLayout, condition: Condition, conditions: list[Condition]
     ) -> Tokens:
         made = []
-        for block, edge, where in zip(layout.edges, edges, conditions, strict=True):
-            columns = self.edge_columns[block.kind]
-            edge = self.edge_norm(edge, where)
-            made.append(F.linear(edge, self.edge_head.weight[columns], self.edge_head.bias[columns]))
+        for number, block in enumerate(layout.edges):
+            columns, parts = self.edge_columns[block.kind], []
+            for tile, rows in enumerate(tiles(block)):
+                edge = self.edge_norm(edges.read(number, tile, rows), conditions[number])
+                parts.append(F.linear(edge, self.edge_head.weight[columns], self.edge_head.bias[columns]))
+            made.append(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
         return Tokens(self.head(self.norm(units, condition)), tuple(made))
 
 

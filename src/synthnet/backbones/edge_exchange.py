@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from synthnet.backbones._attention import Condition, FilmNorm
+from synthnet.backbones._edges import Edges
 from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
 from synthnet.tokens import TokenLayout, Tokens
 
@@ -33,11 +34,11 @@ class EdgeExchangeTrunk(UnitTrunk):
 
     def think(
         self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Edges]:
         units, edges = self.enter(tokens, layout)
         for index in range(len(self.ffns)):
-            if edges:
-                units, edges = self.exchanges[index](units, edges, layout, conditions)
+            if layout.edges:
+                units = self.exchanges[index](units, edges, layout, conditions)
             mean = self.means[index](self.mean_norms[index](units, condition)).mean(1, keepdim=True)
             units = units + self.spread[index](mean)
             units = units + self.ffns[index](self.norms[index](units, condition))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from synthnet.backbones._attention import Attention, Condition, FilmNorm
+from synthnet.backbones._edges import Edges
 from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
 from synthnet.queries import build_queries
 from synthnet.tokens import TokenLayout, Tokens
@@ -64,20 +65,20 @@ class Round(nn.Module):
     def forward(
         self,
         units: Tensor,
-        edges: list[Tensor],
+        edges: Edges,
         latents: Tensor,
         layout: TokenLayout,
         condition: Condition,
         conditions: list[Condition],
-    ) -> tuple[Tensor, list[Tensor], Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         everywhere = condition._replace(place=None)
-        if edges:
-            units, edges = self.exchange(units, edges, layout, conditions)
+        if layout.edges:
+            units = self.exchange(units, edges, layout, conditions)
         latents = self.read(latents, everywhere, units, condition)
         for layer in self.think:
             latents = layer(latents, everywhere)
         asked = self.queries(units, layout.descriptors.to(units))
-        return self.ask(units, condition, latents, everywhere, asked), edges, latents
+        return self.ask(units, condition, latents, everywhere, asked), latents
 
 
 class PerceiverIO(UnitTrunk):
@@ -88,11 +89,11 @@ class PerceiverIO(UnitTrunk):
 
     def think(
         self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Edges]:
         units, edges = self.enter(tokens, layout)
         latents = self.latents.expand(len(units), -1, -1)
         for part in self.rounds:
-            units, edges, latents = part(units, edges, latents, layout, condition, conditions)
+            units, latents = part(units, edges, latents, layout, condition, conditions)
         return units, edges
 
 

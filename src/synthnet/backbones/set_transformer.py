@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthnet.backbones._attention import Attention, Condition, FilmNorm
+from synthnet.backbones._edges import Edges
 from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
 from synthnet.errors import at_least
 from synthnet.tokens import TokenLayout, Tokens
@@ -37,14 +38,14 @@ class Block(nn.Module):
         self.ffn_norm, self.ffn = FilmNorm(dim, config.condition, config.code), feed_forward(config)
 
     def forward(
-        self, units: Tensor, edges: list[Tensor], layout: TokenLayout, condition: Condition, conditions: list[Condition]
-    ) -> tuple[Tensor, list[Tensor]]:
-        if edges:
-            units, edges = self.exchange(units, edges, layout, conditions)
+        self, units: Tensor, edges: Edges, layout: TokenLayout, condition: Condition, conditions: list[Condition]
+    ) -> Tensor:
+        if layout.edges:
+            units = self.exchange(units, edges, layout, conditions)
         x = self.attention_norm(units, condition)
         seen = x if self.inducing is None else self.gather(self.inducing.expand(len(x), -1, -1), x)
         units = units + self.attention(x, seen)
-        return units + self.ffn(self.ffn_norm(units, condition)), edges
+        return units + self.ffn(self.ffn_norm(units, condition))
 
 
 class SetTransformer(UnitTrunk):
@@ -55,13 +56,13 @@ class SetTransformer(UnitTrunk):
 
     def think(
         self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Edges]:
         units, edges = self.enter(tokens, layout)
         units = torch.cat([units, self.summary.expand(len(units), -1, -1)], dim=1)
         if condition.place is not None:
             condition = condition._replace(place=F.pad(condition.place, (0, 0, 0, self.summary.shape[1])))
         for block in self.blocks:
-            units, edges = block(units, edges, layout, condition, conditions)
+            units = block(units, edges, layout, condition, conditions)
         return units[:, : layout.n_tokens], edges
 
 

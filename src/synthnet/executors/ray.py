@@ -41,6 +41,7 @@ class RayCluster:
         except ImportError as error:
             raise missing_extra("ray", "ray") from error
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 starves its tasks on a machine that does anything else
         self.ray, self.threads, self._mine = ray, threads, not ray.is_initialized()
         if self._mine:
             local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers * threads, "object_store_memory": STORE_BYTES}

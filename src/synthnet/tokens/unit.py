@@ -41,7 +41,7 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
     starts, width = _columns(vocabulary)
     tokens, rows, sizes = _token_rows(parts)
     unit_index = torch.full((tokens, width), spec.n_weights)
-    column_of, token_of = torch.empty(spec.n_weights, dtype=torch.long), torch.empty(spec.n_weights, dtype=torch.long)
+    column_of, token_of = (torch.empty(spec.n_weights, dtype=torch.int32) for _ in range(2))
     columns = {key: number for number, key in enumerate(vocabulary)}
     edges, edge_descriptors, n_action = [], [], tokens
     for part in parts:
@@ -50,12 +50,12 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         if part.is_edge:
             edges.append(EdgeBlock(part.key, rows[part.units[0]], rows[part.units[1]], block))
             edge_descriptors.append(_descriptor(sizes, part.units[0], config.classes))
-            token_of[block] = n_action + torch.arange(block.shape[0])[:, None, None]
+            token_of[block] = n_action + torch.arange(block.shape[0], dtype=torch.int32)[:, None, None]
             n_action += block.shape[0]
             continue
         place = rows[part.units[0] if part.units else None]
         unit_index[place, starts[part.key] : starts[part.key] + part.size] = block
-        token_of[block] = torch.arange(place.start, place.stop)[:, None]
+        token_of[block] = torch.arange(place.start, place.stop, dtype=torch.int32)[:, None]
     descriptors = [
         _descriptor(sizes, group, config.classes, number)
         for group, place in rows.items()
