@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A module imports only from lines above its own; plug-in folders stand where their packages do.
 ORDER = [
     ["errors", "seeds", "interrupt"],
-    ["journal", "lab"],
+    ["journal", "lab", "ranks"],
     ["user_code"],
     ["device", "figures", "files", "progress", "modules", "workers", "forms", "axes"],
     ["weights", "runs", "data", "plan", "knobs", "population_rules", "axis_rules"],

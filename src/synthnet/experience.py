@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from synthnet import ranks
 from synthnet.grpo import controlled, group_spread, step_advantages
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.policy import Policy
@@ -73,9 +74,10 @@ def collect(
         rewards, logged = _ask_hooks(hooks, cohorts, sequences, scored, rewards, built_in, columns, update)
         metrics |= logged
     rewards = rewards.view(-1, config.num_generations)
+    gains = step_gains(scored, rewards, config) if by_step else None
     advantages = step_advantages(
-        rewards,
-        step_gains(scored, rewards, config) if by_step else None,
+        ranks.gathered(rewards),
+        None if gains is None else ranks.gathered(gains),
         config.grouping,
         config.mix,
         config.noise_floor,
@@ -84,6 +86,7 @@ def collect(
     )
     if config.control:
         advantages = controlled(advantages, config.control, generator(seed, "control", update))
+    advantages = advantages[ranks.own_share(len(advantages), "grpo.prompts")]
     if signal and any(reward.weights.values()):
         halves = [scored_on(images[i::2], labels[i::2]) for i in (0, 1)]
         parts = [total(half, reward.weights)[0].view_as(rewards) for half in halves]
@@ -117,7 +120,8 @@ def _starts(policy: Policy, members: Sequence[Task], prompts: list[Prompt], conf
     found = []
     for number, (member, prompt) in enumerate(zip(members, prompts, strict=True)):
         draw = generator(seed, "current-state", update, number)
-        start = current_states(policy, prompt.start, config.current_states, prompt.n_steps, member.network, draw)
+        mine = prompt.start[ranks.own_share(config.prompts, "grpo.prompts")]
+        start = current_states(policy, mine, config.current_states, prompt.n_steps, member.network, draw)
         found.append((member.network, start))
     return found
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from synthnet import ranks
 from synthnet.errors import InputError, at_least
 from synthnet.grpo import CONTROLS, check_mix
 from synthnet.guards import GuardConfig
@@ -121,6 +122,9 @@ def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
     if not 1 <= config.micro_batches <= config.prompts:
         raise InputError(f"grpo.micro_batches must lie in 1..grpo.prompts = {config.prompts}, got {config.micro_batches}")
     at_least(0, "grpo", config, "signal_every", "noise_floor")
+    ranks.own_share(config.prompts, "grpo.prompts")
+    if ranks.world() > 1 and config.current_states:
+        raise InputError("grpo.current_states needs one process: which prompts it replaces depends on the whole update")
     if config.sigma is not None and not 0 < config.sigma < math.inf:
         raise InputError(f"grpo.sigma must be positive and finite on every trained step, got {config.sigma}")
     for name in ("current_states", "discount", "ref_model_mixup_alpha"):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from synthnet import ranks
 from synthnet.errors import InputError
 from synthnet.journal import append, complete_lines, parse, records
 from synthnet.knobs import LIVE_SECTIONS, MOST_UPDATES, Dials, MixtureKnobs
@@ -67,7 +68,7 @@ class Live:
         for entry in self._due(update):
             stop, weights = stop or entry["kind"] == "stop", weights or bool(entry.get("weights"))
         if self._repeated == len(self._entries):
-            for entry in self._accept_new(update):
+            for entry in self._heard(update):
                 stop, weights = stop or entry["kind"] == "stop", weights or bool(entry.get("weights"))
         values = self.dials.set(update)
         for policy in policies if any(name.startswith("backbone.") for name in values) else ():
@@ -92,19 +93,30 @@ class Live:
         self.version = entry["version"]
         self.dials.turn(entry["update"], values, entry.get("released", []), entry.get("over", 0))
 
+    def _heard(self, update: int) -> list[dict]:
+        """What rank 0 did about new requests, done on every rank before the same update."""
+        before = len(self._entries)
+        if ranks.first():
+            self._accept_new(update)
+        heard = ranks.told(self._entries[before:] if ranks.first() else ())
+        for entry in () if ranks.first() else heard:
+            self._record(entry)
+        return heard
+
     def _record(self, entry: dict) -> dict:
-        append(self.folder / APPLIED, {**entry, "time_s": time.time()}, sync=True)
+        if ranks.first():
+            append(self.folder / APPLIED, {**entry, "time_s": time.time()}, sync=True)
         self._entries.append(entry)
         self._repeated += 1
         self._take(entry)
         return entry
 
-    def _accept_new(self, update: int) -> list[dict]:
+    def _accept_new(self, update: int) -> None:
         path = self.folder / REQUESTS
         size = path.stat().st_size if path.exists() else 0
         if size == self._size:
-            return []
-        self._size, accepted = size, []
+            return
+        self._size = size
         for number, line in enumerate(complete_lines(path)[self._seen :], self._seen + 1):
             self._seen = number
             try:
@@ -113,8 +125,7 @@ class Live:
                 self._record({"request": number, "update": update, "kind": "refused", "reason": str(error)})
                 warnings.warn(f"request {number} refused at update {update}: {error}", stacklevel=4)
                 continue
-            accepted.append(self._record({"request": number, "version": self.version + 1, "update": update, **entry}))
-        return accepted
+            self._record({"request": number, "version": self.version + 1, "update": update, **entry})
 
     def _judge(self, request: dict | None, update: int) -> dict:
         """What a request asks for, checked. Raises: InputError with the reason of a refusal."""

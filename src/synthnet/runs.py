@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from synthnet import ranks
 from synthnet.errors import InputError
 from synthnet.files import write_atomic, write_safetensors
 from synthnet.journal import append, records
@@ -49,7 +50,7 @@ class RunDirectory:
         self.trackers: list[Tracker] = []
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / "lock").open("w")
+            self._lock = (self.path / ("lock" if ranks.first() else f"lock-{ranks.rank()}")).open("w")
         except OSError as error:
             raise InputError(f"cannot use {path} as run directory: {error.strerror}") from error
         try:
@@ -69,7 +70,8 @@ class RunDirectory:
             raise InputError(
                 f"{self.path} holds a run with another configuration; choose another run_dir, or repeat its settings to resume"
             )
-        write_atomic(config, config_yaml)
+        if ranks.first():
+            write_atomic(config, config_yaml)
         self._record = {
             "command": started_by.get() or ["synthnet", *sys.argv[1:]],
             "versions": {
@@ -87,6 +89,8 @@ class RunDirectory:
         self._write_record()
 
     def _write_record(self) -> None:
+        if not ranks.first():
+            return
         write_atomic(self.path / "run.json", json.dumps(self._record, indent=1) + "\n")
 
     def log(self, update: int, metrics: dict) -> None:
@@ -94,6 +98,8 @@ class RunDirectory:
 
         Raises: InputError when the disk is full.
         """
+        if not ranks.first():
+            return
         row = {"update": update, "patch_version": self.patch_version, **metrics}
         append(self.path / "metrics.jsonl", {name: None if _not_finite(value) else value for name, value in row.items()})
         try:
@@ -109,11 +115,15 @@ class RunDirectory:
 
     def cut_back(self, update: int) -> None:
         """Drop the metrics after `update`, so that a resumed run continues the file of an uninterrupted one."""
+        if not ranks.first():
+            return
         kept = [row for row in self.metrics() if row["update"] <= update]
         write_atomic(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
     def save_checkpoint(self, tensors: dict[str, Tensor], update: int, record: dict) -> None:
         """Save what training needs to go on, as one atomic file; the one before is kept beside it."""
+        if not ranks.first():
+            return
         metadata = {"update": str(update), "record": json.dumps(record), "sha256": digest(tensors)}
         latest = self.path / "checkpoints" / CHECKPOINT
         if latest.exists():

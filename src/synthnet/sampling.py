@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from synthnet import ranks
 from synthnet.action import WeightGaussian, standard_noise
 from synthnet.backbones._moe import recorded_experts
 from synthnet.functional import Network
@@ -40,7 +41,7 @@ class Cohort:
     """Rollouts of an update that travel together: one network, one K.
 
     start [prompt weights] in raw units, `group` rollouts of each in a row; they are the rollouts `first` … of their groups, and
-    the update's prompts `prompt` …; rows [rollout]: their places among all rollouts of the update.
+    the update's prompts `prompt` … of all processes; rows [rollout]: their places among this process's rollouts of the update.
     """
 
     net: Network
@@ -82,7 +83,7 @@ def draw_cohorts(
     starts: Sequence[tuple[Network, Tensor]], n_steps: int, by_rollout: bool, config: SamplingConfig, seed: int, update: int
 ) -> list[Cohort]:
     """The cohorts of an update from the start weights [prompt weights] of each network: all with `n_steps`, or with a K drawn
-    for each rollout of a group (sorted, the same draw for every prompt)."""
+    for each rollout of a group (sorted, the same draw for every prompt). Of several processes, each has those of its share."""
     group = config.num_generations
     counts = {n_steps: group}
     if by_rollout:
@@ -92,13 +93,13 @@ def draw_cohorts(
         counts = {}
         for index in drawn.sort().values.tolist():  # a K that is listed twice is twice as likely
             counts[config.steps[index]] = counts.get(config.steps[index], 0) + alike
-    cohorts, prompt = [], 0
-    for net, start in starts:
+    cohorts, prompt, mine = [], 0, ranks.own_share(config.prompts, "grpo.prompts")
+    for number, (net, start) in enumerate(starts):
         places = (prompt + torch.arange(len(start)))[:, None] * group + torch.arange(group)
         first = 0
         for steps, count in counts.items():
             rows = places[:, first : first + count].flatten()
-            cohorts.append(Cohort(net, steps, start, count, first, prompt, rows))
+            cohorts.append(Cohort(net, steps, start, count, first, number * config.prompts + mine.start, rows))
             first += count
         prompt += len(start)
     return cohorts

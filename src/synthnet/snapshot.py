@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from synthnet import ranks
 from synthnet.policy import Policy
 from synthnet.runs import RunDirectory
 from synthnet.trainable import merged
@@ -43,16 +44,20 @@ def restore_state(loaded, modules: Mapping[str, nn.Module], optimizer, state: di
 
 def keep_best(run: RunDirectory, best: Policy, stage: str, update: int) -> None:
     """Write the best policy so far, for a run that may never end."""
+    if not ranks.first():
+        return
     merged(best).save(run.path / BEST, record=_with_stage(run, best, stage, {"stopped_at_update": update}))
 
 
 def finish(run: RunDirectory, policy: Policy, stage: str, record: dict) -> Path:
     """Write the stage's policy into its run directory, with the stage appended to the policy's own history."""
     policy = merged(policy)
-    policy.record = _with_stage(run, policy, stage, record)
     path = run.path / "policy.safetensors"
-    policy.save(path)
-    (run.path / BEST).unlink(missing_ok=True)
+    if ranks.first():
+        policy.record = _with_stage(run, policy, stage, record)
+        policy.save(path)
+        (run.path / BEST).unlink(missing_ok=True)
+    ranks.together()
     return path
 
 

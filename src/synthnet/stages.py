@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from synthnet import ranks
 from synthnet.calibrate import calibrate, recommended
 from synthnet.config import Config, compose
 from synthnet.errors import InputError
@@ -88,6 +89,10 @@ def run_stage(stage: str, settings: list[str]) -> Path:
 def _run_stage(stage: str, settings: list[str]) -> Path:
     config, text = compose(settings)
     _use_resources(config)
+    if stage in ("pairs", "distil", "grpo"):
+        ranks.start()
+    elif ranks.world() > 1:
+        raise InputError(f"{stage} runs in one process; torchrun is for pairs, distil and grpo")
     task = config.build_task()
     run_dir = config.run_dir or f"runs/{stage}-{task.name}-{config.seed}"
     if stage == "zoo":

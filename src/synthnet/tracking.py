@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from synthnet import ranks
 from synthnet.errors import InputError, missing_extra
 from synthnet.lab import LabConfig
 from synthnet.runs import RunDirectory, Tracker
@@ -18,7 +19,7 @@ def open_run(path: str | Path, config_yaml: str, lab: LabConfig | None) -> RunDi
     """
     run = RunDirectory(path, config_yaml)
     try:
-        run.trackers = list(_trackers(run.path, config_yaml, lab)) if lab else []
+        run.trackers = list(_trackers(run.path, config_yaml, lab)) if lab and ranks.first() else []
     except BaseException:
         run.close()
         raise

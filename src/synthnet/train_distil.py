@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from synthnet import ranks
 from synthnet.device import choose_device
 from synthnet.errors import InputError, at_least
 from synthnet.functional import cross_entropy, predictions
@@ -67,8 +68,11 @@ def check_distil(config: DistilConfig, policy: Policy) -> None:
         raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
     check_steps("distil.steps", config.steps, policy)
     at_least(1, "distil", config, "nets", "images", "teachers")
-    if config.apart and config.nets < 2:
-        raise InputError(f"distil.apart compares nets of different seeds: distil.nets must be at least 2, got {config.nets}")
+    mine = ranks.own_share(config.nets, "distil.nets")
+    if config.apart and mine.stop - mine.start < 2:
+        raise InputError(
+            f"distil.apart compares nets of different seeds: distil.nets must be at least 2 a process, got {config.nets}"
+        )
     at_least(0, "distil", config, "input_noise", "anchor", "stay", "apart", "apart_ratio")
     if config.graded is not None:
         at_least(1, "distil", config, "graded")
@@ -121,6 +125,7 @@ def train_distil(
             seed,
             update,
         )
+        start = start[ranks.own_share(config.nets, "distil.nets")]
         final = rollout(learner, start, n_steps, net, graded=config.graded)[-1]
         target_loss = cross_entropy(net.logits(final, images), targets).mean()
         loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}

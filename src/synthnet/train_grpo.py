@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from synthnet import ranks
 from synthnet.device import choose_device
 from synthnet.experience import Experience, collect, validation_reward
 from synthnet.grpo_settings import GrpoConfig, check
@@ -137,7 +138,7 @@ def _loss(policy: Policy, reference: Policy, seen: Experience, config: GrpoConfi
     if config.micro_batches == 1:
         return policy_loss(policy, reference, seen.sampled, seen.advantages, config, longest)
     lengths, whole, figures = token_counts(seen.sampled, len(seen.advantages)), torch.zeros(()), {}
-    for part in split_steps(seen.sampled, config.prompts, config.micro_batches):
+    for part in split_steps(seen.sampled, config.prompts // ranks.world(), config.micro_batches):
         loss, stats = policy_loss(policy, reference, part, seen.advantages, config, longest, lengths)
         auxiliary, load = policy.auxiliary_loss()
         (loss + auxiliary / config.micro_batches).backward()

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from synthnet import ranks
 from synthnet.device import choose_device
 from synthnet.errors import InputError, at_least
 from synthnet.functional import Network, layer_errors
@@ -71,6 +72,7 @@ def check_pairs(config: PairsConfig) -> None:
         raise InputError(f"pairs.source must be zoo, corruptor or both, got {config.source!r}")
     at_least(1, "pairs", config, "batch", "images")
     at_least(2, "pairs", config, "val_seeds")
+    ranks.own_share(config.batch, "pairs.batch")
 
 
 def refuse_codes(policy: Policy) -> None:
@@ -161,8 +163,9 @@ def pairs_loss(policy: Policy, batch: PairBatch, net: Network, function: float =
     return loss
 
 
-def move(batch: PairBatch, device: torch.device) -> PairBatch:
-    return PairBatch(*(value.to(device) for value in vars(batch).values()))
+def move(batch: PairBatch, device: torch.device, rows: slice = slice(None)) -> PairBatch:
+    """The batch, or some of its rows, on a device."""
+    return PairBatch(*(value[rows].to(device) for value in vars(batch).values()))
 
 
 def train_pairs(
@@ -198,7 +201,8 @@ def train_pairs(
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
         draw, turn = generator(seed, "pairs", update), update % len(members)
-        batch = move(draw_pairs(config, states[turn], learner.config.k_max, draw), place)
+        drawn, mine = draw_pairs(config, states[turn], learner.config.k_max, draw), ranks.own_share(config.batch, "pairs.batch")
+        batch = move(drawn, place, mine)
         chosen = torch.randperm(len(inputs), generator=draw)[: config.images].to(place)
         yield pairs_loss(learner, batch, members[turn].network, config.function, inputs[chosen]), {}
 

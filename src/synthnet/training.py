@@ -17,6 +17,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
+from synthnet import ranks
 from synthnet.errors import InputError
 from synthnet.guards import GuardConfig
 from synthnet.interrupt import StopRequest
@@ -122,7 +123,7 @@ def train(
             course.guard_gradients()
             if state["update"] % config.loop.validate_every == 0 or state["update"] == config.loop.updates:
                 course.validate(validate, bar, guarded=True)
-            if stop.asked:
+            if ranks.anywhere(stop.asked):
                 course.leave(title)
             if state["update"] % config.loop.checkpoint_every == 0:
                 course.save(title)
@@ -182,6 +183,7 @@ class _Course:
                 auxiliary, load = policy.auxiliary_loss()
                 (loss + auxiliary).backward()
                 metrics = {**metrics, **load}
+            ranks.average_gradients(policy)
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), optim.max_grad_norm)
             if finite := bool(torch.isfinite(norm)):
                 self.optimizer.step()
@@ -190,7 +192,8 @@ class _Course:
                 break
         self.state["skipped"] = 0 if finite else self.state["skipped"] + 1
         rate = self.optimizer.param_groups[0]["lr"]
-        return {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": rate, "skipped": int(not finite), **metrics}
+        own = {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": rate, "skipped": int(not finite), **metrics}
+        return ranks.average(own)
 
     def guard_gradients(self) -> None:
         """After a few skipped updates in a row, back to the best policy. Raises: InputError where that was done often
