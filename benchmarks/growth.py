@@ -1,7 +1,7 @@
 """How one synth step grows with the network: vision Transformers of 1M to 86M weights under one small random policy, each in a
 process of its own, edges held or streamed as a memory budget says; one JSON file and one table.
 
-python benchmarks/growth.py [--memory 8G] [--threads 2] -o benchmarks/results/growth.json
+python benchmarks/growth.py [--memory 8G | --stream] [--threads 2] -o benchmarks/results/growth.json
 """
 
 import argparse
@@ -26,8 +26,9 @@ SIZES = {"1M": (128, 8, 2), "5M": (256, 10, 4), "20M": (480, 11, 8), "86M": (960
 BACKBONE = {"name": "perceiver_io", "dim": 32, "rounds": 2, "edge_dim": 16, "latents": 8}
 
 
-def measure(name: str, memory: str, threads: int) -> dict:
-    """One network: seconds for its tracing and for a step, and the peak memory of the process."""
+def measure(name: str, memory: str | None, threads: int) -> dict:
+    """One network: seconds for its tracing and for a step, and the peak memory of the process. Without a budget, edges are
+    streamed whatever their number."""
     torch.set_num_threads(threads)
     dim, blocks, heads = SIZES[name]
     arch = Arch.of("vit", side=32, patch=8, dim=dim, blocks=blocks, heads=heads)
@@ -36,7 +37,7 @@ def measure(name: str, memory: str, threads: int) -> dict:
     traced = time.monotonic() - began
     policy = Policy.create(PolicyConfig({"name": "unit"}, BACKBONE), [arch], 0).eval()
     layout, start = policy.layout(net), draw_init(net.spec, torch.Generator().manual_seed(0))[None]
-    policy.trunk.held_bytes = held_bytes(net.spec.n_weights, parse_size(memory))
+    policy.trunk.held_bytes = held_bytes(net.spec.n_weights, parse_size(memory)) if memory else 0
     n_edges = sum(block.index.shape[0] * block.index.shape[1] for block in layout.edges)
     with torch.no_grad():
         began = time.monotonic()
@@ -59,16 +60,19 @@ def measure(name: str, memory: str, threads: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--memory", default="8G")
+    parser.add_argument("--stream", action="store_true", help="stream edges at every size")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--one", choices=SIZES)
     parser.add_argument("-o", "--out")
     options = parser.parse_args()
+    memory = None if options.stream else options.memory
     if options.one:
-        print(json.dumps(measure(options.one, options.memory, options.threads)))
+        print(json.dumps(measure(options.one, memory, options.threads)))
         return
-    report = {"memory": options.memory, "threads": options.threads, "policy": BACKBONE, "nets": {}}
+    report = {"memory": memory, "threads": options.threads, "policy": BACKBONE, "nets": {}}
     for name in SIZES:
-        own = [sys.executable, __file__, "--one", name, "--memory", options.memory, "--threads", str(options.threads)]
+        budget = ["--stream"] if options.stream else ["--memory", options.memory]
+        own = [sys.executable, __file__, "--one", name, *budget, "--threads", str(options.threads)]
         report["nets"][name] = json.loads(
             subprocess.run(own, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
         )
@@ -86,7 +90,11 @@ def main() -> None:
         ]
         for name, row in report["nets"].items()
     ]
-    table(f"one synth step within {options.memory}", ["vit", "weights", "edges", "edges are", "step", "per edge", "peak"], rows)
+    table(
+        f"one synth step, {'edges streamed' if options.stream else 'within ' + options.memory}",
+        ["vit", "weights", "edges", "edges are", "step", "per edge", "peak"],
+        rows,
+    )
 
 
 if __name__ == "__main__":
