@@ -116,6 +116,9 @@ def test_bodies_are_strict_and_small(client):
     ]  # fmt: skip
     for body in wrong:
         assert client.post("/api/patch", params={"name": "done"}, json=body).status_code in (422, 429), body
+    for raw in ('{"values": {"grpo.beta": NaN}}', '{"values": {"grpo.beta": 1e999}}', '{"values":'):
+        answer = client.post("/api/patch", params={"name": "done"}, content=raw, headers={"content-type": "application/json"})
+        assert answer.status_code in (422, 429), raw
     big = {"values": {"grpo.beta": "x" * 100_000}}
     assert client.post("/api/patch", params={"name": "done"}, json=big).status_code == 413
     late = client.post("/api/patch", params={"name": "done"}, json={"values": {"grpo.beta": 0.1}})
@@ -138,6 +141,7 @@ def test_overrides_over_http_are_bounded():
     for wrong in (
         {"reward.python": "evil.py:f"}, {"run_dir": "/tmp/x"}, {"policy_from": "/etc/passwd"}, {"task._target_": "os.system"},
         {"seed": -1}, {"seed": True}, {"grpo.loop.updates": 10**9}, {"grpo.beta": "1,2"}, {"experiment": "x"},
+        {"loop.updates": 5}, {"pairs.loop.updates": 5}, {"grpo.seed": 3},
     ):  # fmt: skip
         with pytest.raises(InputError):
             bounded_overrides(wrong, "grpo")

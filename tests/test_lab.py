@@ -7,13 +7,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from conftest import make_policy
+from synthnet import training
 from synthnet.cli import main
 from synthnet.config import GROUPS
 from synthnet.errors import InputError
@@ -23,9 +26,11 @@ from synthnet.journal import append, records
 from synthnet.knobs import HOT, Dials, check_value
 from synthnet.lab import LabConfig, Schedule
 from synthnet.live import Live
+from synthnet.policy import load_policy
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_stage
 from synthnet.status import list_runs, read_status
+from synthnet.train_pairs import PairsConfig, check_pairs
 
 QUICK = [
     "task=digits-mlp", "task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1]",
@@ -440,3 +445,113 @@ def test_every_logged_name_is_documented(tmp_path, request):
     assert {name for name, p in patterns.items() if not any(p.fullmatch(each) for each in logged)} == {
         "val/accuracy_k{K}/{net}"
     }
+
+
+# --- found by review ---------------------------------------------------------------------------------------------------
+
+
+def test_pruning_spares_what_lives_inside_a_dead_sweep(start, tmp_path):
+    """A trial outlives its sweep by design: neither it nor the folder that holds it may go."""
+    root = tmp_path / "runs"
+    run_stage("grpo", _settings(start, root / "sweep" / "trial-0000", "grpo.loop.updates=1"))
+    for name in ("run.json", "config.yaml"):
+        (root / "sweep" / name).write_text((root / "sweep" / "trial-0000" / name).read_text())
+    record = json.loads((root / "sweep" / "run.json").read_text())
+    (root / "sweep" / "run.json").write_text(json.dumps({**record, "outcome": None}))
+    assert {s.name: s.state for s in list_runs(root)} == {"sweep": "dead", "sweep/trial-0000": "done"}
+    assert main(["runs", "prune", "--runs", str(root), "--yes"]) == 0
+    assert (root / "sweep" / "trial-0000").exists()
+
+
+def test_one_damaged_run_hides_no_other(start, tmp_path):
+    root = tmp_path / "runs"
+    for name in ("a", "b"):
+        run_stage("grpo", _settings(start, root / name, "grpo.loop.updates=1"))
+    (root / "a" / "run.json").write_text("{" * 5000)
+    assert {status.name: status.state for status in list_runs(root)} == {"a": "foreign", "b": "done"}
+
+
+def test_a_rolled_back_sigma_is_the_policys_own_again(start, tmp_path):
+    """The noise is set at every update from the knob, so going back to null gives back what the policy came with."""
+    run = tmp_path / "run"
+    _requests(run, {"kind": "patch", "values": {"grpo.sigma": 0.3}})
+    run_stage("grpo", _settings(start, run, "grpo.loop.updates=2"))
+    assert load_policy(run / "policy.safetensors").record["stages"]
+    learner = load_file(run / "checkpoints" / "training.safetensors")
+    assert learner["policy/log_sigma"].exp() == pytest.approx(0.3)
+    back = tmp_path / "back"
+    _requests(back, {"kind": "patch", "values": {"grpo.sigma": 0.3}}, {"kind": "rollback", "to": 0})
+    run_stage("grpo", _settings(start, back, "grpo.loop.updates=2"))
+    learner = load_file(back / "checkpoints" / "training.safetensors")
+    assert learner["policy/log_sigma"].exp() == pytest.approx(0.05)
+
+
+def test_a_patched_limit_holds_when_a_run_is_taken_up_again(start, tmp_path, monkeypatch):
+    """patience=1 would end the run at its second validation; patched to 0 it goes on, also where it was killed there."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    patient = ["grpo.loop.updates=12", "grpo.loop.validate_every=2", "grpo.loop.checkpoint_every=1", "grpo.loop.patience=2"]
+    for folder in (whole, killed):
+        _requests(folder, {"kind": "patch", "values": {"grpo.loop.patience": 0}})
+    run_stage("grpo", _settings(start, whole, *patient))
+    apply, calls = training._Course.apply, []
+
+    def die(*arguments):
+        calls.append(1)
+        if len(calls) == 9:
+            raise SystemExit
+        return apply(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(training._Course, "apply", die)
+        run_stage("grpo", _settings(start, killed, *patient))
+    run_stage("grpo", _settings(start, killed, *patient))
+    assert _rows(killed) == _rows(whole)
+    assert max(row["update"] for row in _rows(whole)) == 12
+
+
+def test_values_must_go_together_with_where_the_others_are_going(start, tmp_path):
+    """Each of the two patches is sound with what holds now; together they would leave nothing to draw."""
+    run = tmp_path / "run"
+    live = Live("pairs", {"pairs": (config := PairsConfig())}, None, lambda: check_pairs(config))
+    run.mkdir()
+    live.open(run, type("P", (), {"settings": {}})())
+    _requests(run, {"kind": "patch", "values": {"pairs.single": 0.0}, "over": 5})
+    _requests(run, {"kind": "patch", "values": dict.fromkeys(("pairs.short", "pairs.long", "pairs.skipped"), 0.0)})
+    with pytest.warns(UserWarning, match="not all zero"):
+        live.turn(0, ())
+    assert [entry["kind"] for entry in records(run / "applied.jsonl")] == ["patch", "refused"]
+
+
+def test_a_thousand_ramps_on_one_knob_are_one_value():
+    dials = Dials({"reward": RewardConfig()}, {})
+    for update in range(3000):
+        dials.turn(update, {"reward.gain": float(update % 2)}, [], over=5)
+    assert 0.0 <= dials.value("reward.gain", 3001) <= 1.0
+
+
+def test_no_run_that_names_code_is_run_again_from_its_file(start, tmp_path):
+    run = tmp_path / "run"
+    run_stage("grpo", _settings(start, run, "grpo.loop.updates=1"))
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "command": [*record["command"], "reward.python=[evil.py:f]"]}))
+    for wrong in (["runs", "resume", str(run)], ["fork", str(run), "seed=1"], ["fork", str(run), "--replay"]):
+        assert main(wrong) == 2
+    assert not (tmp_path / "run-2").exists()
+
+
+def test_requests_that_come_at_once_are_numbered_one_by_one(tmp_path):
+    numbers = []
+    threads = [threading.Thread(target=lambda: numbers.append(append(tmp_path / "j", {"a": 1}, sync=True))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(1, 13))
+
+
+def test_schedules_of_other_stages_are_left_to_them(start, tmp_path, capsys):
+    schedule = "lab.schedules={pairs.function:{start:1.0,end:0.0}}"
+    run_stage("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=1", schedule))
+    assert not any("knob/" in name for row in _rows(tmp_path / "run") for name in row)
+    with pytest.raises(InputError, match=r"did you mean 'grpo\.beta'"):
+        run_stage("grpo", _settings(start, tmp_path / "x", "lab.schedules={grpo.betta:{start:1.0,end:0.0}}"))

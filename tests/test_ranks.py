@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds")
 SMALL = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "lab.tensorboard=false"]
 GRPO = [
     *SMALL, "grpo.prompts=4", "grpo.num_generations=4", "grpo.steps=[1,2]", "reward.batch=64", "reward.gain=0.2",
-    "grpo.val_seeds=2", "grpo.signal_every=0",
+    "grpo.val_seeds=2", "grpo.signal_every=3",
     "grpo.loop.updates=20", "grpo.loop.validate_every=10", "grpo.scale_rewards=batch",
     "reward.step_cost=0.1", "grpo.guard.norm=null",
 ]  # fmt: skip

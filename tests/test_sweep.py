@@ -50,8 +50,9 @@ def test_the_space_is_written_in_hydras_grammar():
         "grpo.optim.learning_rate": Axis((), 1e-5, 1e-3, log=True),
         "grpo.mirrored": Axis((True, False)),
     }
-    with pytest.raises(InputError, match="expected KEY=VALUE"):
-        parse_space(["grpo.epsilon=choice(1"])
+    for wrong in ("choice(1", "interval(0.5,0.1)", "tag(log,interval(0,1))", "range(1,2,0)", "glob(*)"):
+        with pytest.raises(InputError, match=r"expected KEY=VALUE|an interval runs|no values"):
+            parse_space([f"grpo.epsilon={wrong}"])
 
 
 def test_a_grid_runs_every_combination_once_and_keeps_failures_apart(settings, tmp_path, capsys):

@@ -1,9 +1,11 @@
 """Runs made from runs: the command that resumes one, forks it with other settings, or replays it."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from synthnet.errors import InputError
+from synthnet.knobs import LIVE_SECTIONS
 from synthnet.live import APPLIED, REQUESTS
 from synthnet.snapshot import policy_of_run
 from synthnet.status import STAGES, RunStatus, read_status
@@ -19,10 +21,7 @@ def resume_settings(folder: Path) -> tuple[str, list[str]]:
     status = read_status(folder)
     if status.state in ("running", "stalled"):
         raise InputError(f"{folder} is running")
-    settings = _settings(status)
-    if code := [text for text in settings if text.startswith("reward.python=")]:
-        raise InputError(f"{folder} uses code of yours ({code[0]}): repeat its command by hand: {' '.join(status.command)}")
-    return status.stage, with_settings(settings, [f"run_dir={folder}"])
+    return status.stage, with_settings(_settings(status), [f"run_dir={folder}"])
 
 
 def fork_settings(folder: Path, changes: list[str], run_dir: str | None) -> tuple[str, list[str]]:
@@ -33,7 +32,7 @@ def fork_settings(folder: Path, changes: list[str], run_dir: str | None) -> tupl
     """
     status = read_status(folder)
     target = run_dir or next_free(folder)
-    settings = with_settings(_settings(status), changes)
+    settings = with_settings(_settings(status, changes), changes)
     keys = {text.partition("=")[0] for text in changes}
     rebuilt = any(key.partition(".")[0] in SHAPING for key in keys)
     made = policy_of_run(folder)
@@ -46,13 +45,16 @@ def replay_settings(folder: Path, run_dir: str | None) -> tuple[str, list[str]]:
     """The stage and the settings of a run that repeats an old one with all that was applied to it, as its new run directory
     then says. Raises: InputError where the old run cannot be read, or the new place is taken."""
     status, target = read_status(folder), Path(run_dir or next_free(folder))
+    settings = _settings(status)
+    if status.stage not in LIVE_SECTIONS:
+        raise InputError(f"{folder} is a {status.stage} run: replay the runs of its stages, one by one")
     if target.exists():
         raise InputError(f"{target} exists; pass run_dir=PATH of a new one")
     target.mkdir(parents=True)
     for name in (APPLIED, REQUESTS):
         if (folder / name).exists():
             shutil.copyfile(folder / name, target / name)
-    return status.stage, with_settings(_settings(status), [f"run_dir={target}"])
+    return status.stage, with_settings(settings, [f"run_dir={target}"])
 
 
 def with_settings(settings: list[str], changes: list[str]) -> list[str]:
@@ -66,7 +68,11 @@ def next_free(folder: Path) -> str:
     return next(str(path) for n in range(2, 10_000) if not (path := folder.with_name(f"{folder.name}-{n}")).exists())
 
 
-def _settings(status: RunStatus) -> list[str]:
+def _settings(status: RunStatus, changes: Sequence[str] = ()) -> list[str]:
+    """The settings of a run's recorded command. A file never names code: code of the user's own has to be named again."""
     if status.command[:1] != ("synthnet",) or status.stage not in STAGES or not all("=" in text for text in status.command[2:]):
         raise InputError(f"{status.path} was not started by a synthnet training command: {' '.join(status.command)[:200]}")
+    code = [text for text in status.command[2:] if text.startswith("reward.python=")]
+    if code and not any(text.startswith("reward.python=") for text in changes):
+        raise InputError(f"{status.path} uses code of yours ({code[0]}): give its command again, or name the code in this one")
     return list(status.command[2:])

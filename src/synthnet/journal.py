@@ -1,5 +1,6 @@
 """JSONL files that are only ever appended to: one record a line, a half-written last line is not a record."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -9,8 +10,9 @@ from synthnet.errors import InputError
 LONGEST_LINE = 1 << 16  # bytes; a longer line is no record of ours
 
 
-def append(path: Path, record: dict, sync: bool = False) -> None:
-    """Append one record as one write; with `sync`, it is on the disk before this returns.
+def append(path: Path, record: dict, sync: bool = False) -> int:
+    """Append one record as one write, one at a time whoever else appends; with `sync`, it is on the disk before this returns,
+    and the number of its line is returned, from 1 (else 0).
 
     A half-written line that an earlier process left behind is ended first, so that this record starts a line of its own.
     Raises: InputError when the disk is full or the place cannot be written to.
@@ -18,11 +20,14 @@ def append(path: Path, record: dict, sync: bool = False) -> None:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
             size = os.fstat(handle).st_size
             torn = size and os.pread(handle, 1, size - 1) != b"\n"
             _write_all(handle, (b"\n" if torn else b"") + json.dumps(record).encode() + b"\n")
             if sync:
                 os.fsync(handle)
+                return len(complete_lines(path))
+            return 0
         finally:
             os.close(handle)
     except OSError as error:

@@ -17,7 +17,7 @@ STAGES = ("corrupt", "pairs", "distil", "grpo", "critic")
 LIVE_SECTIONS = {  # what a run of each stage listens to
     "corrupt": ("corrupt", "backbone"),
     "pairs": ("pairs", "backbone"),
-    "distil": ("distil", "pairs", "backbone"),
+    "distil": ("distil", "backbone"),
     "grpo": ("grpo", "reward", "backbone"),
     "critic": ("critic",),
 }
@@ -103,7 +103,7 @@ _GRPO = {
 }
 _TERMS = ("accuracy", "bounded_loss", "gain", "efficiency", "step_cost", "stability", "robustness", "diversity")
 _REWARD = {
-    **dict.fromkeys((*_TERMS, "worst_class", "calibration", "python_weights"), Bounds(-1e3, 1e3)),
+    **dict.fromkeys((*_TERMS, "worst_class", "calibration"), Bounds(-1e3, 1e3)),
     "batch": Bounds(2, 10_000_000),
     "input_noise": Bounds(0, 10),
     "copies": Bounds(1, 100),
@@ -206,6 +206,7 @@ class Dials:
             if not isinstance(self.base[name], float):
                 raise InputError(f"lab.schedules.{name}: only settings that are numbers with a fraction can follow a schedule")
         self._turns: dict[str, list[_Turn]] = {}
+        self._starts: dict[tuple[str, int], object] = {}
 
     def _owner(self, name: str) -> tuple[object, str]:
         group, *path, last = name.split(".")
@@ -226,6 +227,7 @@ class Dials:
         """From `update` on, knobs go to `values`; those released go back to the settings' own course at once."""
         for name, value in values.items():
             self._turns.setdefault(name, []).append(_Turn(update, value, over))
+            self._began(name, len(self._turns[name]) - 1)
         for name in (each for each in released if each in self.base):
             self._turns.setdefault(name, []).append(_Turn(update, released=True))
 
@@ -237,16 +239,32 @@ class Dials:
         if n_turns == 0 or (turn := self._turns[name][n_turns - 1]).released:
             schedule = self.schedules.get(name)
             return self.base[name] if schedule is None else schedule.value(update)
-        before = self._after(name, turn.update, n_turns - 1) if turn.over else None
         done = update + 1 - turn.update
-        if type(before) is not float or type(turn.value) is not float or done >= turn.over:
+        if done >= turn.over or type(turn.value) is not float:
+            return turn.value
+        if type(before := self._began(name, n_turns - 1)) is not float:
             return turn.value
         return before + (turn.value - before) * max(done, 0) / turn.over
+
+    def _began(self, name: str, number: int) -> object:
+        """The value that turn `number` of a knob set out from, computed once."""
+        turn = self._turns[name][number]
+        key = (name, number)
+        if key not in self._starts:
+            self._starts[key] = self._after(name, turn.update, number)
+        return self._starts[key]
 
     @property
     def moved(self) -> list[str]:
         """The knobs that have a schedule or were ever patched."""
         return sorted({*self.schedules, *self._turns})
+
+    def target(self, name: str) -> object:
+        """Where a knob is going: the end of its last turn, or of its schedule."""
+        turns, schedule = self._turns.get(name, []), self.schedules.get(name)
+        if turns and not turns[-1].released:
+            return turns[-1].value
+        return self.base[name] if schedule is None else schedule.value(MOST_UPDATES)
 
     def set(self, update: int) -> dict[str, object]:
         """Give the settings their values at an update; returns those of the knobs in `moved`."""

@@ -40,7 +40,8 @@ class Live:
         self, stage: str, sections: Mapping[str, object], lab: LabConfig | None = None, check: Callable = lambda: None
     ):
         self.sections = {group: sections[group] for group in LIVE_SECTIONS[stage] if group in sections}
-        self.schedules = lab.schedules if lab else {}
+        listed = lab.schedules if lab else {}
+        self.schedules = {name: schedule for name, schedule in listed.items() if name.partition(".")[0] in LIVE_SECTIONS[stage]}
         self.check = check
         self._entries: list[dict] = []
         self._seen, self._size, self._repeated, self.version = 0, -1, 0, 0
@@ -50,8 +51,11 @@ class Live:
         self.folder = folder
         if policy.settings:
             self.sections = {**self.sections, "backbone": MixtureKnobs(**policy.settings)}
-        self.dials = Dials(self.sections, self.schedules)
+        self.dials = Dials(self.sections, {n: s for n, s in self.schedules.items() if n.partition(".")[0] in self.sections})
+        for ends in ("start", "end"):
+            self._try({name: float(getattr(schedule, ends)) for name, schedule in self.dials.schedules.items()}, {})
         self._entries = records(folder / APPLIED)
+        ranks.together()  # or a slow rank would read what it is also told
         for entry in self._entries:
             _check_entry(entry, folder)
         self._seen = max((entry.get("request") or 0 for entry in self._entries), default=0)
@@ -142,7 +146,7 @@ class Live:
         if not isinstance(values, dict) or not values:
             raise InputError("a patch needs values: {knob: value}")
         values = self.dials.check(values)
-        self._try(values, update)
+        self._try_all(values)
         return {"kind": "patch", "values": values, "over": over}
 
     def _judge_rollback(self, request: dict, over: int) -> dict:
@@ -152,6 +156,7 @@ class Live:
         if not isinstance(request.get("weights", False), bool):
             raise InputError("weights must be true or false")
         values, released = self._targets(to)
+        self._try_all(values | {name: self.dials.base[name] for name in released})
         return {
             "kind": "rollback",
             "to": to,
@@ -174,9 +179,14 @@ class Live:
                     values.pop(name, None)
         return values, sorted(moved - set(values))
 
-    def _try(self, values: dict[str, object], update: int) -> None:
-        """Refuse values that do not go together with the rest, and leave everything as it was."""
-        trial = Dials(self.sections, {})
+    def _try_all(self, values: dict[str, object]) -> None:
+        """Refuse values that do not go together with the rest as it is, or as it is going to be."""
+        self._try(values, {})
+        self._try(values, {name: self.dials.target(name) for name in self.dials.moved})
+
+    def _try(self, values: dict[str, object], others: dict[str, object]) -> None:
+        """Refuse values that do not go together with these others, and leave everything as it was."""
+        trial, values = Dials(self.sections, {}), {**others, **values}
         trial.turn(0, values, [], 0)
         before = {name: trial.base[name] for name in values}
         trial.set(0)
@@ -219,7 +229,9 @@ def _check_entry(entry: dict, folder: Path) -> None:
     fits = entry.get("kind") in ("patch", "rollback", "stop", "guard", "refused") and type(entry.get("update")) is int
     fits = fits and (entry["kind"] == "refused" or type(entry.get("version")) is int)
     fits = fits and isinstance(entry.get("values", {}), dict) and isinstance(entry.get("released", []), list)
-    if not fits or type(entry.get("over", 0)) is not int or not isinstance(entry.get("undone", []), list):
+    fits = fits and all(isinstance(name, str) for name in entry.get("released", []))
+    fits = fits and type(entry.get("over", 0)) is int and isinstance(entry.get("undone", []), list)
+    if not fits or type(entry.get("request") or 0) is not int:
         raise InputError(f"{folder / APPLIED} is damaged: {str(entry)[:120]}; start a new run, or restore the file")
 
 

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from synthnet.errors import InputError
-from synthnet.journal import append, complete_lines, records
+from synthnet.journal import append, records
 from synthnet.knobs import LIVE_SECTIONS, MOST_UPDATES, MixtureKnobs, check_value
 from synthnet.live import APPLIED, REQUESTS
 from synthnet.status import read_status
@@ -81,7 +81,7 @@ def _running(folder: Path) -> str:
     if status.stage not in LIVE_SECTIONS:
         kinds = ", ".join(LIVE_SECTIONS)
         raise InputError(f"{folder} is a {status.stage or 'foreign'} run: only {kinds} runs listen to requests")
-    if status.state != "running":
+    if status.state not in ("running", "stalled"):
         raise InputError(
             f"{folder} is not running ({status.state}); resume it first, or fork it: synthnet fork {folder} KEY=VALUE"
         )
@@ -89,5 +89,4 @@ def _running(folder: Path) -> str:
 
 
 def _send(folder: Path, request: dict) -> int:
-    append(folder / REQUESTS, {**request, "time_s": time.time()}, sync=True)
-    return len(complete_lines(folder / REQUESTS))
+    return append(folder / REQUESTS, {**request, "time_s": time.time()}, sync=True)

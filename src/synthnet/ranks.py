@@ -16,9 +16,11 @@ from synthnet.errors import InputError
 
 
 def start() -> None:
-    """Join the other ranks, where torchrun set WORLD_SIZE. Gloo on the CPU, NCCL on GPUs."""
+    """Join the other ranks, where torchrun set WORLD_SIZE. Gloo for what lies on the CPU, NCCL for gradients on GPUs."""
     if world() > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
 def world() -> int:
@@ -56,13 +58,15 @@ def average_gradients(module: nn.Module) -> None:
 
 
 def average(metrics: dict) -> dict:
-    """The numbers of metrics, averaged over ranks; all ranks must have the same names. Other values are this rank's."""
+    """The numbers of metrics, averaged over ranks; all ranks must have the same names. A number that any rank lacks (None) is
+    lacking; other values are this rank's."""
     if world() == 1:
         return metrics
-    names = [name for name, value in metrics.items() if isinstance(value, int | float)]
-    values = torch.tensor([float(metrics[name]) for name in names], dtype=torch.float64)
+    names = sorted(name for name, value in metrics.items() if value is None or isinstance(value, int | float))
+    values = torch.tensor([torch.nan if metrics[name] is None else float(metrics[name]) for name in names], dtype=torch.float64)
     distributed.all_reduce(values)
-    return {**metrics, **dict(zip(names, (values / world()).tolist(), strict=True))}
+    means = (values / world()).tolist()
+    return {**metrics, **{name: mean if mean == mean else None for name, mean in zip(names, means, strict=True)}}
 
 
 def gathered(part: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from synthnet.errors import InputError
 from synthnet.files import write_atomic, write_safetensors
 from synthnet.journal import append, records
 
+LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
 started_by: ContextVar[list[str] | None] = ContextVar("started_by", default=None)  # the command, where it is not the process's
 CHECKPOINT, CHECKPOINT_BEFORE = "training.safetensors", "training-before.safetensors"
 
@@ -53,16 +54,24 @@ class RunDirectory:
             self._lock = (self.path / ("lock" if ranks.first() else f"lock-{ranks.rank()}")).open("w")
         except OSError as error:
             raise InputError(f"cannot use {path} as run directory: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not self._locked():
             self.close()
-            raise InputError(f"{path} is in use by another process; choose another run_dir") from error
+            raise InputError(f"{path} is in use by another process; choose another run_dir")
         try:
             self._claim(config_yaml)
         except BaseException:
             self.close()
             raise
+
+    def _locked(self) -> bool:
+        """Take the lock. Whoever looks whether a run lives holds it for an instant, so one refusal is not the last word."""
+        for _ in range(LOCK_TRIES):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                time.sleep(LOCK_PAUSE_S)
+        return False
 
     def _claim(self, config_yaml: str) -> None:
         config = self.path / "config.yaml"
@@ -87,6 +96,8 @@ class RunDirectory:
             "outcome": None,
         }
         self._write_record()
+        if ranks.first():
+            write_atomic(self.path / "heartbeat", str(time.time()))
 
     def _write_record(self) -> None:
         if not ranks.first():

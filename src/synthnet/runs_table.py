@@ -11,7 +11,7 @@ from synthnet.journal import records
 from synthnet.live import APPLIED
 from synthnet.patching import answer, request_stop
 from synthnet.report import table
-from synthnet.status import RunStatus, list_runs, read_status
+from synthnet.status import RunStatus, is_locked, list_runs, read_status
 
 PRUNED = ("dead", "failed", "stopped", "done")
 STOP_S = 60.0
@@ -92,7 +92,10 @@ def prune(options) -> None:
     """Delete runs in one of the states asked for, after a confirmation. What runs is never touched."""
     if strange := sorted(set(options.state) - set(PRUNED)):
         raise InputError(f"--state takes {', '.join(PRUNED)}, got {', '.join(strange)}")
-    doomed = [s for s in list_runs(options.runs) if s.state in options.state and (not options.names or s.path in options.names)]
+    found = list_runs(options.runs)
+    chosen = [s for s in found if s.state in options.state and (not options.names or s.path in options.names)]
+    spared = {Path(s.path) for s in found if s not in chosen}  # a trial may outlive its sweep: what holds it stays
+    doomed = [s for s in chosen if not any(path.is_relative_to(s.path) for path in spared)]
     if not doomed:
         print("nothing to delete")
         return
@@ -101,8 +104,9 @@ def prune(options) -> None:
     if not options.yes and (not sys.stdin.isatty() or input(f"delete these {len(doomed)} runs? [y/N] ").strip().lower() != "y"):
         raise InputError("nothing was deleted; confirm with y, or pass --yes")
     for status in doomed:
-        if Path(status.path).exists():  # not inside one that has gone already
-            shutil.rmtree(status.path)
+        folder = Path(status.path)
+        if folder.exists() and not any(is_locked(lock.parent) for lock in folder.rglob("lock")):  # nothing began meanwhile
+            shutil.rmtree(folder)
     print(f"deleted {len(doomed)} runs")
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from synthnet import ranks
 from synthnet.calibrate import calibrate, recommended
 from synthnet.config import Config, compose
-from synthnet.errors import InputError
+from synthnet.errors import InputError, unknown
 from synthnet.functional import Network
+from synthnet.knobs import HOT
 from synthnet.plan import set_memory_budget
 from synthnet.policy import Policy, load_policy
 from synthnet.runs import RunDirectory, started_by
@@ -89,6 +90,9 @@ def run_stage(stage: str, settings: list[str]) -> Path:
 def _run_stage(stage: str, settings: list[str]) -> Path:
     config, text = compose(settings)
     _use_resources(config)
+    for name in config.lab.schedules:
+        if name not in HOT:
+            raise unknown("hot knob in lab.schedules", name, HOT)
     if stage in ("pairs", "distil", "grpo"):
         ranks.start()
     elif ranks.world() > 1:

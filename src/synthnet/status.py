@@ -20,7 +20,7 @@ STAGES = ("zoo", "corrupt", "pairs", "distil", "grpo", "critic", "run", "sweep")
 @dataclass(frozen=True)
 class RunStatus:
     """state: running, stalled (running without a sign of life), done, stopped (on request; can be resumed), failed (with the
-    reason in `note`), dead (killed; can be resumed) or foreign (no run of ours)."""
+    reason in `note`), dead (killed; can be resumed) or foreign (no run of ours, or damaged)."""
 
     name: str
     path: str
@@ -50,7 +50,16 @@ def list_runs(root: str | Path) -> list[RunStatus]:
         raise InputError(f"{root} is not a folder of runs")
     folders = [folder for depth in DEPTHS for folder in root.glob(depth) if folder.is_dir() and is_run(folder)]
     folders.sort(key=lambda folder: (folder / "run.json").stat().st_mtime, reverse=True)
-    return [read_status(folder, root) for folder in folders]
+    return [_read_or_foreign(folder, root) for folder in folders]
+
+
+def _read_or_foreign(folder: Path, root: Path) -> RunStatus:
+    """The status of a run; a damaged one is listed as foreign, and hides no other."""
+    try:
+        return read_status(folder, root)
+    except InputError as error:
+        name = str(folder.relative_to(root))
+        return RunStatus(name, str(folder), "foreign", None, None, 0, 0, None, 0, None, (), str(error))
 
 
 def read_status(folder: str | Path, root: Path | None = None) -> RunStatus:
@@ -62,7 +71,7 @@ def read_status(folder: str | Path, root: Path | None = None) -> RunStatus:
         record = json.loads((folder / "run.json").read_text())
         command = tuple(map(str, record["command"]))
         outcome = record.get("outcome")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder}/run.json is damaged: {error!r}") from error
     stage = command[1] if len(command) > 1 and command[1] in STAGES else None
     tail = _tail(folder / "metrics.jsonl")

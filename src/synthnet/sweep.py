@@ -25,6 +25,7 @@ from synthnet.runs import RunDirectory
 from synthnet.status import is_run, read_status
 
 POLL_S = 0.2
+INTERRUPTED = 130
 RUNG = 4  # validations before Hyperband may end a trial
 
 
@@ -61,17 +62,23 @@ def parse_space(settings: list[str]) -> tuple[dict[str, Axis], list[str]]:
     for text in settings:
         try:
             override = OverridesParser.create().parse_override(text)
-        except HydraException as error:
-            raise InputError(f"expected KEY=VALUE or KEY=VALUE,VALUE…, got {text!r}") from error
+            value = override.value()
+            swept = override.is_sweep_override() and not isinstance(value, IntervalSweep)
+            plain = list(override.sweep_iterator(lambda x: x)) if swept else []
+        except (HydraException, ValueError, TypeError) as error:
+            raise InputError(f"expected KEY=VALUE or KEY=VALUE,VALUE…, got {text!r}: {str(error)[:80]}") from error
         if not override.is_sweep_override():
             fixed.append(text)
             continue
-        value = override.value()
         if isinstance(value, IntervalSweep):
-            space[override.key_or_group] = Axis((), float(value.start), float(value.end), "log" in value.tags)
+            low, high, log = float(value.start), float(value.end), "log" in value.tags
+            if not low < high or (log and low <= 0):
+                raise InputError(f"{text}: an interval runs from a smaller number to a larger one, on a log scale above 0")
+            space[override.key_or_group] = Axis((), low, high, log)
             continue
-        plain = [each.text if isinstance(each, QuotedString) else each for each in override.sweep_iterator(lambda x: x)]
-        space[override.key_or_group] = Axis(tuple(plain))
+        if not plain:
+            raise InputError(f"{text} has no values")
+        space[override.key_or_group] = Axis(tuple(each.text if isinstance(each, QuotedString) else each for each in plain))
     return space, fixed
 
 
@@ -155,6 +162,7 @@ def _study(folder: Path, config: SweepConfig, space: dict[str, Axis]):
             sampler=kind(seed=config.seed),
             pruner=pruner,
         )
+        study.sampler = kind(seed=config.seed + len(study.get_trials(deepcopy=False)))  # resumed: not the same draws again
         if config.sampler == "grid":  # all of it queued at once: Optuna's own grid sampler ends studies that are asked and told
             for values in itertools.product(*(axis.choices for axis in space.values())):
                 named = {name: json.dumps(value) for name, value in zip(space, values, strict=True)}
@@ -221,6 +229,11 @@ def _settle(sweep: Sweep, active: Active) -> bool:
             active.handle.stop()
             sweep.study.tell(active.trial, state=TrialState.PRUNED)
             return True
+        return False
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt  # not over: the same sweep goes on with it
+    if code == 2 and is_run(active.folder) and read_status(active.folder).state in ("running", "stalled"):
+        active.handle = None  # an earlier process of this trial lives: wait for it
         return False
     if code == 0 and values:
         sweep.study.tell(active.trial, max(values))

@@ -64,8 +64,11 @@ class MlflowTracker:
 
     def __init__(self, folder: Path, settings: dict, address: str):
         mlflow = _module("mlflow")
-        mlflow.set_tracking_uri(address)
-        mlflow.set_experiment("synthnet")
+        try:
+            mlflow.set_tracking_uri(address)
+            mlflow.set_experiment("synthnet")
+        except Exception as error:  # mlflow raises many kinds for an address that it cannot use
+            raise InputError(f"lab.mlflow={address}: {' '.join(str(error).split())[:200]}") from error
         found = mlflow.search_runs(filter_string=f"tags.run_dir = '{folder.resolve()}'", output_format="list")
         self.mlflow = mlflow
         self.run = mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=folder.name)

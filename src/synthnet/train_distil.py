@@ -109,7 +109,7 @@ def train_distil(
     states = cache(lambda: [zoo.states("zoo", pairs.runs) for zoo in zoos])
     distances = cache(lambda turn: aligned_distance(members[turn].network.symmetry, zoos[turn].states("zoo")[:64, -1]))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
-    watch = CollapseWatch(validation, config.stop_on_collapse)
+    watch = CollapseWatch(validation, config)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
         turn = update % len(members)
@@ -140,7 +140,7 @@ def train_distil(
             loss, metrics["anchor_loss"] = loss + config.anchor * anchor, anchor.item()
         yield loss, metrics
 
-    live = Live("distil", {"distil": config, "pairs": pairs}, lab, lambda: check_distil(config, policy))
+    live = Live("distil", {"distil": config}, lab, lambda: check_distil(config, policy))
     with open_run(run_dir, config_yaml, lab) as run:
         before = validation(policy)
         best = train(run, f"distil {task.name}", policy, config, step, watch, live)

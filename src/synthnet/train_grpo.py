@@ -16,6 +16,7 @@ from torch import Tensor
 
 from synthnet import ranks
 from synthnet.device import choose_device
+from synthnet.errors import InputError
 from synthnet.experience import Experience, collect, validation_reward
 from synthnet.grpo_settings import GrpoConfig, check
 from synthnet.guards import drift
@@ -59,12 +60,12 @@ def train_grpo(
     reference = copy.deepcopy(frozen)
     data = tuple(part.to(place) for part in task.data(reward.split))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
-    watch = CollapseWatch(validation, config.stop_on_collapse)
-    members, agreement, sigma = task.members, deque(maxlen=NOISE_WINDOW), [config.sigma]
+    watch = CollapseWatch(validation, config)
+    members, agreement, own_sigma = task.members, deque(maxlen=NOISE_WINDOW), frozen.log_sigma.exp()
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
-        if config.sigma != sigma[0]:
-            sigma[0] = set_sigma(learner, config.sigma)
+        if not learner.config.action.learn_sigma:
+            set_sigma(learner, own_sigma if config.sigma is None else config.sigma)
         longest = most_tokens(learner, members, config)
         chosen = members if config.mixed else [members[update % len(members)]]
         signal = config.signal_every > 0 and update % config.signal_every == 0
@@ -74,7 +75,7 @@ def train_grpo(
             metrics |= _signal(learner, seen, config, longest, agreement)
         for iteration in range(config.num_iterations):
             loss, stats = _loss(learner, reference, seen, config, longest)
-            if iteration and stats["kl_old"] > config.target_kl:
+            if iteration and ranks.average({"kl": stats["kl_old"]})["kl"] > config.target_kl:
                 learner.auxiliary_loss()  # this forward is not part of an update, nor what it may have accumulated
                 learner.zero_grad(set_to_none=True)
                 break
@@ -94,7 +95,14 @@ def train_grpo(
         if config.sync_ref_model:
             reference.load_state_dict(best.state_dict())
 
-    live = Live("grpo", {"grpo": config, "reward": reward}, lab, lambda: check(config, reward, policy, bool(hooks)))
+    started_with = config.sigma
+
+    def sound() -> None:
+        check(config, reward, policy, bool(hooks))
+        if policy.config.action.learn_sigma and config.sigma != started_with:
+            raise InputError("grpo.sigma cannot be patched where sigma is learned (action.learn_sigma)")
+
+    live = Live("grpo", {"grpo": config, "reward": reward}, lab, sound)
     with open_run(run_dir, config_yaml, lab) as run:
         best = train(run, f"grpo {task.name}", policy, config, step, validate, live, {"reference": reference}, retreat)
         best.record["best_k"] = validation.best_steps(best)
@@ -107,17 +115,17 @@ def prepare(policy: Policy, config: GrpoConfig, seed: int) -> Policy:
     policy.drop_critic()
     if config.action == "code" and not policy.code_dim:
         policy = policy.with_code(config.code_dim, seed)
-    set_sigma(policy, config.sigma)
+    if config.sigma is not None:
+        set_sigma(policy, float(config.sigma))
     freeze_all_but(policy, config.trainable, config.lora_rank, seed)
     return policy.train()
 
 
-def set_sigma(policy: Policy, sigma: float | None) -> float | None:
-    """Give the policy's action its noise, in scale units; None leaves it as it is."""
-    if sigma is not None:
-        policy.log_sigma.data.fill_(sigma).log_()
+def set_sigma(policy: Policy, sigma: float | Tensor) -> None:
+    """Give the policy's action its noise, in scale units: one for all weights, or one for each column of the vocabulary."""
+    policy.log_sigma.data.copy_(torch.as_tensor(sigma).log())
+    if isinstance(sigma, float):
         policy.config.action.sigma = sigma
-    return sigma
 
 
 def most_tokens(policy: Policy, members: Sequence[Task], config: GrpoConfig) -> int:

@@ -111,10 +111,12 @@ def train(
     with Bar(title, config.loop.updates, state["update"]) as bar, StopRequest() as stop:
         if state["update"] == 0:
             course.validate(validate, bar)
-        while state["update"] < config.loop.updates and not course.exhausted:
-            knobs = course.turn(stop)
-            if stop.asked:  # by a request: nothing has begun
+        while state["update"] < config.loop.updates:
+            asked, knobs = course.turn()
+            if asked:
                 course.leave(title)
+            if course.exhausted:
+                break
             metrics = course.apply(step)
             update_ema(course.average, policy, config.optim.ema, state["update"])
             state["update"] += 1
@@ -159,15 +161,14 @@ class _Course:
         patience = self.config.loop.patience
         return bool(self.state["stopped"]) or (bool(patience) and self.state["since_best"] >= patience)
 
-    def turn(self, stop: StopRequest) -> dict[str, object]:
-        """The boundary before an update: knobs move, requests are taken. Returns the moved knobs' values, to be logged."""
+    def turn(self) -> tuple[bool, dict[str, object]]:
+        """The boundary before an update: knobs move, requests are taken. Returns whether one asks to stop, and the moved knobs'
+        values, to be logged."""
         turned, values = self.live.turn(self.state["update"], (self.policy, self.average))
         self.run.patch_version = self.live.version
         if turned.weights:
             self.go_back()
-        if turned.stop:
-            stop.asked = True
-        return {f"knob/{name}": value for name, value in values.items()}
+        return turned.stop, {f"knob/{name}": value for name, value in values.items()}
 
     def apply(self, step) -> dict:
         """One update; without the optimiser's step where the gradient is not finite."""

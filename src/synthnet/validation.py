@@ -78,12 +78,13 @@ class Validation:
 class CollapseWatch:
     """Validation that also measures the aligned distance between outputs of different seeds, as a ratio to their SGD twins'.
 
-    Below 0.8 after a tenth of the updates it warns once, or, with `stop`, ends the run: an equivariant policy can collapse
-    to one solution up to permutation without losing accuracy. Of a family, the lowest ratio of any member counts.
+    Below 0.8 after a tenth of the updates it warns once, or, with `stop_on_collapse`, ends the run: an equivariant policy
+    can collapse to one solution up to permutation without losing accuracy. Of a family, the lowest ratio of any member counts.
     """
 
-    def __init__(self, validation: Validation, stop: bool):
-        self.validation, self.stop, self.warned = validation, stop, False
+    def __init__(self, validation: Validation, config):
+        """`config.stop_on_collapse` is read at every validation."""
+        self.validation, self.config, self.warned = validation, config, False
         self.references = [
             aligned_distance(member.network.symmetry, grow_twins(member, start[:WATCHED_SEEDS]))
             for member, start in zip(validation.members, validation.starts, strict=True)
@@ -103,12 +104,13 @@ class CollapseWatch:
                 for member, final, reference in zip(self.validation.members, parts, self.references, strict=True)
             )
         lowest = min(value for name, value in metrics.items() if name.startswith("aligned_ratio"))
-        if progress >= 0.1 and lowest < COLLAPSE_RATIO and not self.warned:
+        stop = self.config.stop_on_collapse
+        if progress >= 0.1 and lowest < COLLAPSE_RATIO and (stop or not self.warned):
             message = (
                 f"outputs of different seeds are {lowest:.2f} times as far apart as SGD nets (below {COLLAPSE_RATIO}): "
                 "the policy may be collapsing to one solution"
             )
-            if self.stop:
+            if stop:
                 raise InputError(message + "; stopped, as stop_on_collapse asks. The last checkpoint is kept")
             warnings.warn(message, stacklevel=2)
             self.warned = True

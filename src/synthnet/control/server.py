@@ -23,13 +23,14 @@ from synthnet.executors import command_line
 from synthnet.files import make_folder
 from synthnet.forking import fork_settings, next_free
 from synthnet.journal import records
-from synthnet.knobs import HOT, check_value
+from synthnet.knobs import HOT, LIVE_SECTIONS, check_value
 from synthnet.live import APPLIED
 from synthnet.patching import answer, request_patch, request_rollback, request_stop
 from synthnet.status import list_runs, read_status
 
 try:
     from fastapi import Depends, FastAPI, HTTPException, Request
+    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import HTMLResponse, JSONResponse
     from pydantic import BaseModel, ConfigDict, Field
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -41,10 +42,8 @@ HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 LARGEST_BODY = 1 << 16
 WRITES, WINDOW_S = 20, 10.0  # at most so many writes in so many seconds
 ANSWER_S = 3.0
-PLAIN = {
-    "seed": (0, 2**31 - 1),
-    "loop.updates": (1, 1_000_000),
-}  # cold settings that a fork over HTTP may change, and their bounds
+SEEDS, UPDATES = (0, 2**31 - 1), (1, 1_000_000)  # bounds of the cold settings that may be changed over HTTP
+LENGTHS = [f"{stage}.loop.updates" for stage in LIVE_SECTIONS]
 Value = bool | int | float | str | list[int] | list[float] | None
 
 
@@ -120,6 +119,11 @@ def build_app(root: Path, token: str) -> FastAPI:
     @app.exception_handler(InputError)
     def refused(_: Request, error: InputError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        said = [{"loc": [str(part) for part in each["loc"]], "msg": each["msg"]} for each in error.errors()]
+        return JSONResponse({"detail": said}, 422)  # without the input, which JSON may have no word for
 
     @app.get("/", response_class=HTMLResponse)
     def page() -> HTMLResponse:
@@ -199,15 +203,14 @@ def bounded_overrides(overrides: dict[str, Value], stage: str | None) -> list[st
     others."""
     made = []
     for name, value in overrides.items():
-        short = name.removeprefix(f"{stage}.") if stage else name
-        low_high = PLAIN.get(short)
+        low_high = SEEDS if name == "seed" else UPDATES if name in LENGTHS and stage in (None, name.partition(".")[0]) else None
         if low_high is not None:
             if type(value) is not int or not low_high[0] <= value <= low_high[1]:
                 raise InputError(f"{name} must be a whole number from {low_high[0]} to {low_high[1]}, got {str(value)[:80]!r}")
         elif name in HOT and not name.startswith("backbone."):
             value = check_value(name, value, GROUPS)
         else:
-            raise unknown("setting that can be changed over HTTP", name[:80], {*HOT, *PLAIN})
+            raise unknown("setting that can be changed over HTTP", name[:80], {*HOT, *LENGTHS, "seed"})
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
         made.append(f"{name}={shown}")
     return made
@@ -236,6 +239,8 @@ def serve(root: Path, port: int) -> None:
         import uvicorn
     except ImportError as error:
         raise missing_extra("uvicorn", "serve") from error
+    if not 1 <= port <= 65535:
+        raise InputError(f"--port must lie in 1..65535, got {port}")
     make_folder(root)
     token = token_of(root)
     print(

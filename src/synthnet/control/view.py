@@ -70,13 +70,13 @@ def comparison(folders: list[Path]) -> dict:
     curves = []
     for folder in folders:
         rows = [row for row in records(folder / "metrics.jsonl") if isinstance(row.get("val/score"), float)]
-        curves.append([[row["update"], row["val/score"]] for row in rows])
+        curves.append([[row.get("update"), row["val/score"]] for row in rows])
     return {
         "runs": [folder.name for folder in folders],
         "settings": {key: values for key, values in differing.items() if len({json.dumps(v) for v in values}) > 1},
         "best": [best_row(folder) for folder in folders],
         "curves": curves,
-        "patches": [len([e for e in records(folder / APPLIED) if e["kind"] == "patch"]) for folder in folders],
+        "patches": [len([e for e in records(folder / APPLIED) if e.get("kind") == "patch"]) for folder in folders],
     }
 
 
@@ -84,6 +84,9 @@ def sweep_view(folder: Path) -> dict:
     """The trials of a sweep: from its results where it is over, else the state of each trial's folder."""
     results = folder / "results.json"
     if results.exists():
-        return json.loads(results.read_text())
+        try:
+            return json.loads(results.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{results.name} of this sweep is damaged: {str(error)[:100]}") from error
     trials = [read_status(path) for path in sorted(folder.glob("trial-*")) if is_run(path)]
     return {"metric": "score", "trials": [{"trial": status.name, "state": status.state, "score": None} for status in trials]}

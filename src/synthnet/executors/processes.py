@@ -9,7 +9,9 @@ from synthnet.executors import check_cores, command_line, environment
 class Process:
     def __init__(self, command: list[str], log: Path, threads: int):
         with log.open("ab") as out:
-            self._process = subprocess.Popen(command_line(command), stdout=out, stderr=out, env=environment(threads))
+            self._process = subprocess.Popen(
+                command_line(command), stdout=out, stderr=out, env=environment(threads), start_new_session=True
+            )
 
     def poll(self) -> int | None:
         return self._process.poll()
