@@ -186,3 +186,20 @@ def test_run_does_the_stages_of_a_configuration_and_goes_on_where_it_was(tmp_pat
     assert main(["run", *small, f"run_dir={folder}"]) == 0
     assert (folder / "pairs" / "metrics.jsonl").stat().st_mtime_ns == before
     assert read_status(folder).state == "done"
+
+
+@pytest.mark.slow
+def test_a_sweep_on_a_local_ray_cluster_is_the_same_sweep(settings, tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found = {}
+    for executor in ("inline", "ray"):
+        folder = tmp_path / executor
+        assert (
+            main(["sweep", *settings, "grpo.epsilon=0.1,0.3", "seed=0,1", f"sweep.executor={executor}", f"run_dir={folder}"])
+            == 0
+        )
+        found[executor] = {(t["settings"]["grpo.epsilon"], t["settings"]["seed"]): t["score"] for t in _results(folder)}
+    assert len(found["ray"]) == 4
+    assert found["ray"] == found["inline"]
