@@ -1,5 +1,6 @@
 import gzip
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ import torch
 
 from synthnet import data
 from synthnet.errors import InputError
-from synthnet.tasks import build_task, task_names
+from synthnet.functional import score
+from synthnet.population import grow_twins
+from synthnet.tasks import Recipe, build_task, task_names
 
 
 def write_idx(path, array):
@@ -89,7 +92,10 @@ def test_missing_data_says_which_file_goes_where():
         data.load("cifar10", "/nowhere/at/all")
 
 
-@pytest.mark.parametrize("name", task_names())
+LOCAL = {"fashion-cnn": {"channels": [2, 3]}, "cifar10-resnet18": {"width": 8}}  # tasks that read files of the user's
+
+
+@pytest.mark.parametrize("name", sorted(set(task_names()) - set(LOCAL)))
 def test_splits_are_disjoint_complete_and_fixed(name):
     task = build_task(name)
     indices = data.split_indices(task.source, len(data.load(task.source)[1]), 0)
@@ -117,3 +123,28 @@ def test_the_test_split_is_refused_outside_evaluation(tiny):
         tiny.data("test")
     with pytest.raises(InputError, match="evaluation and reports only"):
         tiny.data("train+test")
+
+
+@pytest.mark.parametrize("name", sorted(LOCAL))
+def test_tasks_on_local_files_run_end_to_end(name, tmp_path, capsys):
+    """From files in the real format to start weights, conventional training, and a score on the test split."""
+    with pytest.raises(InputError, match="data_dir"):
+        build_task(name).data("train")
+    rng = np.random.default_rng(0)
+    if name == "fashion-cnn":
+        write_mnist(tmp_path)
+    else:
+        for file in (*data.CIFAR_FILES, "test_batch.bin"):
+            records = rng.integers(0, 256, (12, data.CIFAR_RECORD), dtype=np.uint8)
+            records[:, 0] %= 10
+            (tmp_path / file).write_bytes(records.tobytes())
+    task = build_task(name, data_dir=str(tmp_path), **LOCAL[name])
+    assert torch.cat([task.data(split)[1] for split in ("train", "reward", "val")]).max() < 10
+    quick = replace(task, recipe=Recipe(1e-3, 16, 1))
+    start = quick.draw_start("user", [0, 1])
+    grown = grow_twins(quick, start)
+    assert torch.isfinite(grown).all()
+    assert not torch.equal(grown, start)
+    accuracy, loss = score(task.network, grown, *task.test_data())
+    assert ((accuracy >= 0) & (accuracy <= 1)).all()
+    assert torch.isfinite(loss).all()
