@@ -8,7 +8,7 @@ from synthnet.errors import InputError
 from synthnet.knobs import LIVE_SECTIONS
 from synthnet.live import APPLIED, REQUESTS
 from synthnet.snapshot import policy_of_run
-from synthnet.status import STAGES, RunStatus, read_status
+from synthnet.status import COMMANDS, RunStatus, read_status
 
 SHAPING = ("tokens", "backbone", "action", "k_max")  # settings that a policy of other ones does not fit
 
@@ -70,7 +70,11 @@ def next_free(folder: Path) -> str:
 
 def _settings(status: RunStatus, changes: Sequence[str] = ()) -> list[str]:
     """The settings of a run's recorded command. A file never names code: code of the user's own has to be named again."""
-    if status.command[:1] != ("synthnet",) or status.stage not in STAGES or not all("=" in text for text in status.command[2:]):
+    if (
+        status.command[:1] != ("synthnet",)
+        or status.stage not in COMMANDS
+        or not all("=" in text for text in status.command[2:])
+    ):
         raise InputError(f"{status.path} was not started by a synthnet training command: {' '.join(status.command)[:200]}")
     code = [text for text in status.command[2:] if text.startswith("reward.python=")]
     if code and not any(text.startswith("reward.python=") for text in changes):

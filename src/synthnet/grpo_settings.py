@@ -10,6 +10,7 @@ from synthnet import ranks
 from synthnet.errors import InputError, at_least
 from synthnet.grpo import CONTROLS, check_mix
 from synthnet.guards import GuardConfig
+from synthnet.knobs import HOT
 from synthnet.policy import Policy
 from synthnet.sampling import SamplingConfig
 from synthnet.scoring import RewardConfig, check_reward
@@ -74,13 +75,9 @@ class GrpoConfig(SamplingConfig):
         return self.steps_by == "rollout" or (self.steps_by is None and reward.needs("COUNTS_STEPS"))
 
 
+HOT_CHOICES = ("steps_by", "noisy_steps", "grouping", "scale_rewards", "loss_type", "importance_sampling_level")
 CHOICES = {
-    "steps_by": (None, "group", "rollout"),
-    "noisy_steps": ("all", "one", "last"),
-    "grouping": ("inter", "process", "intra", "both"),
-    "scale_rewards": ("group", "batch", "none"),
-    "loss_type": ("grpo", "bnpo", "dapo", "dr_grpo"),
-    "importance_sampling_level": ("token", "sequence", "normalized"),
+    **{name: HOT[f"grpo.{name}"] for name in HOT_CHOICES},
     "action": ("weights", "code"),
     "select": ("accuracy", "reward", "last"),
     "control": (None, *CONTROLS),

@@ -13,7 +13,6 @@ from types import NoneType, UnionType
 from synthnet.errors import InputError, unknown
 from synthnet.lab import Schedule
 
-STAGES = ("corrupt", "pairs", "distil", "grpo", "critic")
 LIVE_SECTIONS = {  # what a run of each stage listens to
     "corrupt": ("corrupt", "backbone"),
     "pairs": ("pairs", "backbone"),
@@ -21,6 +20,7 @@ LIVE_SECTIONS = {  # what a run of each stage listens to
     "grpo": ("grpo", "reward", "backbone"),
     "critic": ("critic",),
 }
+STAGES = ("zoo", *LIVE_SECTIONS)  # in the order in which they build on one another
 MOST_UPDATES = 1_000_000  # what a patch may be spread over
 LONGEST_LIST = 64
 
@@ -118,8 +118,8 @@ def _named(prefix: str, limits: Mapping) -> dict:
 
 
 HOT: dict[str, Bounds | tuple | None] = {
-    **{key: limit for stage in STAGES for key, limit in _named(f"{stage}.optim", _OPTIM).items()},
-    **{key: limit for stage in STAGES for key, limit in _named(f"{stage}.loop", _LOOP).items()},
+    **{key: limit for stage in LIVE_SECTIONS for key, limit in _named(f"{stage}.optim", _OPTIM).items()},
+    **{key: limit for stage in LIVE_SECTIONS for key, limit in _named(f"{stage}.loop", _LOOP).items()},
     **_named("pairs", {**_PAIRS, "batch": _COUNT, "images": _COUNT}),
     **_named("corrupt", {"batch": _COUNT}),
     **_named("distil", _DISTIL),

@@ -73,3 +73,11 @@ class SweepConfig:
             if getattr(self, name) not in known:
                 raise InputError(f"sweep.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         at_least(1, "sweep", self, "trials", "workers", "threads")
+
+
+def by_full_name(tree: dict, prefix: str = "") -> dict[str, object]:
+    """The leaves of nested settings by full name; an empty group is a leaf."""
+    found: dict[str, object] = {}
+    for name, value in tree.items():
+        found |= by_full_name(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+    return found

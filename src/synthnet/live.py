@@ -40,8 +40,7 @@ class Live:
         self, stage: str, sections: Mapping[str, object], lab: LabConfig | None = None, check: Callable = lambda: None
     ):
         self.sections = {group: sections[group] for group in LIVE_SECTIONS[stage] if group in sections}
-        listed = lab.schedules if lab else {}
-        self.schedules = {name: schedule for name, schedule in listed.items() if name.partition(".")[0] in LIVE_SECTIONS[stage]}
+        self.schedules = lab.schedules if lab else {}
         self.check = check
         self._entries: list[dict] = []
         self._seen, self._size, self._repeated, self.version = 0, -1, 0, 0
@@ -68,16 +67,14 @@ class Live:
     def turn(self, update: int, policies: Sequence[Policy]) -> tuple[Turned, dict[str, object]]:
         """Take what is due before an update (0-based), and give settings and policies the values that hold for it. Returns what
         the loop has to do, and the values of the knobs that ever moved."""
-        stop = weights = False
-        for entry in self._due(update):
-            stop, weights = stop or entry["kind"] == "stop", weights or bool(entry.get("weights"))
+        acted = self._due(update)
         if self._repeated == len(self._entries):
-            for entry in self._heard(update):
-                stop, weights = stop or entry["kind"] == "stop", weights or bool(entry.get("weights"))
+            acted += self._heard(update)
         values = self.dials.set(update)
         for policy in policies if any(name.startswith("backbone.") for name in values) else ():
             policy.settings = vars(self.sections["backbone"])
-        return Turned(stop, weights), values
+        asked = Turned(any(entry["kind"] == "stop" for entry in acted), any(entry.get("weights") for entry in acted))
+        return asked, values
 
     def _due(self, update: int) -> list[dict]:
         """Entries of an earlier life of this run up to this boundary. Of those before it, and of a guard, the checkpoint holds

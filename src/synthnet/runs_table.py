@@ -8,6 +8,7 @@ from pathlib import Path
 
 from synthnet.errors import InputError
 from synthnet.journal import records
+from synthnet.lab import by_full_name
 from synthnet.live import APPLIED
 from synthnet.patching import answer, request_stop
 from synthnet.report import table
@@ -123,17 +124,7 @@ def flat_settings(folder: Path) -> dict[str, object]:
         raise InputError(f"{folder}/config.yaml is damaged: {str(error)[:200]}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{folder}/config.yaml is damaged: it holds no settings")
-    found: dict[str, object] = {}
-
-    def walk(tree: dict, prefix: str) -> None:
-        for name, value in tree.items():
-            if isinstance(value, dict) and value:
-                walk(value, f"{prefix}{name}.")
-            else:
-                found[prefix + name] = value
-
-    walk(tree, "")
-    return found
+    return by_full_name(tree)
 
 
 def best_row(folder: Path) -> dict[str, float]:

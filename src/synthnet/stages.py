@@ -14,7 +14,7 @@ from synthnet.calibrate import calibrate, recommended
 from synthnet.config import Config, compose
 from synthnet.errors import InputError, unknown
 from synthnet.functional import Network
-from synthnet.knobs import HOT
+from synthnet.knobs import HOT, STAGES
 from synthnet.plan import set_memory_budget
 from synthnet.policy import Policy, load_policy
 from synthnet.runs import RunDirectory, started_by
@@ -27,8 +27,6 @@ from synthnet.train_distil import train_distil
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import train_pairs
 from synthnet.zoo import Zoo, build_zoo, import_zoo, member_path
-
-STAGES = ("zoo", "corrupt", "pairs", "distil", "grpo", "critic")
 
 
 def run_stages(settings: list[str]) -> Path:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from synthnet.errors import InputError
 from synthnet.journal import parse
+from synthnet.knobs import STAGES
 
 DEPTHS = ("*", "*/*", "*/*/*")  # runs, members and stages, stages of the trials of a sweep
 STALLED_S = 600  # a running run whose heartbeat is older is shown as stalled
 TAIL_BYTES = 1 << 16
-STAGES = ("zoo", "corrupt", "pairs", "distil", "grpo", "critic", "run", "sweep")
+COMMANDS = (*STAGES, "run", "sweep")  # what can stand behind a run directory
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def read_status(folder: str | Path, root: Path | None = None) -> RunStatus:
         outcome = record.get("outcome")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder}/run.json is damaged: {error!r}") from error
-    stage = command[1] if len(command) > 1 and command[1] in STAGES else None
+    stage = command[1] if len(command) > 1 and command[1] in COMMANDS else None
     tail = _tail(folder / "metrics.jsonl")
     heartbeat = folder / "heartbeat"
     age = time.time() - heartbeat.stat().st_mtime if heartbeat.exists() else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from synthnet import ranks
 from synthnet.errors import InputError, missing_extra
-from synthnet.lab import LabConfig
+from synthnet.lab import LabConfig, by_full_name
 from synthnet.runs import RunDirectory, Tracker
 
 
@@ -110,11 +110,8 @@ def _module(name: str):
 def _settings(config_yaml: str) -> dict[str, object]:
     from omegaconf import OmegaConf
 
-    return _flat(OmegaConf.to_container(OmegaConf.create(config_yaml)))
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in tree.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
+    return {
+        name: value
+        for name, value in by_full_name(OmegaConf.to_container(OmegaConf.create(config_yaml))).items()
+        if value != {}
+    }
