@@ -3,7 +3,7 @@
 With `data_dir`: full MNIST or Fashion-MNIST.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from synthnet.arch import Arch
 from synthnet.tasks import Recipe, Task
@@ -13,8 +13,9 @@ from synthnet.tasks._data import DataConfig
 @dataclass
 class Config(DataConfig):
     name: str = "mnist-simplecnn"
+    channels: list[int] = field(default_factory=lambda: [16, 32])
 
 
 def build(config: Config) -> Task:
-    arch = Arch.of("cnn", side=28, channels=[1, 16, 32])
+    arch = Arch.of("cnn", side=28, channels=[1, *config.channels])
     return Task(config.name, arch, config.mnist, Recipe(1e-3, 64, 12))

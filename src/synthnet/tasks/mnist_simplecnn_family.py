@@ -1,0 +1,21 @@
+"""mnist-simplecnn with several numbers of channels: one policy for all of them."""
+
+from dataclasses import dataclass, field
+
+from synthnet.tasks import Task
+from synthnet.tasks import mnist_simplecnn as one
+from synthnet.tasks._family import FamilyConfig, draw_members, family
+
+
+@dataclass
+class Config(FamilyConfig):
+    name: str = "mnist-simplecnn-family"
+    members: list[list[int]] = field(default_factory=lambda: [[4, 8], [6, 12], [8, 16], [12, 24]])
+    heldout: list[list[int]] = field(default_factory=lambda: [[16, 32]])
+    depths: list[int] = field(default_factory=lambda: [2])
+
+
+def build(config: Config) -> Task:
+    base = one.build(one.Config(data_dir=config.data_dir))
+    arch = lambda sizes: one.build(one.Config(channels=list(sizes))).arch  # noqa: E731
+    return family(config.name, base, [arch(sizes) for sizes in draw_members(config)], [arch(sizes) for sizes in config.heldout])

@@ -1,0 +1,21 @@
+"""mnist-simplemlp with several widths: one policy for all of them."""
+
+from dataclasses import dataclass, field
+
+from synthnet.tasks import Task
+from synthnet.tasks import mnist_simplemlp as one
+from synthnet.tasks._family import FamilyConfig, draw_members, family
+
+
+@dataclass
+class Config(FamilyConfig):
+    name: str = "mnist-simplemlp-family"
+    members: list[list[int]] = field(default_factory=lambda: [[16], [24], [32], [48]])
+    heldout: list[list[int]] = field(default_factory=lambda: [[128]])
+    depths: list[int] = field(default_factory=lambda: [1])
+
+
+def build(config: Config) -> Task:
+    base = one.build(one.Config(data_dir=config.data_dir))
+    arch = lambda sizes: one.build(one.Config(hidden=list(sizes))).arch  # noqa: E731
+    return family(config.name, base, [arch(sizes) for sizes in draw_members(config)], [arch(sizes) for sizes in config.heldout])

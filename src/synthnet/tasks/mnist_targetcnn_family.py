@@ -1,0 +1,21 @@
+"""mnist-targetcnn with several numbers of channels (all but the last of a member's sizes) and of hidden units."""
+
+from dataclasses import dataclass, field
+
+from synthnet.tasks import Task
+from synthnet.tasks import mnist_targetcnn as one
+from synthnet.tasks._family import FamilyConfig, draw_members, family
+
+
+@dataclass
+class Config(FamilyConfig):
+    name: str = "mnist-targetcnn-family"
+    members: list[list[int]] = field(default_factory=lambda: [[4, 8, 16], [6, 12, 24], [8, 16, 32], [12, 24, 48]])
+    heldout: list[list[int]] = field(default_factory=lambda: [[32, 64, 128]])
+    depths: list[int] = field(default_factory=lambda: [3])
+
+
+def build(config: Config) -> Task:
+    base = one.build(one.Config(data_dir=config.data_dir))
+    arch = lambda sizes: one.build(one.Config(channels=list(sizes[:-1]), hidden=[sizes[-1]])).arch  # noqa: E731
+    return family(config.name, base, [arch(sizes) for sizes in draw_members(config)], [arch(sizes) for sizes in config.heldout])
