@@ -1,9 +1,10 @@
 """Kill -9 at random moments, start again, until the work is done: the result must be that of an undisturbed run, bit for bit.
 
-python benchmarks/kills.py [--kills 25] [--stages zoo pairs distil grpo sweep] -o benchmarks/results/kills.json
+python benchmarks/kills.py [--kills 25] [--stages zoo spread pairs distil grpo sweep audit] -o benchmarks/results/kills.json
 
 Each stage is first run whole, then again in another folder, killed `kills` times (fewer where it is done before). Compared:
-every tensor of every file it made, and metrics.jsonl without times.
+every tensor of every file it made, metrics.jsonl and an audit's report without times. `spread` is a zoo whose shards are trained
+by worker processes; they outlive the process that is killed, and the next one's may do the same shard at the same time.
 """
 
 import argparse
@@ -50,14 +51,18 @@ def commands(root: Path) -> dict[str, list[str]]:
             *loop("distil", 2500),
         ],
         "grpo": ["grpo", *SMALL, *grpo, *loop("grpo", 1500)],
+        "spread": ["zoo", *SMALL, "zoo.runs=240", "zoo.heldout=16", "zoo.shard=16", "zoo.executor=processes"],
+        "audit": ["audit", str(root / "pairs" / "policy.safetensors"), "--zoo", str(root / "zoo"), "--training", "240"]
+        + ["--heldout", "16", "--steps", "1"],
         "sweep": ["sweep", *SMALL, *grpo, *loop("grpo", 40), "stages=[grpo]", "seed=range(0,8)", "sweep.workers=1"],
     }
 
 
 def run(command: list[str], folder: Path, killed_after: float | None) -> int:
     """The exit code of a command; -9 where it was killed."""
+    place = ["-o", str(folder)] if command[0] == "audit" else [f"run_dir={folder}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "synthnet.cli", *command, f"run_dir={folder}"],
+        [sys.executable, "-m", "synthnet.cli", *command, *place],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -81,6 +86,8 @@ def results(folder: Path) -> dict[str, object]:
             found[name] = load_file(path)
         if path.name == "metrics.jsonl":
             found[name] = [{k: v for k, v in row.items() if not k.endswith("_s")} for row in records(path)]
+        if path.name == "report.json":
+            found[name] = {k: v for k, v in json.loads(path.read_text()).items() if not k.endswith("_s")}
     return found
 
 
@@ -93,7 +100,7 @@ def same(one: object, other: object) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=25)
-    parser.add_argument("--stages", nargs="+", default=["zoo", "pairs", "distil", "grpo", "sweep"])
+    parser.add_argument("--stages", nargs="+", default=list(commands(Path())))
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     rng, report, rows = random.Random(0), {}, []

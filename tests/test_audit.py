@@ -6,13 +6,14 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from synthnet.audit import OURS, Field, audit, make_controls, sgd_epochs
+from synthnet.audit import OURS, Source, audit, controls, sgd_epochs, sources
 from synthnet.audit_page import page
 from synthnet.baselines import checkpoints
 from synthnet.baselines.ddpm import Ddpm, DdpmConfig, kept_signal
 from synthnet.cli import main
 from synthnet.connectivity import barrier
 from synthnet.errors import InputError
+from synthnet.measured import Field, measure
 from synthnet.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant
 from synthnet.population import Training, train_population
 from synthnet.sequence import compare_sequences, nearest_states
@@ -35,8 +36,15 @@ def field(tiny, zoo):
 
 
 @pytest.fixture(scope="module")
-def controls(field):
-    return make_controls(field, n=16)
+def referees(field):
+    """The controls, 16 nets each, made once."""
+    return {name: Source(source.make().clone) for name, source in controls(field, n=16).items()}
+
+
+def audited(field, nets, others=()):
+    """The report of one synth step that ends in these nets, and the measured sets."""
+    sets = {name: measure(field, s.make(), s.own) for name, s in sources(field, lambda: nets, dict(others)).items()}
+    return audit(field, {1: nets[:, None]}, 1, sets), sets
 
 
 # --- generators with known answers ---------------------------------------------------------------------------------
@@ -93,16 +101,16 @@ DESERVED = {
 
 
 @pytest.mark.parametrize("name", DESERVED)
-def test_a_generator_gets_the_verdict_it_deserves(name, field, zoo, controls):
-    report, sets = audit(field, {1: _generator(name, field, zoo)[:, None]}, 1, controls)
+def test_a_generator_gets_the_verdict_it_deserves(name, field, zoo, referees):
+    report, sets = audited(field, _generator(name, field, zoo), referees)
     found = {v["criterion"]: v["verdict"] for v in judge(report, sets)}
     assert {criterion: found[criterion] for criterion in DESERVED[name]} == DESERVED[name]
 
 
-def test_start_weights_are_nearest_to_their_own_twin_so_raw_distance_is_no_evidence(field, controls):
-    report, _ = audit(field, {1: field.starts[:, None]}, 1, {})
+def test_start_weights_are_nearest_to_their_own_twin_so_raw_distance_is_no_evidence(field):
+    report, _ = audited(field, field.starts)
     assert report["identity"]["start_weights_nearest_to_own_twin_raw"] > 0.9
-    twins, _ = audit(field, {1: field.twins[:, None]}, 1, {})
+    twins, _ = audited(field, field.twins)
     assert twins["identity"]["own_twin_by_displacement"]["own_twin_first"] == 1
     assert twins["identity"]["aligned_distance"]["ratio"] == pytest.approx(1)
 
@@ -205,7 +213,7 @@ def test_a_sequence_that_is_the_real_run_is_at_distance_zero_and_cosine_one(fiel
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def test_audit_writes_a_report_and_a_page_that_needs_no_network(zoo, tiny, policy, tmp_path, capsys, field, controls):
+def test_audit_writes_a_report_and_a_page_that_needs_no_network(zoo, tiny, policy, tmp_path, capsys, field, referees):
     policy.record = {"task": "digits-mlp", "best_k": 2, "data": tiny.data_key}
     policy.save(tmp_path / "p.safetensors")
     counts = ["--training", "40", "--heldout", "8", "--steps", "1"]
@@ -227,7 +235,7 @@ def test_audit_writes_a_report_and_a_page_that_needs_no_network(zoo, tiny, polic
     assert html.count("<svg") == 5
     assert "src=" not in html.replace("xlink:href", "")
     assert "<script" not in html
-    again, sets = audit(field, {1: field.starts[:, None]}, 1, controls)
+    again, sets = audited(field, field.starts, referees)
     again |= {"policy": "<b>", "verdicts": judge(again, sets)}
     assert "<b> on" not in page(again, sets)
 
@@ -243,3 +251,35 @@ def test_audit_refuses_zoos_of_other_nets_or_too_few_runs(zoo, tiny, policy, tmp
     command[1] = str(tmp_path / "q.safetensors")
     assert main(command) == 2
     assert "training images of the one are test images of the other" in capsys.readouterr().err
+
+
+def test_a_killed_audit_goes_on_where_it_was_and_workers_find_what_one_process_finds(zoo, tiny, policy, tmp_path, monkeypatch):
+    """Stopped after five sets, the same command measures the other ten only; two processes give the same report. Another
+    policy in the same folder finds nothing of the first one's."""
+    policy.record = {"task": "digits-mlp", "best_k": 1, "data": tiny.data_key}
+    policy.save(tmp_path / "p.safetensors")
+    policy.record["best_k"] = 2
+    policy.save(tmp_path / "q.safetensors")
+    command = ["--zoo", str(zoo.path), "--training", "16", "--heldout", "6", "--steps", "1", "-o"]
+    counted = []
+
+    def counting(*arguments):
+        counted.append(arguments)
+        if len(counted) == 6:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr("synthnet.audit_run.measure", counting)
+    first = ["audit", str(tmp_path / "p.safetensors"), *command]
+    assert main([*first, str(tmp_path / "killed")]) == 130
+    assert main(["audit", str(tmp_path / "q.safetensors"), *command, str(tmp_path / "killed")]) == 0
+    assert len(counted) == 6 + 15
+    assert main([*first, str(tmp_path / "killed")]) == 0
+    assert len(counted) == 6 + 15 + 10
+    assert main([*first, str(tmp_path / "whole")]) == 0
+    assert main([*first, str(tmp_path / "spread"), "--executor", "processes", "--workers", "2"]) == 0
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("whole", "killed", "spread")]
+    assert reports[1] | {"seconds_s": 0} == reports[0] | {"seconds_s": 0}
+    assert reports[2] | {"seconds_s": 0} == reports[0] | {"seconds_s": 0}
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["report.html", "report.json"]
+    assert main([*first, str(tmp_path / "part"), "--part", "15"]) == 2

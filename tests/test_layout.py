@@ -14,8 +14,8 @@ ORDER = [
     ["errors", "seeds", "interrupt"],
     ["journal", "lab", "ranks"],
     ["user_code"],
-    ["device", "figures", "files", "progress", "modules", "workers", "forms", "axes"],
-    ["weights", "runs", "data", "plan", "knobs", "population_rules", "axis_rules"],
+    ["device", "figures", "files", "progress", "modules", "workers", "forms", "axes", "executors"],
+    ["parts", "weights", "runs", "data", "plan", "knobs", "population_rules", "axis_rules"],
     ["arch", "user_arch", "chain", "batched", "start"],
     ["symmetry", "gradients"],
     ["tracing"],
@@ -27,7 +27,7 @@ ORDER = [
     ["policy", "zoo", "prompts", "netfiles"],
     ["tracking", "rollout", "trainable", "sampling", "signal", "live"],
     ["validation", "synthesis", "scoring", "reward_hook", "snapshot", "patching"],
-    ["forking", "executors"],
+    ["forking"],
     ["guards"],
     ["training", "policy_gradient"],
     ["grpo_settings"],
@@ -44,6 +44,7 @@ ORDER = [
         "connectivity",
         "sequence",
     ],
+    ["measured"],
     ["train_distil", "train_corrupt", "calibrate", "audit"],
     ["config", "report", "verdicts", "sweep"],
     ["knob_table", "sweep_report"],
@@ -91,7 +92,7 @@ def test_only_evaluation_reads_the_test_split():
         assert "test_data" not in called or path.name == "evaluation.py"
         assert not {"_select", "split_indices"} & called or path == ROOT / "tasks" / "__init__.py"
     readers = {_module(path) for path in FILES if "evaluation" in set(_imports(path))}
-    reporters = {"report", "demo", "commands", "audit", "audit_run", "verdicts", "__init__"}
+    reporters = {"report", "demo", "commands", "measured", "audit", "audit_run", "verdicts", "__init__"}
     assert readers <= reporters, "trainers must not reach evaluation"
 
 

@@ -5,9 +5,8 @@ in docs/metrics.md, with what fools it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,154 +14,64 @@ from torch import Tensor
 from synthnet.baselines import checkpoints
 from synthnet.baselines.ddpm import Ddpm, DdpmConfig
 from synthnet.connectivity import barrier, path_losses
-from synthnet.errors import InputError
-from synthnet.evaluation import split_data, summary
-from synthnet.functional import Network, predictions, score
-from synthnet.identity import canonical, ensemble_gain, own_twin_rank, pair_distances
+from synthnet.evaluation import summary
+from synthnet.functional import score
 from synthnet.identity import disagreement as disagreement_of
-from synthnet.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant
+from synthnet.identity import ensemble_gain, own_twin_rank, pair_distances
+from synthnet.measured import Field, Measured
+from synthnet.novelty import error_iou
 from synthnet.seeds import generator
 from synthnet.sequence import compare_sequences
 from synthnet.start import init_scale
-from synthnet.tasks import Task
-from synthnet.zoo import Zoo
 
 CONTROL_NETS = 100  # of each control, as in the published protocol
 NOISES = (0.05, 0.1)
-PERFORMANT_QUANTILE = 0.05  # of the held-out SGD nets' accuracies: the bar of 'performant'
 PATHS = 16
-N_CONTROLS = 12
-OURS = "outputs"
-COPY_SHARE = 0.75  # of the nearest held-out net's distance: no honest net comes so close to a training net
+OURS, HONEST, TRAINING = "outputs", "held-out SGD nets", "training nets"
 
 
-@dataclass(frozen=True)
-class Field:
-    """What outputs are judged against: the zoo's training nets and their starts, and the starts, states and twins of held-out
-    runs, all [net weights] (states [run state weights]), with the test images."""
+class Source(NamedTuple):
+    """Where a set of nets [net weights] comes from, made when it is asked for; `own` [net]: which training net each of them is,
+    if they are the zoo's."""
 
-    task: Task
-    training: Tensor
-    training_starts: Tensor
-    states: Tensor
-    epochs: tuple[int, ...]
-    inputs: Tensor
-    labels: Tensor
-    spread: float
-
-    @classmethod
-    def of_zoo(cls, task: Task, zoo: Zoo, n_training: int, n_heldout: int) -> "Field":
-        """Raises: InputError where the zoo has too few runs."""
-        runs, heldout = zoo.states("zoo", n_training), zoo.states("heldout", n_heldout)
-        if len(runs) < 2 or len(heldout) < 2:
-            raise InputError(f"an audit needs at least two training and two held-out runs, {zoo.path} has fewer")
-        late = pair_steps(task.network, runs[:64, -2], runs[:64, -1])
-        epochs = tuple(next(row for row in zoo.index if row["purpose"] == "heldout")["epochs"])
-        inputs, labels = split_data(task, "test")
-        return cls(task, runs[:, -1], runs[:, 0], heldout, epochs, inputs, labels, late)
-
-    @property
-    def network(self) -> Network:
-        return self.task.network
-
-    @property
-    def starts(self) -> Tensor:
-        return self.states[:, 0]
-
-    @property
-    def twins(self) -> Tensor:
-        return self.states[:, -1]
-
-    @cached_property
-    def training_wrong(self) -> Tensor:
-        return _wrong(self, self.training)[1]
-
-    @cached_property
-    def by_epoch(self) -> list[float]:
-        """Mean accuracy of the held-out runs after each of `epochs`."""
-        places = range(self.states.shape[1])
-        return [score(self.network, self.states[:, i], self.inputs, self.labels)[0].mean().item() for i in places]
+    make: Callable[[], Tensor]
+    own: Tensor | None = None
 
 
-def pair_steps(network: Network, before: Tensor, after: Tensor) -> float:
-    """The zoo's spread: how far a run moves between its last two saved states, median, after balancing and scaling."""
-    one, other = (canonical(network.symmetry, flat) for flat in (before, after))
-    return (one - other).norm(dim=1).median().item()
+def sources(field: Field, outputs: Callable[[], Tensor], others: Mapping[str, Source]) -> dict[str, Source]:
+    """Name -> source of all sets that a report compares: outputs, SGD nets, and the controls."""
+    first = torch.arange(min(CONTROL_NETS, len(field.training)))
+    ours = {OURS: Source(outputs), HONEST: Source(lambda: field.twins), TRAINING: Source(lambda: field.training[first], first)}
+    return ours | dict(others)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One set of nets on all axes; per net [net] unless said otherwise."""
-
-    weights: Tensor
-    probabilities: Tensor
-    accuracy: Tensor
-    max_iou: Tensor
-    raw: Tensor
-    aligned: Tensor
-
-    def describe(self, field: Field, honest: "Measured") -> dict:
-        bar = honest.accuracy.quantile(PERFORMANT_QUANTILE).item()
-        return {
-            "nets": len(self.accuracy),
-            "accuracy": summary(self.accuracy),
-            "max_error_iou": summary(self.max_iou),
-            "nearest_raw": summary(self.raw),
-            "nearest_aligned": summary(self.aligned),
-            "zu_aligned": copying_z(*apart(self.aligned, honest.aligned)),
-            "zu_raw": copying_z(*apart(self.raw, honest.raw)),
-            "copies": (self.aligned < COPY_SHARE * honest.aligned.min()).double().mean().item(),
-            "novel_and_performant": novel_and_performant(self.aligned, self.accuracy, field.spread, bar),
-        }
-
-
-def apart(values: Tensor, honest: Tensor) -> tuple[Tensor, Tensor]:
-    """Figures of nets [net] from the first half of the held-out starts and of honest nets from the second: two samples of one
-    start would not be independent, as the test of copying assumes."""
-    half = len(honest) // 2
-    return values[:half], honest[half:]
-
-
-def _wrong(field: Field, nets: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities [net example class] and misclassified examples [net example]."""
-    probabilities = predictions(field.network, nets, field.inputs)
-    return probabilities, probabilities.argmax(-1) != field.labels
-
-
-def measure(field: Field, nets: Tensor, own: Tensor | None = None, tick: Callable[[], None] = lambda: None) -> Measured:
-    """A set of nets [net weights] on all axes. `own` [net]: which training net each of them is, if they are the zoo's."""
-    probabilities, wrong = _wrong(field, nets)
-    return Measured(
-        nets,
-        probabilities,
-        1 - wrong.double().mean(1),
-        highest(error_iou(wrong, field.training_wrong), own).double(),
-        nearest_raw(nets, field.training, own),
-        nearest_aligned(field.network.symmetry, nets, field.training, own, tick),
-    )
-
-
-def make_controls(field: Field, seed: int = 0, n: int = CONTROL_NETS, ddpm: DdpmConfig | None = None) -> dict[str, Tensor]:
-    """Name -> weights [net weights] of every control that needs no policy."""
+def controls(field: Field, seed: int = 0, n: int = CONTROL_NETS, ddpm: DdpmConfig | None = None) -> dict[str, Source]:
+    """Name -> source of every control that needs no policy."""
     symmetry, training, scale = field.network.symmetry, field.training, init_scale(field.network.spec)
-    best = training[score(field.network, training[:256], *field.task.data("val"))[0].argmax()]
     draw = lambda name: generator(seed, f"audit-{name}")  # noqa: E731
     n = min(n, len(field.starts))
+
+    def best() -> Tensor:
+        return training[score(field.network, training[:256], *field.task.data("val"))[0].argmax()]
+
     made = {
-        "start weights": field.starts[:n],
-        "training net, copied": checkpoints.copies(training, n, draw("copies")),
-        "nearest start's training net": checkpoints.retrieved(training, field.training_starts, field.starts[:n]),
-        "training net, permuted": checkpoints.permuted(training, n, draw("permuted"), symmetry),
-        **{f"training net + noise {x}": checkpoints.noisy(training, n, draw(f"noise-{x}"), scale, x) for x in NOISES},
-        "average of 16": checkpoints.averages(training, n, draw("averages")),
-        "per-coordinate Gaussian": checkpoints.gaussian(training, n, draw("gaussian")),
-        "aligned interpolation": checkpoints.interpolations(training, n, draw("interpolations"), symmetry),
-        "aligned soup of 16": checkpoints.soups(training, n, draw("soups"), symmetry),
-        "constant net": checkpoints.constant(best, n),
+        "start weights": lambda: field.starts[:n],
+        "training net, copied": lambda: checkpoints.copies(training, n, draw("copies")),
+        "nearest start's training net": lambda: checkpoints.retrieved(training, field.training_starts, field.starts[:n]),
+        "training net, permuted": lambda: checkpoints.permuted(training, n, draw("permuted"), symmetry),
+        **{
+            f"training net + noise {x}": lambda x=x: checkpoints.noisy(training, n, draw(f"noise-{x}"), scale, x)
+            for x in NOISES
+        },
+        "average of 16": lambda: checkpoints.averages(training, n, draw("averages")),
+        "per-coordinate Gaussian": lambda: checkpoints.gaussian(training, n, draw("gaussian")),
+        "aligned interpolation": lambda: checkpoints.interpolations(training, n, draw("interpolations"), symmetry),
+        "aligned soup of 16": lambda: checkpoints.soups(training, n, draw("soups"), symmetry),
+        "constant net": lambda: checkpoints.constant(best(), n),
     }
     if ddpm is not None:
-        made["DDPM"] = Ddpm(training, ddpm, seed).sample(n, seed)
-    return made
+        made["DDPM"] = lambda: Ddpm(training, ddpm, seed).sample(n, seed)
+    return {name: Source(make) for name, make in made.items()}
 
 
 def seed_identity(field: Field, nets: Measured, twins: Measured) -> dict:
@@ -217,26 +126,16 @@ def sgd_epochs(field: Field, accuracy: float) -> float | None:
     return None
 
 
-def audit(
-    field: Field,
-    sequences: Mapping[int, Tensor],
-    judged: int,
-    controls: Mapping[str, Tensor],
-    tick: Callable[[], None] = lambda: None,
-) -> tuple[dict, dict[str, Measured]]:
-    """The report of the sequences [net step weights] for each K, of which those of `judged` steps are judged, and everything
-    measured on their last states."""
+def audit(field: Field, sequences: Mapping[int, Tensor], judged: int, sets: Mapping[str, Measured]) -> dict:
+    """The report of the sequences [net step weights] for each K, of which those of `judged` steps are judged, with the measured
+    sets that `sources` names."""
     outputs = {k: states[:, -1] for k, states in sequences.items()}
-    honest = measure(field, field.twins, tick=tick)
-    first = torch.arange(min(CONTROL_NETS, len(field.training)))
-    sets = {OURS: measure(field, outputs[judged], tick=tick)}
-    sets |= {"held-out SGD nets": honest, "training nets": measure(field, field.training[first], own=first, tick=tick)}
-    sets |= {name: measure(field, nets, tick=tick) for name, nets in controls.items()}
+    honest = sets[HONEST]
     ours, sgd = sets[OURS], honest.accuracy.mean().item()
     scored = {k: score(field.network, nets, field.inputs, field.labels)[0] for k, nets in outputs.items()}
     by_step = {str(k): summary(accuracies) for k, accuracies in scored.items()}
     reached = [k for k in sorted(scored) if scored[k].mean().item() >= sgd]
-    report = {
+    return {
         "task": field.task.name,
         "arch": str(field.task.arch),
         "split_seed": field.task.split_seed,
@@ -255,4 +154,3 @@ def audit(
         "connectivity": connectivity(field, ours.weights),
         "sequence": compare_sequences(field.network, sequences[max(sequences)], field.states, field.inputs, field.labels),
     }
-    return report, sets

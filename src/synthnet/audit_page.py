@@ -6,8 +6,9 @@ from html import escape
 
 import torch
 
-from synthnet.audit import OURS, Measured
+from synthnet.audit import OURS
 from synthnet.figures import figure_library
+from synthnet.measured import Measured
 from synthnet.report import percent
 from synthnet.sequence import WHOLE
 

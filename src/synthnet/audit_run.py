@@ -1,20 +1,28 @@
 """`synthnet audit`: a policy and a zoo in, one report.json, one page and one table out."""
 
 import json
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor
 
-from synthnet.audit import CONTROL_NETS, N_CONTROLS, Field, audit, make_controls
+from synthnet.audit import CONTROL_NETS, HONEST, OURS, TRAINING, Source, audit, controls, sources
 from synthnet.audit_page import SET_COLUMNS, identity_rows, page, set_rows, verdict_rows
 from synthnet.baselines.ddpm import DdpmConfig
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.evaluation import task_of
 from synthnet.figures import figure_library
-from synthnet.files import make_folder, write_atomic
+from synthnet.files import make_folder, sha256_of, write_atomic
+from synthnet.lab import WorkersConfig
+from synthnet.measured import Field, Measured, measure
+from synthnet.parts import run_parts
 from synthnet.policy import Policy, load_policy
 from synthnet.progress import Bar
 from synthnet.report import table
@@ -25,63 +33,124 @@ from synthnet.verdicts import REFERENCES, judge
 from synthnet.zoo import Zoo
 
 
-def audit_policy(
-    policy: str,
-    zoo_dir: str,
-    out: Path,
-    steps: list[int] | None = None,
-    n_training: int = 1024,
-    n_heldout: int = 256,
-    also: Mapping[str, str] | None = None,
-    task_name: str | None = None,
-    device: str = "auto",
-) -> dict:
-    """Audit a policy against a zoo of its own recipe; writes report.json and report.html into `out` and returns the report.
+@dataclass(frozen=True)
+class Case:
+    """What is audited: a policy against a zoo of its own recipe, and further policies as controls; `names`: the policy and
+    these as the report names them."""
 
-    Raises: InputError where the zoo is too small, of another architecture, or on another split than the policy.
+    names: tuple[str, Mapping[str, str]]
+    policy: Policy
+    others: Mapping[str, Policy]
+    zoo: Zoo
+    task: Task
+    n_training: int
+    n_heldout: int
+    key: str  # of all that decides what is measured
+
+    @classmethod
+    def open(
+        cls,
+        policy: str,
+        zoo_dir: str,
+        n_training: int,
+        n_heldout: int,
+        also: Mapping[str, str],
+        task_name: str | None,
+        device: str,
+    ) -> "Case":
+        """Raises: InputError where the zoo is of another architecture, or on another split than a policy."""
+        if n_training < 2 or n_heldout < 2:
+            raise InputError(f"an audit needs at least 2 training and 2 held-out nets, got {n_training} and {n_heldout}")
+        paths = {name: policy_path(path) for name, path in also.items()}
+        trained, zoo = load_policy(policy_path(policy), choose_device(device)), Zoo.open(zoo_dir)
+        others = {name: load_policy(path, choose_device(device)) for name, path in paths.items()}
+        settings = data_settings(zoo.data)
+        task = task_of(zoo.arch, task_name or trained.record.get("task"), **settings)
+        check_same_data(zoo.data, task, str(zoo.path))
+        for loaded in (trained, *others.values()):
+            loaded.layout(task.network)
+            check_same_data(loaded.record.get("data"), task, "a policy")
+        files = [policy_path(policy), zoo.path / "zoo.json", *paths.values()]
+        key = [version("synthnet"), task.name, n_training, n_heldout, *paths, *map(sha256_of, files)]
+        digest = sha256(json.dumps(key).encode()).hexdigest()[:12]
+        return cls((policy, dict(also)), trained, others, zoo, task, n_training, n_heldout, digest)
+
+    @property
+    def judged(self) -> int:
+        return choose_steps(self.policy, None)
+
+    @cached_property
+    def field(self) -> Field:
+        return Field.of_zoo(self.task, self.zoo, self.n_training, self.n_heldout)
+
+    @cached_property
+    def sources(self) -> dict[str, Source]:
+        """Every set of nets that is measured. Raises: InputError where two would have one name."""
+        made = controls(self.field, ddpm=DdpmConfig())
+        if taken := sorted(set(self.others) & {*made, *REFERENCES}):
+            raise InputError(f"--also: the name {taken[0]!r} is taken; choose another")
+        for name, policy in self.others.items():
+            made[name] = Source(lambda policy=policy: self.sequences(policy, choose_steps(policy, None))[:CONTROL_NETS, -1])
+        return sources(self.field, lambda: self.sequences(self.policy, self.judged)[:, -1], made)
+
+    def sequences(self, policy: Policy, n_steps: int) -> Tensor:
+        """The weight states [net step weights] from the held-out starts on."""
+        return synthesize_flat(policy, self.field.starts.to(policy.device), n_steps, self.field.network).cpu()
+
+    def files(self, out: Path) -> dict[str, Path]:
+        """Where each measured set lies until the report is written."""
+        return {name: out / f"measured-{self.key}" / f"{number:02d}.safetensors" for number, name in enumerate(self.sources)}
+
+    def measure(self, name: str, path: Path, tick: Callable[[], None] = lambda: None) -> None:
+        source = self.sources[name]
+        make_folder(path.parent)
+        measure(self.field, source.make(), source.own, tick).write(path)
+
+
+def audit_part(case: Case, out: Path, number: int) -> Path:
+    """What the workers of an audit's executor run: measure one set. Raises: InputError where there is none of that number."""
+    files = list(case.files(out).items())
+    if not 0 <= number < len(files):
+        raise InputError(f"the audit has sets 0 to {len(files) - 1}, asked for {number}")
+    case.measure(*files[number])
+    return files[number][1]
+
+
+def audit_policy(case: Case, out: Path, steps: list[int] | None, workers: WorkersConfig, command: list[str]) -> dict:
+    """Audit a policy; writes report.json and report.html into `out` and returns the report. Sets are measured one by one, or
+    by workers that run `command` with the number of a set; what was measured before an audit was killed is not measured again.
+
+    Raises: InputError where the zoo has too few runs or two sets have one name.
     """
     began = time.monotonic()
     figure_library()
-    if n_training < 2 or n_heldout < 2:
-        raise InputError(f"an audit needs at least 2 training and 2 held-out nets, got {n_training} and {n_heldout}")
-    trained, zoo = load_policy(policy_path(policy), choose_device(device)), Zoo.open(zoo_dir)
-    task = _task(trained, zoo, task_name)
-    others = {name: load_policy(policy_path(path), choose_device(device)) for name, path in (also or {}).items()}
-    for loaded in (trained, *others.values()):
-        loaded.layout(task.network)
-        check_same_data(loaded.record.get("data"), task, "a policy")
-    judged = choose_steps(trained, None)
-    chosen = sorted({*(choose_steps(trained, k) for k in steps or [1, 2, 4]), judged})
+    workers.check_workers("audit")
+    chosen = sorted({*(choose_steps(case.policy, k) for k in steps or [1, 2, 4]), case.judged})
     make_folder(out)
-    n_controls = min(CONTROL_NETS, n_heldout)
-    with Bar("audit", 2 * n_heldout + (N_CONTROLS + len(others)) * n_controls + min(CONTROL_NETS, n_training)) as bar:
-        bar.advance(0, note="making the controls")
-        field = Field.of_zoo(task, zoo, n_training, n_heldout)
-        controls = make_controls(field, ddpm=DdpmConfig())
-        if taken := sorted(set(others) & {*controls, *REFERENCES}):
-            raise InputError(f"--also: the name {taken[0]!r} is taken; choose another")
-        for name, loaded in others.items():
-            controls[name] = _sequences(loaded, field, choose_steps(loaded, None))[:CONTROL_NETS, -1]
-        sequences = {k: _sequences(trained, field, k) for k in chosen}
-        bar.advance(0, note="measuring")
-        report, sets = audit(field, sequences, judged, controls, lambda: bar.advance())
-        report = {"policy": policy, "zoo": str(zoo_dir), "also": dict(also or {}), **report}
+    files = case.files(out)
+    size = {HONEST: case.n_heldout, OURS: case.n_heldout, TRAINING: min(CONTROL_NETS, case.n_training)}
+    sizes = {path: size.get(name, min(CONTROL_NETS, case.n_heldout)) for name, path in files.items()}
+    with Bar("audit", sum(sizes.values())) as bar:
+        if workers.executor is None:
+            for name, path in files.items():
+                bar.advance(sizes[path] if path.exists() else 0, note=name)
+                if not path.exists():
+                    case.measure(name, path, lambda: bar.advance())
+        else:
+            make_folder(next(iter(sizes)).parent)
+            parts = {path: [*command, "--part", str(number)] for number, path in enumerate(sizes)}
+            run_parts(parts, workers, lambda path: bar.advance(sizes[path]))
+        bar.advance(0, note="the report")
+        sets = {name: Measured.read(path) for name, path in files.items()}
+        sequences = {k: case.sequences(case.policy, k) for k in chosen}
+        report = {"policy": case.names[0], "zoo": str(case.zoo.path), "also": case.names[1]}
+        report |= audit(case.field, sequences, case.judged, sets)
         report["verdicts"] = judge(report, sets)
         report["seconds_s"] = round(time.monotonic() - began, 1)
         write_atomic(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
         write_atomic(out / "report.html", page(report, sets))
+    shutil.rmtree(next(iter(sizes)).parent)
     return report
-
-
-def _task(policy: Policy, zoo: Zoo, name: str | None) -> Task:
-    settings = data_settings(zoo.data)
-    task = task_of(zoo.arch, name or policy.record.get("task"), **settings)
-    check_same_data(zoo.data, task, str(zoo.path))
-    return task
-
-
-def _sequences(policy: Policy, field: Field, n_steps: int) -> Tensor:
-    return synthesize_flat(policy, field.starts.to(policy.device), n_steps, field.network).cpu()
 
 
 def print_audit(report: dict, folder: Path) -> None:

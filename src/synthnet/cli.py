@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 from synthnet import commands, lab_commands
 from synthnet.errors import InputError
+from synthnet.lab import EXECUTORS
 
 LONGEST_MESSAGE = 1200
 TRAINING = {
@@ -107,6 +108,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--heldout", type=int, default=256, help="unseen seeds")
     sub.add_argument("--also", nargs="+", metavar="NAME=POLICY", default=[], help="further policies, as controls")
     sub.add_argument("-o", "--out", help="a folder for report.json and report.html; by default runs/audit-POLICY")
+    sub.add_argument(
+        "--executor", choices=EXECUTORS, help="measure sets of nets side by side, there; by default in this process"
+    )
+    sub.add_argument("--workers", type=int, default=2, help="with --executor: sets at a time")
+    sub.add_argument("--threads", type=int, default=1, help="with --executor: cores of each")
+    sub.add_argument("--part", type=int, metavar="N", help="measure one set only, as the workers of --executor do")
     _shared(sub, json=True)
 
     sub = command(
@@ -126,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--nets", type=int, default=32)
     sub.add_argument("-o", "--out", default="out")
     sub.add_argument("--device", default="auto")
+
+    sub = command("shard", commands.shard, "one shard of a zoo under construction: what the workers of zoo.executor run")
+    sub.add_argument("zoo", help="its run directory")
+    sub.add_argument("number", type=int)
 
     sub = command("config", commands.config, "print the composed configuration, and where each value is from")
     sub.add_argument("settings", nargs="*", help="key=value or group=option")

@@ -116,7 +116,8 @@ def inspect(options) -> None:
 
 
 def audit(options) -> None:
-    from synthnet.audit_run import audit_policy, print_audit
+    from synthnet.audit_run import Case, audit_part, audit_policy, print_audit
+    from synthnet.lab import WorkersConfig
 
     also = {}
     for entry in options.also:
@@ -125,17 +126,15 @@ def audit(options) -> None:
             raise InputError(f"--also expects NAME=POLICY with names that differ, got {entry!r}")
         also[name] = path
     folder = Path(options.out or f"runs/audit-{Path(options.policy).stem}")
-    report = audit_policy(
-        options.policy,
-        options.zoo,
-        folder,
-        options.steps,
-        options.training,
-        options.heldout,
-        also,
-        options.task,
-        options.device,
-    )
+    case = Case.open(options.policy, options.zoo, options.training, options.heldout, also, options.task, options.device)
+    if options.part is not None:
+        print(audit_part(case, folder, options.part))
+        return
+    command = ["audit", options.policy, "--zoo", options.zoo, "-o", str(folder), "--device", options.device]
+    command += ["--training", str(options.training), "--heldout", str(options.heldout)]
+    command += [*(["--also", *options.also] if also else []), *(["--task", options.task] if options.task else [])]
+    workers = WorkersConfig(options.executor, options.workers, options.threads)
+    report = audit_policy(case, folder, options.steps, workers, command)
     print(json.dumps(report)) if options.json else print_audit(report, folder)
 
 
@@ -187,6 +186,12 @@ def exr(options) -> None:
         states, names = [read_weights(path) for path in paths], [path.stem for path in paths]
     made = export(states, names, options.out)
     print(f"wrote {len(made)} .exr file(s) to {options.out}", file=sys.stderr)
+
+
+def shard(options) -> None:
+    from synthnet.stages import run_shard
+
+    print(run_shard(Path(options.zoo), options.number))
 
 
 def demo(options) -> None:

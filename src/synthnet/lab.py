@@ -50,29 +50,43 @@ class LabConfig:
 
 
 @dataclass
-class SweepConfig:
-    """Settings of `synthnet sweep`.
+class WorkersConfig:
+    """executor: inline, processes, ray or slurm, or null for this very process; workers: parts at a time; threads: cores of
+    each."""
 
-    sampler: grid (every combination), random or tpe (Optuna's Tree-structured Parzen Estimator); trials: how many of the latter
-    two. executor: inline, processes, ray or slurm; workers: trials at a time; threads: cores of each. metric: the validation
-    figure of the last stage whose best value is compared, higher is better. prune: stop trials that fall behind (Hyperband).
-    """
-
-    sampler: str = "grid"
-    trials: int = 20
-    executor: str = "processes"
+    executor: str | None = None
     workers: int = 2
     threads: int = 1
+
+    def check_workers(self, group: str) -> None:
+        """Refuse what no part can run on."""
+        if self.executor is not None and self.executor not in EXECUTORS:
+            raise InputError(f"{group}.executor must be one of {', '.join(EXECUTORS)}, got {self.executor!r}")
+        at_least(1, group, self, "workers", "threads")
+
+
+@dataclass
+class SweepConfig(WorkersConfig):
+    """Settings of `synthnet sweep`; its parts are trials.
+
+    sampler: grid (every combination), random or tpe (Optuna's Tree-structured Parzen Estimator); trials: how many of the latter
+    two. metric: the validation figure of the last stage whose best value is compared, higher is better. prune: stop trials that
+    fall behind (Hyperband).
+    """
+
+    executor: str = "processes"
+    sampler: str = "grid"
+    trials: int = 20
     metric: str = "score"
     prune: bool = False
     seed: int = 0
 
     def check(self) -> None:
         """Refuse settings that no sweep can run with."""
-        for name, known in {"sampler": SAMPLERS, "executor": EXECUTORS}.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"sweep.{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        at_least(1, "sweep", self, "trials", "workers", "threads")
+        if self.sampler not in SAMPLERS:
+            raise InputError(f"sweep.sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        self.check_workers("sweep")
+        at_least(1, "sweep", self, "trials")
 
 
 def by_full_name(tree: dict, prefix: str = "") -> dict[str, object]:

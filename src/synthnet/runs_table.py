@@ -12,7 +12,7 @@ from synthnet.lab import by_full_name
 from synthnet.live import APPLIED
 from synthnet.patching import answer, request_stop
 from synthnet.report import table
-from synthnet.status import RunStatus, is_locked, list_runs, read_status
+from synthnet.status import RunStatus, is_locked, list_runs, read_settings, read_status
 
 PRUNED = ("dead", "failed", "stopped", "done")
 STOP_S = 60.0
@@ -113,18 +113,7 @@ def prune(options) -> None:
 
 def flat_settings(folder: Path) -> dict[str, object]:
     """The composed settings of a run by full name. Raises: InputError where it is no run."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
-
-    read_status(folder)
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    except (OSError, UnicodeDecodeError, RecursionError, YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"{folder}/config.yaml is damaged: {str(error)[:200]}") from error
-    if not isinstance(tree, dict):
-        raise InputError(f"{folder}/config.yaml is damaged: it holds no settings")
-    return by_full_name(tree)
+    return by_full_name(read_settings(folder))
 
 
 def best_row(folder: Path) -> dict[str, float]:

@@ -19,14 +19,15 @@ from synthnet.plan import set_memory_budget
 from synthnet.policy import Policy, load_policy
 from synthnet.runs import RunDirectory, started_by
 from synthnet.snapshot import policy_of_run
+from synthnet.status import read_settings
 from synthnet.synthesis import policy_path
-from synthnet.tasks import Task, check_same_data
+from synthnet.tasks import Task, build_task, check_same_data
 from synthnet.train_corrupt import corrupted_states, train_corrupt
 from synthnet.train_critic import train_critic
 from synthnet.train_distil import train_distil
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import train_pairs
-from synthnet.zoo import Zoo, build_zoo, import_zoo, member_path
+from synthnet.zoo import Zoo, ZooConfig, build_zoo, import_zoo, member_path, shard_path, train_shard
 
 
 def run_stages(settings: list[str]) -> Path:
@@ -197,6 +198,22 @@ def run_calibration(settings: list[str]) -> str:
         )
     sigma, batch = recommended(measured, config.reward, len(task.data(config.reward.split)[1]))
     return f"grpo.sigma={sigma:g} reward.batch={batch}"
+
+
+def run_shard(folder: Path, number: int) -> Path:
+    """`synthnet shard ZOO NUMBER`, what the workers of a zoo's executor run: one shard of the zoo whose run directory is
+    `folder`. Raises: InputError where the folder is none, or has no such shard."""
+    settings = read_settings(folder)
+    try:
+        task, config = build_task(**settings["task"]), ZooConfig(**settings["zoo"])
+        device, memory = settings["device"], settings["memory"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder}/config.yaml is not that of a zoo ({error!r})") from error
+    set_memory_budget(memory)
+    member = next((one for one in task.members if one.arch.label == folder.name), task.members[0])
+    shard = shard_path(folder, number)
+    train_shard(member, config, number, shard, device)
+    return shard
 
 
 def import_runs(settings: list[str]) -> Path:

@@ -96,6 +96,22 @@ def read_status(folder: str | Path, root: Path | None = None) -> RunStatus:
     )
 
 
+def read_settings(folder: Path) -> dict:
+    """The composed settings that a run directory records, nested by group. Raises: InputError where it is no run."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    read_status(folder)
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    except (OSError, UnicodeDecodeError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{folder}/config.yaml is damaged: {str(error)[:200]}") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"{folder}/config.yaml is damaged: it holds no settings")
+    return tree
+
+
 def _state(folder: Path, outcome: str | None, age: float | None) -> str:
     if is_locked(folder):
         return "stalled" if age is not None and age > STALLED_S else "running"

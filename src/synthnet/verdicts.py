@@ -5,9 +5,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from synthnet.audit import COPY_SHARE, OURS, Measured
+from synthnet.audit import OURS
 from synthnet.evaluation import interval
 from synthnet.identity import ACCURACY_MARGIN
+from synthnet.measured import COPY_SHARE, Measured
 
 RATIO = 0.8  # of SGD nets' own diversity
 ONE_SIDED = -1.645  # 5 % quantile of the standard normal distribution

@@ -19,6 +19,8 @@ from synthnet.device import choose_device
 from synthnet.errors import InputError, at_least
 from synthnet.files import sha256_of, write_atomic, write_safetensors
 from synthnet.functional import score
+from synthnet.lab import WorkersConfig
+from synthnet.parts import run_parts
 from synthnet.population import Training, train_population
 from synthnet.progress import Bar
 from synthnet.runs import RunDirectory
@@ -27,8 +29,9 @@ from synthnet.weights import WeightSpec, read_weights
 
 
 @dataclass
-class ZooConfig:
-    """Settings of `synthnet zoo`; `states` are shares of the recipe's epochs, from 0 (the start) to 1 (the clean state)."""
+class ZooConfig(WorkersConfig):
+    """Settings of `synthnet zoo`; `states` are shares of the recipe's epochs, from 0 (the start) to 1 (the clean state). Its
+    parts are shards."""
 
     runs: int = 1024
     heldout: int = 256
@@ -111,9 +114,10 @@ def member_path(task: Task, member: Task, folder: str | Path) -> Path:
     return Path(folder) / member.arch.label if task.family else Path(folder)
 
 
-def _build_zoo(task: Task, config: ZooConfig, run_dir: Path, config_yaml: str, device: str) -> None:
+def _check(config: ZooConfig) -> None:
     at_least(1, "zoo", config, "runs", "shard")
     at_least(0, "zoo", config, "heldout")
+    config.check_workers("zoo")
     if (
         len(config.states) < 2
         or config.states[0] != 0
@@ -121,24 +125,49 @@ def _build_zoo(task: Task, config: ZooConfig, run_dir: Path, config_yaml: str, d
         or list(config.states) != sorted(config.states)
     ):
         raise InputError(f"zoo.states must rise from 0 to 1, got {list(config.states)}")
-    epochs = sorted({round(share * task.recipe.epochs) for share in config.states})
-    jobs = [
+
+
+def _epochs(task: Task, config: ZooConfig) -> list[int]:
+    """After which epochs a state is kept."""
+    return sorted({round(share * task.recipe.epochs) for share in config.states})
+
+
+def _jobs(config: ZooConfig) -> list[tuple[str, list[int]]]:
+    """The purpose and the seeds of each shard."""
+    return [
         (purpose, list(range(first, min(first + config.shard, n))))
         for purpose, n in (("heldout", config.heldout), ("zoo", config.runs))
         for first in range(0, n, config.shard)
     ]
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"states-{number:05d}.safetensors"
+
+
+def _build_zoo(task: Task, config: ZooConfig, run_dir: Path, config_yaml: str, device: str) -> None:
+    _check(config)
+    jobs = _jobs(config)
     with RunDirectory(run_dir, config_yaml) as run, Bar(f"zoo {task.arch.label}", config.runs + config.heldout) as bar:
-        for number, (purpose, seeds) in enumerate(jobs):
-            shard = run.path / f"states-{number:05d}.safetensors"
-            if not shard.exists():
-                _train_shard(task, config, purpose, seeds, epochs, shard, choose_device(device))
-            bar.advance(len(seeds))
-        _write_index(run.path, task.arch, task, jobs, epochs)
+        seeds_of = {shard_path(run.path, number): seeds for number, (_, seeds) in enumerate(jobs)}
+        done = lambda shard: bar.advance(len(seeds_of[shard]))  # noqa: E731
+        if config.executor is None:
+            for number, shard in enumerate(seeds_of):
+                if not shard.exists():
+                    train_shard(task, config, number, shard, device)
+                done(shard)
+        else:
+            commands = {shard: ["shard", str(run.path), str(number)] for number, shard in enumerate(seeds_of)}
+            run_parts(commands, config, done)
+        _write_index(run.path, task.arch, task, jobs, _epochs(task, config))
 
 
-def _train_shard(
-    task: Task, config: ZooConfig, purpose: str, seeds: list[int], epochs: list[int], shard: Path, device: torch.device
-) -> None:
+def train_shard(task: Task, config: ZooConfig, number: int, shard: Path, device: str) -> None:
+    """Train and write one shard of a zoo. Raises: InputError where the zoo has no such shard."""
+    jobs, device = _jobs(config), choose_device(device)
+    if not 0 <= number < len(jobs):
+        raise InputError(f"the zoo has shards 0 to {len(jobs) - 1}, asked for {number}")
+    (purpose, seeds), epochs = jobs[number], _epochs(task, config)
     training = Training(task.recipe, config.order_seed, config.per_run_order)
     inputs, labels = (part.to(device) for part in task.data("train"))
     start = task.draw_start(purpose, seeds).to(device)
@@ -152,16 +181,13 @@ def _train_shard(
 def _write_index(path: Path, arch: Arch, task: Task | None, jobs: list[tuple[str, list[int]]], epochs: list[int]) -> None:
     lines, run = [], 0
     for number, (purpose, seeds) in enumerate(jobs):
-        shard = f"states-{number:05d}.safetensors"
-        with safe_open(path / shard, framework="pt") as file:
+        with safe_open(shard_path(path, number), framework="pt") as file:
             accuracies = file.get_tensor("val_accuracy").tolist() if "val_accuracy" in file.keys() else [None] * len(seeds)  # noqa: SIM118
         for row, (seed, accuracy) in enumerate(zip(seeds, accuracies, strict=True)):
-            entry = {"run": run, "purpose": purpose, "seed": seed, "shard": shard, "row": row}
+            entry = {"run": run, "purpose": purpose, "seed": seed, "shard": shard_path(path, number).name, "row": row}
             lines.append(json.dumps({**entry, "epochs": epochs, "val_accuracy": accuracy}))
             run += 1
-    sums = {
-        f"states-{number:05d}.safetensors": sha256_of(path / f"states-{number:05d}.safetensors") for number in range(len(jobs))
-    }
+    sums = {shard.name: sha256_of(shard) for shard in (shard_path(path, number) for number in range(len(jobs)))}
     names = {"task": task.name if task else None, "data": task.data_key if task else None}
     record = {"arch": arch.to_dict(), **names, "sha256": sums}
     write_atomic(path / "index.jsonl", "\n".join(lines) + "\n")
@@ -207,7 +233,7 @@ def import_zoo(folder: str | Path, out: str | Path, task: str | None = None) -> 
     jobs = [("zoo", list(range(len(runs) - n_heldout)))] + ([("heldout", list(range(n_heldout)))] if n_heldout else [])
     parts = torch.stack(states).split([len(seeds) for _, seeds in jobs])
     for number, part in enumerate(parts):
-        write_safetensors(out / f"states-{number:05d}.safetensors", {"states": part})
+        write_safetensors(shard_path(out, number), {"states": part})
     _write_index(out, arch, None, jobs, list(range(len(runs[0]))))
     return Zoo.open(out)
 
