@@ -3,8 +3,8 @@
 python benchmarks/kills.py [--kills 25] [--stages zoo spread pairs distil grpo sweep audit] -o benchmarks/results/kills.json
 
 Each stage is first run whole, then again in another folder, killed `kills` times (fewer where it is done before). Compared:
-every tensor of every file it made, metrics.jsonl and an audit's report without times. `spread` is a zoo whose shards are trained
-by worker processes; they outlive the process that is killed, and the next one's may do the same shard at the same time.
+every tensor of every file it made, metrics.jsonl and an audit's report without times. `spread` is a zoo whose shards are
+trained by worker processes; they outlive the process that is killed, and the next one's may do the same shard at once.
 """
 
 import argparse
@@ -36,6 +36,7 @@ def commands(root: Path) -> dict[str, list[str]]:
     loop = lambda stage, updates: [f"{stage}.loop.{part}" for part in (f"updates={updates}", *LOOP)]  # noqa: E731
     start = f"policy_from={root / 'pairs' / 'policy.safetensors'}"
     zoo = f"zoo_dir={root / 'zoo'}"
+    counts = ["--training", "240", "--heldout", "16", "--steps", "1"]
     grpo = ["grpo.prompts=2", "grpo.num_generations=8", "grpo.val_seeds=4", "reward.batch=64", "grpo.guard.drop=null", start]
     return {
         "zoo": ["zoo", *SMALL, "zoo.runs=240", "zoo.heldout=16", "zoo.shard=4"],
@@ -52,8 +53,7 @@ def commands(root: Path) -> dict[str, list[str]]:
         ],
         "grpo": ["grpo", *SMALL, *grpo, *loop("grpo", 1500)],
         "spread": ["zoo", *SMALL, "zoo.runs=240", "zoo.heldout=16", "zoo.shard=16", "zoo.executor=processes"],
-        "audit": ["audit", str(root / "pairs" / "policy.safetensors"), "--zoo", str(root / "zoo"), "--training", "240"]
-        + ["--heldout", "16", "--steps", "1"],
+        "audit": ["audit", str(root / "pairs" / "policy.safetensors"), "--zoo", str(root / "zoo"), *counts],
         "sweep": ["sweep", *SMALL, *grpo, *loop("grpo", 40), "stages=[grpo]", "seed=range(0,8)", "sweep.workers=1"],
     }
 
