@@ -10,7 +10,7 @@ from synthnet.tasks._family import FamilyConfig, draw_members, family
 @dataclass
 class Config(FamilyConfig):
     name: str = "mnist-simplecnn-family"
-    members: list[list[int]] = field(default_factory=lambda: [[4, 8], [6, 12], [8, 16], [12, 24]])
+    members: list[list[int]] = field(default_factory=lambda: [[4, 8], [6, 12], [8, 16]])
     heldout: list[list[int]] = field(default_factory=lambda: [[16, 32]])
     depths: list[int] = field(default_factory=lambda: [2])
 

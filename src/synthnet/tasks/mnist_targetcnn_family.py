@@ -10,7 +10,7 @@ from synthnet.tasks._family import FamilyConfig, draw_members, family
 @dataclass
 class Config(FamilyConfig):
     name: str = "mnist-targetcnn-family"
-    members: list[list[int]] = field(default_factory=lambda: [[4, 8, 16], [6, 12, 24], [8, 16, 32], [12, 24, 48]])
+    members: list[list[int]] = field(default_factory=lambda: [[4, 8, 16], [6, 12, 24], [8, 16, 32]])
     heldout: list[list[int]] = field(default_factory=lambda: [[32, 64, 128]])
     depths: list[int] = field(default_factory=lambda: [3])
 
