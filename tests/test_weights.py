@@ -1,4 +1,6 @@
+import json
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +9,9 @@ from torch import nn
 
 from synthnet import files
 from synthnet.errors import InputError
-from synthnet.weights import WeightSpec, WeightState, read_weights, write_weights
+from synthnet.weights import FLOAT_DTYPES, INTEGER_DTYPES, WeightSpec, WeightState, read_weights, write_weights
+
+STATUS = Path("/proc/self/status")
 
 
 class WithBuffers(nn.Module):
@@ -98,10 +102,10 @@ def test_bad_files_get_one_clear_message(tmp_path, name, message):
 
 def test_a_header_length_that_looks_like_a_pickle_is_read(tmp_path):
     """A header of 640 bytes starts with 0x80 0x02, as a pickle does."""
-    from synthnet.files import safetensors_bytes
+    from synthnet.files import safetensors_parts
 
     for padding in range(700):
-        raw = safetensors_bytes({"a": torch.ones(2)}, {"x": "y" * padding})
+        raw = b"".join(safetensors_parts({"a": torch.ones(2)}, {"x": "y" * padding}))
         if raw[:2] == b"\x80\x02":
             break
     (tmp_path / "w.safetensors").write_bytes(raw)
@@ -126,3 +130,44 @@ def test_a_killed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
         write_weights(path, WeightState({"a": torch.zeros(3)}))
     assert torch.equal(load_file(path)["a"], torch.ones(3))
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
+
+
+def test_our_files_are_those_of_the_library_but_for_the_order_in_the_header(tmp_path):
+    """Every data type, scalars, names beyond ASCII; and no copy of the whole is made on the way."""
+    kinds = (*FLOAT_DTYPES, *INTEGER_DTYPES)
+    tensors = {f"{chr(122 - i)}é{kind}": torch.arange(3 + i).to(kind) for i, kind in enumerate(kinds)}
+    tensors |= {"scalar": torch.tensor(2.5), "turned": torch.arange(6.0).view(2, 3).T}
+    files.write_safetensors(tmp_path / "ours.safetensors", tensors, {"b": "ü", "a": "1"})
+    save_file(
+        {name: value.contiguous() for name, value in tensors.items()}, tmp_path / "theirs.safetensors", {"b": "ü", "a": "1"}
+    )
+    read = load_file(tmp_path / "ours.safetensors")
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items())
+    headers = []
+    for name in ("ours", "theirs"):
+        raw = (tmp_path / f"{name}.safetensors").read_bytes()
+        (size,) = struct.unpack("<Q", raw[:8])
+        headers.append(
+            {k: {**v, "data_offsets": None} if k != "__metadata__" else v for k, v in json.loads(raw[8 : 8 + size]).items()}
+        )
+    assert headers[0] == headers[1]
+    parts = list(files.safetensors_parts({"a": (value := torch.ones(5))}, {}))
+    value[2] = 7.0
+    assert bytes(parts[1]) == value.numpy().tobytes(), "the parts are the tensors' own memory"
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="the system does not say what a process holds")
+def test_reading_maps_the_file_and_copies_nothing(tmp_path):
+    """64 MiB of weights, and not a sixteenth of that in private memory."""
+    files.write_safetensors(tmp_path / "big.safetensors", {"a": torch.zeros(1 << 24)})
+    before = _private_bytes()
+    state = read_weights(tmp_path / "big.safetensors")
+    held = state.tensors["a"]
+    assert _private_bytes() - before < 4 << 20
+    assert held.sum() == 0
+
+
+def _private_bytes():
+    lines = STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon"))

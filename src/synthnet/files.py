@@ -6,22 +6,37 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from safetensors.torch import save
+import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
 
+DTYPES = {  # the names of the format, https://huggingface.co/docs/safetensors
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
-def write_atomic(path: str | Path, content: bytes | str) -> None:
-    """Write `content` to `path`; at every moment the path holds the whole old file or the whole new one.
+
+def write_atomic(path: str | Path, content: bytes | str | Iterable[bytes | memoryview]) -> None:
+    """Write `content`, or its parts one after the other, to `path`; at every moment the path holds the whole old file or the
+    whole new one.
 
     Raises: InputError when the place cannot be written to (missing folder, no permission, full disk).
     """
     path = Path(path).resolve()
-    data = content.encode() if isinstance(content, str) else content
+    whole = content.encode() if isinstance(content, str) else content
+    parts = [whole] if isinstance(whole, bytes) else whole
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file")
     if path.exists() and not path.is_file():
@@ -30,7 +45,8 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
@@ -58,18 +74,25 @@ def make_folder(path: str | Path) -> None:
         raise InputError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
-def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """A `.safetensors` file whose bytes depend on its content alone.
-
-    The library writes metadata keys in random order; here the header is written again with its keys sorted.
+def safetensors_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """A `.safetensors` file in parts, the header and then each tensor as it lies in memory: no copy of the whole is made. Its
+    bytes depend on its content alone (the library writes metadata in random order, from a copy): largest data types first, as
+    alignment asks, then by name.
     """
-    raw = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata=dict(metadata or {}))
-    (size,) = struct.unpack("<Q", raw[:8])
-    header = json.dumps(json.loads(raw[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + raw[8 + size :]
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name in order:
+        value = tensors[name]
+        start, end = end, end + value.numel() * value.element_size()
+        header[name] = {"dtype": DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for name in order:
+        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors and string metadata as `.safetensors`, whole or not at all."""
-    write_atomic(path, safetensors_bytes(tensors, metadata))
+    write_atomic(path, safetensors_parts(tensors, metadata or {}))

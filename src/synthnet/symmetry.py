@@ -51,7 +51,7 @@ class Symmetry:
     @classmethod
     def of_chain(cls, spec: WeightSpec, chain: Chain) -> "Symmetry":
         """Of a chain of Linear layers, without tracing anything else."""
-        flat, pieces, groups, below = spec.unflatten(torch.arange(spec.n_weights)), {}, {}, None
+        flat, pieces, groups, below = spec.unflatten(spec.positions()), {}, {}, None
         for index, layer in enumerate(chain.layers):
             here = None if index == chain.depth - 1 else f"hidden{index + 1}"
             pieces[layer.weight] = Piece(layer.weight, flat[layer.weight], (here, below), (0, 1))
@@ -66,7 +66,7 @@ class Symmetry:
     @classmethod
     def of_axes(cls, spec: WeightSpec, found: Mapping[str, list[Dim]]) -> "Symmetry":
         """From the axes of every tensor (`tracing.parameter_axes`), in order of depth. No group counts as scalable yet."""
-        flat, raw = spec.unflatten(torch.arange(spec.n_weights)), []
+        flat, raw = spec.unflatten(spec.positions()), []
         for name, dims in found.items():
             if name in flat:
                 raw += _blocks(name, flat[name], dims)
@@ -84,7 +84,7 @@ class Symmetry:
 
         The permutation of an inner group is [outer inner]: one for each (new) outer unit.
         """
-        order = torch.arange(self.spec.n_weights)
+        order = self.spec.positions()
         for piece in self.pieces:
             moved = piece.index
             for axis, group in enumerate(piece.groups):

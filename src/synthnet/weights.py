@@ -21,6 +21,7 @@ from synthnet.files import write_safetensors
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
+LARGEST_SPEC = 1 << 31
 
 
 class TensorSpec(NamedTuple):
@@ -72,6 +73,15 @@ class WeightSpec:
     @property
     def n_weights(self) -> int:
         return sum(prod(tensor.shape) for tensor in self.floats)
+
+    def positions(self) -> Tensor:
+        """0 … n_weights - 1, for tables that say where weights lie; int32, since such tables are as large as the net.
+
+        Raises: InputError for a net of 2^31 weights or more.
+        """
+        if self.n_weights >= LARGEST_SPEC:
+            raise InputError(f"a network of {self.n_weights:,} weights is too large: fewer than {LARGEST_SPEC:,} are supported")
+        return torch.arange(self.n_weights, dtype=torch.int32)
 
     def slices(self) -> dict[str, slice]:
         """Where each tensor lies in the flat vector."""

@@ -82,8 +82,8 @@ class TokenLayout:
     def _position_of_weight(self) -> Tensor:
         if "position" not in self.__dict__:
             places = torch.cat([self.unit_index.reshape(-1), *(edge.index.reshape(-1) for edge in self.edges)])
-            position = torch.empty(self.n_weights + 1, dtype=torch.long, device=places.device)
-            position[places] = torch.arange(len(places), device=places.device)
+            position = torch.empty(self.n_weights + 1, dtype=torch.int32, device=places.device)
+            position[places] = torch.arange(len(places), dtype=torch.int32, device=places.device)
             self.__dict__["position"] = position[:-1]
         return self.__dict__["position"]
 

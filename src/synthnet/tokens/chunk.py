@@ -26,7 +26,7 @@ class Config:
 def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabulary: Mapping[str, int] | None) -> TokenLayout:
     if config.size < 0:
         raise InputError(f"tokens.size must be 0 (the whole net) or positive, got {config.size}")
-    flat = torch.arange(spec.n_weights)
+    flat = spec.positions()
     if config.size == 0:
         unit_index, descriptors = flat[None], torch.zeros(1, 1)
     else:
@@ -44,8 +44,8 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
     width = unit_index.shape[1]
     if vocabulary and dict(vocabulary) != {"chunk": width}:
         raise InputError(f"the policy reads chunks {dict(vocabulary)}, this network gives chunks of {width} weights")
-    token_of = torch.empty(spec.n_weights + 1, dtype=torch.long)
-    token_of[unit_index] = torch.arange(len(unit_index))[:, None]
+    token_of = torch.empty(spec.n_weights + 1, dtype=torch.int32)
+    token_of[unit_index] = torch.arange(len(unit_index), dtype=torch.int32)[:, None]
     return TokenLayout(
         unit_index,
         descriptors,
@@ -53,7 +53,7 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         torch.zeros(0, 1),
         token_of[:-1],
         len(unit_index),
-        torch.zeros(spec.n_weights, dtype=torch.long),
+        torch.zeros(spec.n_weights, dtype=torch.int32),
         {"chunk": width},
     )
 

@@ -40,7 +40,7 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         raise InputError(f"the policy's family does not cover this network: it has never seen {', '.join(missing)}")
     starts, width = _columns(vocabulary)
     tokens, rows, sizes = _token_rows(parts)
-    unit_index = torch.full((tokens, width), spec.n_weights)
+    unit_index = torch.full((tokens, width), spec.n_weights, dtype=torch.int32)
     column_of, token_of = (torch.empty(spec.n_weights, dtype=torch.int32) for _ in range(2))
     columns = {key: number for number, key in enumerate(vocabulary)}
     edges, edge_descriptors, n_action = [], [], tokens
