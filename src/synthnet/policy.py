@@ -116,7 +116,8 @@ class Policy(nn.Module):
             token_of = torch.zeros(self.code_dim, dtype=torch.long, device=mean.device)
             return WeightGaussian(mean, self.log_sigma.mean().expand(self.code_dim), token_of, 1)
         mean = self._next(scaled, layout, left, None)
-        return WeightGaussian(mean, self.log_sigma[layout.column_of], layout.token_of, layout.n_action_tokens)
+        log_sigma = self.log_sigma.index_select(0, layout.column_of)
+        return WeightGaussian(mean, log_sigma, layout.token_of, layout.n_action_tokens)
 
     def land(self, scaled: Tensor, action: Tensor, steps_left: Tensor | int, net: Network) -> Tensor:
         """The next weights [net weights], in scale units, that an action leads to: itself, or what its code decodes to."""

@@ -1,6 +1,5 @@
 """Use of a policy: random `.safetensors` in, working `.safetensors` out. Opens no data set and no network connection."""
 
-import hashlib
 import json
 import re
 import warnings
@@ -227,8 +226,7 @@ def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, s
 
 
 def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> WeightState:
-    start = hashlib.sha256(file.path.read_bytes()).hexdigest()
-    provenance = {"policy_sha256": policy_sha256, "steps": n_steps, "start_sha256": start}
+    provenance = {"policy_sha256": policy_sha256, "steps": n_steps, "start_sha256": sha256_of(file.path)}
     kept = {key: file.state.metadata[key] for key in ("synthnet.task", "synthnet.seed") if key in file.state.metadata}
     metadata = {
         **kept,

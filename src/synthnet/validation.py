@@ -1,5 +1,6 @@
 """What every stage measures on val with unseen seeds: accuracy by synth step, and how much nets of different seeds differ."""
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -51,7 +52,8 @@ class Validation:
 
     def metrics(self, finals: dict[int, list[Tensor]]) -> dict:
         """Accuracy and loss of WK for each K, mean over nets and then over members, and each member's accuracy where there are
-        several; `score` is the mean over K of accuracy − 0.1 · loss, so loss breaks ties."""
+        several; `score` is the mean over K of accuracy − 0.1 · loss, so loss breaks ties. A loss above that of guessing counts as
+        guessing: nets that have learnt something and are too sure of it are better than nets that have learnt nothing."""
         metrics, scores = {}, []
         for n_steps, parts in finals.items():
             scored = [
@@ -64,7 +66,7 @@ class Validation:
             if len(scored) > 1:
                 labels = [member.arch.label for member in self.members]
                 metrics |= {f"accuracy_k{n_steps}/{x}": a for x, a in zip(labels, accuracies, strict=True)}
-            scores.append(accuracy - 0.1 * min(loss, 10.0))
+            scores.append(accuracy - 0.1 * min(loss, math.log(self.members[0].n_classes)))
         return {**metrics, "score": sum(scores) / len(scores)}
 
     def best_steps(self, policy: Policy) -> int:

@@ -71,21 +71,20 @@ class TokenLayout:
     def encode(self, flat: Tensor) -> Tokens:
         """Flat weights [net weights] -> tokens."""
         padded = torch.nn.functional.pad(flat, (0, 1))
-        return Tokens(padded[:, self.unit_index], tuple(flat[:, edge.index] for edge in self.edges))
+        return Tokens(_select(padded, self.unit_index), tuple(_select(flat, edge.index) for edge in self.edges))
 
     def decode(self, tokens: Tokens) -> Tensor:
         """Tokens -> flat weights [net weights]; what stands in padding is ignored."""
-        n_nets = tokens.units.shape[0]
-        values = torch.cat([part.reshape(n_nets, -1) for part in (tokens.units, *tokens.edges)], dim=1)
-        return values[:, self._position_of_weight()]
+        flat = tokens.units.new_empty(len(tokens.units), self.n_weights + 1)  # the last one takes what stands in padding
+        flat[:, self.unit_index] = tokens.units
+        for block, values in zip(self.edges, tokens.edges, strict=True):
+            flat[:, block.index] = values
+        return flat[:, :-1]
 
-    def _position_of_weight(self) -> Tensor:
-        if "position" not in self.__dict__:
-            places = torch.cat([self.unit_index.reshape(-1), *(edge.index.reshape(-1) for edge in self.edges)])
-            position = torch.empty(self.n_weights + 1, dtype=torch.int32, device=places.device)
-            position[places] = torch.arange(len(places), dtype=torch.int32, device=places.device)
-            self.__dict__["position"] = position[:-1]
-        return self.__dict__["position"]
+
+def _select(flat: Tensor, index: Tensor) -> Tensor:
+    """flat[:, index], without the copy of the index in int64 that indexing makes."""
+    return flat.index_select(1, index.reshape(-1)).view(len(flat), *index.shape)
 
 
 def build_layout(config: dict, spec, symmetry, vocabulary: Mapping[str, int] | None = None) -> TokenLayout:
