@@ -16,11 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from experts import choices, information
 from family import kept_twins
 
-from synthnet.backbones._moe import mixtures
 from synthnet.evaluation import evaluate_policy
+from synthnet.expert_roles import choices, information
 from synthnet.files import write_atomic
 from synthnet.policy import Policy, PolicyConfig, load_policy
 from synthnet.report import percent, table
@@ -96,10 +95,9 @@ def train(name: str, task: Task, zoo: Zoo, seed: int, out: Path) -> tuple[Policy
 
 
 def divided_work(policy: Policy, task: Task) -> dict[str, float]:
-    """Mixture -> how much a unit token's role tells about its expert, 0 to 1 (`experts.information`)."""
-    if not mixtures(policy.trunk):
-        return {}
-    return {name: round(information(*chosen), 4) for name, chosen in choices(policy, task, n_seeds=16).items()}
+    """Mixture -> how much a unit token's role tells about its expert, 0 to 1 (`expert_roles.information`)."""
+    start = task.draw_start("val", list(range(16)))
+    return {name: round(information(*chosen), 4) for name, chosen in choices(policy, task.network, start).items()}
 
 
 def run(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from synthnet.cli import main
 from synthnet.errors import InputError
 from synthnet.experience import collect
 from synthnet.grpo_settings import GrpoConfig
-from synthnet.policy import load_policy
+from synthnet.policy import Policy, load_policy
 from synthnet.policy_gradient import policy_loss
 from synthnet.rollout import synthesize_flat
 from synthnet.scoring import RewardConfig
@@ -74,3 +74,28 @@ def test_a_bare_cnn_file_of_another_width_needs_only_its_task(tmp_path, monkeypa
     save_file(net.spec.unflatten(torch.zeros(net.spec.n_weights)), "bare.safetensors")
     assert main(["inspect", "bare.safetensors", "--task", "mnist5k-cnn", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["arch"]["kwargs"]["channels"] == [1, 3, 5]
+
+
+@pytest.mark.parametrize("name", ["set_transformer", "perceiver_io", "edge_exchange"])
+def test_the_layer_graph_tells_a_layer_what_the_others_are(name, deep):
+    """The first layers of 7-5 and 7-9 have the same place; with the encoder, what FiLM reads for them differs, and once more
+    for a net of another depth. The policy stays equivariant."""
+    backbone = {"name": name, "dim": 16, "heads": 2, "edge_dim": 8, "condition": 8, "graph": 2}
+    policy, plain = make_policy(deep, backbone), make_policy(deep, {**backbone, "graph": 0})
+    wider, deeper = (build_task("digits-mlp", hidden=hidden) for hidden in ([7, 9], [7, 5, 5]))
+
+    def first(policy, task):
+        condition, _ = policy.trunk.conditions(policy.layout(task.network), torch.tensor([2]))
+        return condition.steps, condition.place[0]
+
+    told = {task.arch.label: first(policy, task) for task in (deep, wider, deeper)}
+    steps = [steps for steps, _ in told.values()]
+    assert torch.equal(told[deep.arch.label][1], told[wider.arch.label][1])
+    assert min((steps[i] - steps[j]).abs().max() for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-4
+    assert torch.equal(first(plain, deep)[0], first(plain, wider)[0])
+    weights, net = deep.draw_start("val", [0, 1]) / 0.1, deep.network
+    permutations = net.symmetry.random(torch.Generator().manual_seed(3))
+    moved = net.symmetry.permute(policy(weights, 2, net).mean, permutations)
+    assert torch.allclose(policy(net.symmetry.permute(weights, permutations), 2, net).mean, moved, atol=1e-4)
+    fresh = Policy.create(policy.config, [deep.arch], 0)
+    assert not fresh.trunk.graph(fresh.layout(net)).any(), "zero at first"

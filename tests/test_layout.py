@@ -26,6 +26,7 @@ ORDER = [
     ["status"],
     ["policy", "zoo", "prompts", "netfiles"],
     ["tracking", "rollout", "trainable", "sampling", "signal", "live"],
+    ["expert_roles"],
     ["validation", "synthesis", "scoring", "reward_hook", "snapshot", "patching"],
     ["forking"],
     ["guards"],

@@ -1,5 +1,7 @@
 """Mixture of experts: routing by the token alone, gradients to the gate, known values of the balance loss, equivariance."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ import torch.nn.functional as F
 from conftest import make_policy
 from synthnet.backbones._moe import MixtureOfExperts
 from synthnet.errors import InputError
+from synthnet.expert_roles import choices, information, loads, role_metrics, roles
 from synthnet.seeds import generator
 from synthnet.train_pairs import PairsConfig, draw_pairs, pairs_loss
 
@@ -89,6 +92,38 @@ def test_a_policy_with_experts_learns_pairs(tiny):
         optimizer.step()
     assert losses[-1] < 0.7 * losses[0]
     assert policy.trunk.rounds[0].read.ffn.gate.weight.grad.any()
+
+
+def test_information_and_loads_by_value():
+    """An expert for each role tells all of it; experts drawn without regard to roles tell nothing; two roles that share an
+    expert of three tell what is left: I = log 3 − (2/3) log 2."""
+    role = torch.arange(3).repeat(4000)
+    assert information(role, role) == pytest.approx(1)
+    assert information(torch.arange(12000) // 4000, role) == pytest.approx(0, abs=1e-6)
+    shared = information(torch.tensor([0, 0, 1])[role], role)
+    assert shared == pytest.approx((math.log(3) - 2 / 3 * math.log(2)) / math.log(3))
+    assert loads(torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 1])) == {
+        0: pytest.approx([2 / 3, 1 / 3]), 1: [0, 1]
+    }  # fmt: skip
+
+
+def test_what_experts_make_of_roles_is_measured_on_unit_tokens_alone(deep):
+    """Two hidden layers and the outputs are three roles; a gate that looks at nothing sends all to one expert."""
+    backbone = {"name": "perceiver_io", "dim": 16, "heads": 2, "edge_dim": 8, "latents": 30, "condition": 8, "experts": 3}
+    policy, start = make_policy(deep, backbone), deep.draw_start("val", [0, 1])
+    assert roles(policy.layout(deep.network)).bincount().tolist() == [7, 5, 1]
+    found = choices(policy, deep.network, start)
+    assert set(found) == {"rounds.0.ask.ffn", "rounds.1.ask.ffn"}, "latents are no tokens"
+    assert all(len(expert) == len(role) == 2 * 2 * 13 for expert, role in found.values())
+    metrics = role_metrics(policy, [deep.network], [start])
+    assert set(metrics) == {"moe/information", "moe/load/role0", "moe/load/role1", "moe/load/role2"}
+    for module in policy.trunk.modules():
+        if isinstance(module, MixtureOfExperts):
+            torch.nn.init.zeros_(module.gate.weight)
+    assert role_metrics(policy, [deep.network], [start]) == {
+        "moe/information": pytest.approx(0, abs=1e-6), **{f"moe/load/role{i}": 1.0 for i in range(3)}
+    }  # fmt: skip
+    assert role_metrics(make_policy(deep), [deep.network], [start]) == {}
 
 
 @pytest.mark.parametrize("settings", [{"experts": 1}, {"experts": 2, "top_k": 3}, {"experts": 2, "temperature": 0.0}])

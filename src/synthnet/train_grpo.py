@@ -86,7 +86,7 @@ def train_grpo(
     def validate(average: Policy, progress: float) -> dict:
         made = {k: validation.sequences(average, k) for k in validation.steps}
         finals = {k: [sequence[:, -1] for sequence in sequences] for k, sequences in made.items()}
-        metrics = {**watch.judge(finals, progress), **drift(average, frozen, validation, finals[max(finals)])}
+        metrics = {**watch.judge(average, finals, progress), **drift(average, frozen, validation, finals[max(finals)])}
         metrics["reward"] = validation_reward(validation, validation.steps, made, reward, seed)
         scores = {"accuracy": metrics["score"], "reward": metrics["reward"], "last": progress}
         return {**metrics, "watched": metrics["score"], "score": scores[config.select]}

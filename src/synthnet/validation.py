@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
+from synthnet.expert_roles import role_metrics
 from synthnet.functional import score
 from synthnet.identity import aligned_distance
 from synthnet.policy import Policy
@@ -48,12 +49,16 @@ class Validation:
 
     def __call__(self, policy: Policy) -> dict:
         """The metrics of what the policy makes of the start weights."""
-        return self.metrics({k: self.finals(policy, k) for k in self.steps})
+        return self.metrics({k: self.finals(policy, k) for k in self.steps}) | self.experts(policy)
+
+    def experts(self, policy: Policy) -> dict[str, float]:
+        """What the policy's experts make of roles, on a few of the start weights (`expert_roles.role_metrics`)."""
+        return role_metrics(policy, [member.network for member in self.members], [start[:8] for start in self.starts])
 
     def metrics(self, finals: dict[int, list[Tensor]]) -> dict:
         """Accuracy and loss of WK for each K, mean over nets and then over members, and each member's accuracy where there are
-        several; `score` is the mean over K of accuracy − 0.1 · loss, so loss breaks ties. A loss above that of guessing counts as
-        guessing: nets that have learnt something and are too sure of it are better than nets that have learnt nothing."""
+        several; `score` is the mean over K of accuracy − 0.1 · loss, so loss breaks ties. A loss above that of guessing counts
+        as guessing: nets that have learnt something and are too sure of it are better than nets that know nothing."""
         metrics, scores = {}, []
         for n_steps, parts in finals.items():
             scored = [
@@ -94,12 +99,12 @@ class CollapseWatch:
 
     def __call__(self, policy: Policy, progress: float) -> dict:
         """`judge` what the policy makes of the start weights."""
-        return self.judge({k: self.validation.finals(policy, k) for k in self.validation.steps}, progress)
+        return self.judge(policy, {k: self.validation.finals(policy, k) for k in self.validation.steps}, progress)
 
-    def judge(self, finals: dict[int, list[Tensor]], progress: float) -> dict:
-        """Metrics of the validation and `aligned_ratio_k…` for each K, from WK [net weights] of each member by K; `progress`
-        is the share of updates done."""
-        metrics = self.validation.metrics(finals)
+    def judge(self, policy: Policy, finals: dict[int, list[Tensor]], progress: float) -> dict:
+        """Metrics of the validation and `aligned_ratio_k…` for each K, from WK [net weights] of each member by K that the
+        policy made; `progress` is the share of updates done."""
+        metrics = self.validation.metrics(finals) | self.validation.experts(policy)
         for n_steps, parts in finals.items():
             metrics[f"aligned_ratio_k{n_steps}"] = min(
                 aligned_distance(member.network.symmetry, final) / reference

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from synthnet.backbones._attention import Condition, FeedForward, FilmNorm, StepsLeft
 from synthnet.backbones._edges import Edges, Ends, HeldEdges, StreamedEdges, tiles
+from synthnet.backbones._graph import LayerGraph
 from synthnet.backbones._moe import MixtureOfExperts
 from synthnet.errors import InputError, at_least
 from synthnet.tokens import TokenLayout, Tokens
@@ -23,7 +24,8 @@ class UnitConfig:
     ffn: hidden width of the feed-forwards as a multiple of `dim`. experts: 0 for a dense feed-forward, else that many, of which
     a token uses `top_k`, with the gate's `temperature` and the weights of its `balance` and `z` losses. condition: width of
     what FiLM reads: an embedding of the steps left and, with `place`, one of where a token stands (depth, width of its layer).
-    code: dims of the latent code, for a policy whose actions are codes that FiLM reads too (0: actions are weights).
+    graph: rounds of a small encoder of the layer graph, which FiLM reads too (0: none). code: dims of the latent code, for a
+    policy whose actions are codes that FiLM reads too (0: actions are weights).
     """
 
     dim: int = 160
@@ -37,13 +39,14 @@ class UnitConfig:
     edge_dim: int = 32
     condition: int = 64
     place: bool = True
+    graph: int = 0
     code: int = 0
 
 
 def check(config: UnitConfig, *counts: str) -> None:
     """Refuse settings that cannot be built; `counts` are further settings that must be at least 1."""
     at_least(1, "backbone", config, "dim", "heads", "ffn", "edge_dim", "condition", "top_k", *counts)
-    at_least(0, "backbone", config, "experts", "balance", "z", "code")
+    at_least(0, "backbone", config, "experts", "balance", "z", "graph", "code")
     if config.dim % config.heads:
         raise InputError(f"backbone.dim must be a multiple of backbone.heads, got {config.dim} and {config.heads}")
 
@@ -100,6 +103,7 @@ class UnitTrunk(nn.Module):
         self.describe = nn.Linear(layout.descriptors.shape[1], dim)
         self.steps_left = StepsLeft(k_max, config.condition)
         self.place = nn.Linear(layout.descriptors.shape[1], config.condition) if config.place else None
+        self.graph = LayerGraph(layout.descriptors.shape[1], config.condition, config.graph) if config.graph else None
         self.norm, self.head = FilmNorm(dim, config.condition, config.code), _zero(nn.Linear(dim, layout.n_features))
         if self.has_edges:
             n_columns = sum(layout.vocabulary[kind] for kind in self.edge_columns)
@@ -130,6 +134,8 @@ class UnitTrunk(nn.Module):
     ) -> tuple[Condition, list[Condition]]:
         """What FiLM reads for the units, and for each block of edges."""
         steps = self.steps_left(steps_left)
+        if self.graph is not None:
+            steps = steps + self.graph(layout)
         if self.place is None:
             return Condition(steps, None, code), [Condition(steps, None, code)] * len(layout.edges)
         edges = [Condition(steps, self.edge_place(where.to(steps)), code) for where in layout.edge_descriptors]
