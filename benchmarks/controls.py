@@ -43,9 +43,9 @@ def trained(task: Task, start: Tensor, recipe: Recipe, labels: Tensor | None = N
     return torch.cat(parts)
 
 
-def tuned_recipe(task: Task) -> Recipe:
-    """The best of nine settings on val (64 seeds of purpose val)."""
-    start, (inputs, labels) = task.draw_start("val", list(range(64))), task.data("val")
+def tuned_recipe(task: Task, seeds: int = 64) -> Recipe:
+    """The best of nine settings on val (seeds of purpose val)."""
+    start, (inputs, labels) = task.draw_start("val", list(range(seeds))), task.data("val")
     base, found = task.recipe, []
     for rate in RATES:
         for share in EPOCHS:
