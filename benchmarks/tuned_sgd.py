@@ -2,8 +2,8 @@
 
 python benchmarks/tuned_sgd.py --task mnist5k-cnn-family [--seeds 48] [--few 8] [--twins DIR] -o FILE.json
 
-Nine settings (rate and epochs times 1/3 to 3 and 1/2 to 2) on 4 seeds of purpose val, the best one on the test seeds; nets above
-20,000 weights get `few` seeds and the setting of the largest net below. Test split.
+Nine settings (rate and epochs times 1/3 to 3 and 1/2 to 2) on 4 seeds of purpose val, the best one on the test seeds; nets of
+more than 20,000 weights get `few` seeds and the setting of the largest net below. Test split.
 """
 
 import argparse
