@@ -17,7 +17,7 @@ from torch import Tensor
 from synthnet.evaluation import interval, split_data, summary, task_of_policy
 from synthnet.files import write_atomic
 from synthnet.functional import Network, predictions
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.population import grow_twins
 from synthnet.report import percent, table
 from synthnet.rewards.calibration import calibration_error

@@ -8,7 +8,7 @@ import json
 
 from synthnet.evaluation import evaluate_policy, task_of_policy
 from synthnet.files import write_atomic
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.report import percent, table
 from synthnet.synthesis import policy_path
 

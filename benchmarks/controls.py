@@ -17,7 +17,8 @@ from torch import Tensor
 from synthnet.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
 from synthnet.files import write_atomic
 from synthnet.functional import score
-from synthnet.policy import Policy, load_policy
+from synthnet.policy import Policy
+from synthnet.policy_file import load_policy
 from synthnet.population import Training, grow_twins, train_population
 from synthnet.report import percent, table
 from synthnet.rewards import quality

@@ -15,7 +15,7 @@ from torch import Tensor
 from synthnet.evaluation import interval, split_data, summary, task_of_policy
 from synthnet.files import write_atomic
 from synthnet.functional import score
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.report import percent, table
 from synthnet.rollout import synthesize_auto, synthesize_flat
 from synthnet.synthesis import policy_path

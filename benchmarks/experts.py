@@ -14,7 +14,7 @@ import torch
 
 from synthnet.expert_roles import choices, information, loads
 from synthnet.files import write_atomic
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.report import table
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path

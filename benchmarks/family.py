@@ -13,7 +13,8 @@ from torch import Tensor
 
 from synthnet.evaluation import evaluate_policy
 from synthnet.files import write_atomic, write_safetensors
-from synthnet.policy import Policy, load_policy
+from synthnet.policy import Policy
+from synthnet.policy_file import load_policy
 from synthnet.population import grow_twins
 from synthnet.report import percent, table
 from synthnet.synthesis import policy_path

@@ -21,7 +21,8 @@ from synthnet.evaluation import evaluate_policy, interval, split_data, summary, 
 from synthnet.files import write_atomic
 from synthnet.functional import score
 from synthnet.grpo import mirrored_sign
-from synthnet.policy import Policy, load_policy
+from synthnet.policy import Policy
+from synthnet.policy_file import load_policy
 from synthnet.population import grow_twins
 from synthnet.report import percent, table
 from synthnet.rewards import quality

@@ -15,7 +15,7 @@ from pathlib import Path
 from synthnet.config import compose
 from synthnet.evaluation import evaluate_policy
 from synthnet.files import write_atomic
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.population import grow_twins
 from synthnet.report import percent, table
 from synthnet.stages import run_stage

@@ -20,7 +20,7 @@ from engine import alternating, on_one_thread, train_loop
 
 from synthnet.files import write_atomic
 from synthnet.functional import score
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.population import Training, train_population
 from synthnet.report import table
 from synthnet.rollout import synthesize_flat

@@ -21,7 +21,8 @@ from family import kept_twins
 from synthnet.evaluation import evaluate_policy
 from synthnet.expert_roles import choices, information
 from synthnet.files import write_atomic
-from synthnet.policy import Policy, PolicyConfig, load_policy
+from synthnet.policy import Policy, PolicyConfig
+from synthnet.policy_file import load_policy
 from synthnet.report import percent, table
 from synthnet.tasks import Task, build_task
 from synthnet.train_distil import DistilConfig, train_distil

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from synthnet.functional import score
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.population import grow_twins
 from synthnet.rollout import synthesize_flat
 from synthnet.synthesis import POLICY_DIR, bundled_policies, find_policy

@@ -10,7 +10,7 @@ from synthnet import data
 from synthnet.errors import InputError
 from synthnet.functional import score
 from synthnet.population import grow_twins
-from synthnet.tasks import Recipe, build_task, task_names
+from synthnet.tasks import STATISTICS, Recipe, build_task, check_same_data, task_names
 
 
 def write_idx(path, array):
@@ -95,7 +95,7 @@ def test_missing_data_says_which_file_goes_where():
 LOCAL = {"fashion-cnn": {"channels": [2, 3]}, "cifar10-resnet18": {"width": 8}}  # tasks that read files of the user's
 
 
-@pytest.mark.parametrize("name", sorted(set(task_names()) - set(LOCAL)))
+@pytest.mark.parametrize("name", sorted(set(task_names()) - {*LOCAL, "digits-mnist8"}))
 def test_splits_are_disjoint_complete_and_fixed(name):
     task = build_task(name)
     indices = data.split_indices(task.source, len(data.load(task.source)[1]), 0)
@@ -148,3 +148,35 @@ def test_tasks_on_local_files_run_end_to_end(name, tmp_path, capsys):
     accuracy, loss = score(task.network, grown, *task.test_data())
     assert ((accuracy >= 0) & (accuracy <= 1)).all()
     assert torch.isfinite(loss).all()
+
+
+def test_mnist8_is_mnist_averaged_down_and_a_joint_task_has_each_members_own_data():
+    joint = build_task("digits-mnist8", split_seed=1, held_back=10)
+    digits, mnist = joint.members
+    assert [member.name for member in joint.members] == ["digits-mlp", "mnist8-mlp"]
+    assert digits.arch == mnist.arch
+    assert digits.data_set != mnist.data_set
+    assert joint.data_key == {"joint": [digits.data_key, mnist.data_key]}
+    assert mnist.data_key == build_task("mnist5k-mlp", split_seed=1, held_back=10).data_key
+    images, labels = mnist.data("train")
+    whole, same = build_task("mnist5k-mlp", split_seed=1, held_back=10).data("train")
+    assert torch.equal(labels, same)
+    small = torch.nn.functional.adaptive_avg_pool2d(whole.view(-1, 28, 28)[:5], 8).flatten(1)
+    assert torch.corrcoef(torch.stack([small.flatten(), images[:5].flatten()]))[0, 1] > 0.9999
+    with pytest.raises(ValueError, match="several data sets"):
+        joint.data("train")
+    for recorded in (digits.data_key, joint.data_key):
+        check_same_data(recorded, digits, "it")
+    with pytest.raises(InputError, match="test images"):
+        check_same_data(joint.data_key, build_task("digits-mlp"), "it")
+
+
+def test_statistics_are_pictures_of_the_training_images_alone():
+    """Mean, deviation, and what each class adds to the mean; 8x8 numbers each."""
+    task = build_task("digits-mlp")
+    inputs, labels = task.data("train")
+    pictures = task.statistics.view(12, 64)
+    assert torch.allclose(pictures[0], inputs.mean(0), atol=1e-5)
+    assert torch.allclose(pictures[1], inputs.std(0), atol=1e-5)
+    assert torch.allclose(pictures[5], inputs[labels == 3].mean(0) - inputs.mean(0), atol=1e-5)
+    assert build_task("mnist5k-cnn").statistics.shape == (STATISTICS,) == build_task("mnist-simplecnn").statistics.shape

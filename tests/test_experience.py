@@ -53,10 +53,10 @@ def test_k_by_rollout_lets_efficiency_and_step_cost_move_advantages(tiny):
     """With one K per group a cost per step is the same for all its rollouts and cancels."""
     config, reward = _config(num_generations=8), RewardConfig(accuracy=0.0, bounded_loss=0.0, step_cost=0.1, batch=32)
     assert config.by_rollout(reward) and not config.by_rollout(RewardConfig())
-    policy, data = make_policy(tiny), tiny.data("reward")
-    seen = collect(policy, [tiny], data, config, reward, (), seed=0, update=0)
+    policy = make_policy(tiny)
+    seen = collect(policy, [tiny], config, reward, (), seed=0, update=0)
     assert seen.advantages.any()
-    fixed = collect(policy, [tiny], data, _config(num_generations=8, steps_by="group"), reward, (), seed=0, update=0)
+    fixed = collect(policy, [tiny], _config(num_generations=8, steps_by="group"), reward, (), seed=0, update=0)
     assert not fixed.advantages.any()
 
 
@@ -92,7 +92,7 @@ def test_all_rollouts_of_an_update_see_the_same_images_and_the_next_update_other
     reward = RewardConfig(accuracy=0.0, bounded_loss=0.0, robustness=1.0, batch=32)
     for update in (0, 1):
         config = _config(num_generations=8, steps=[1, 1], steps_by="rollout")
-        found = collect(policy, [tiny], tiny.data("reward"), config, reward, (), seed=0, update=update)
+        found = collect(policy, [tiny], config, reward, (), seed=0, update=update)
         seen.append(found.metrics["reward"])
         assert found.metrics["reward_std"] < 1e-6
     assert seen[0] != seen[1]
@@ -104,8 +104,8 @@ def test_gains_of_steps_sum_to_the_reward_whatever_its_terms(tiny):
     config = _config(num_generations=8, steps=[2], grouping="process")
     size = Hook(lambda *, completions, **_: [float(c.weights["fc1.weight"].norm()) for c in completions])
     only = RewardConfig(accuracy=0.0, bounded_loss=0.0, batch=32)
-    first = collect(policy, [tiny], data, config, only, [size], 0, 0).advantages
-    flipped = collect(policy, [tiny], data, config, only, [Hook(size.function, -1.0)], 0, 0).advantages
+    first = collect(policy, [tiny], config, only, [size], 0, 0).advantages
+    flipped = collect(policy, [tiny], config, only, [Hook(size.function, -1.0)], 0, 0).advantages
     assert not torch.allclose(first, flipped)
     cohort = Cohort(tiny.network, 2, tiny.draw_start("val", [0]), 2, 0, 0, torch.arange(2))
     states = [tiny.draw_start("val", [k, k + 5]) for k in (0, 1, 2)]

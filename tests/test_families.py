@@ -4,14 +4,15 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from conftest import make_policy
 from synthnet.cli import main
 from synthnet.errors import InputError
 from synthnet.experience import collect
 from synthnet.grpo_settings import GrpoConfig
-from synthnet.policy import Policy, load_policy
+from synthnet.policy import Policy
+from synthnet.policy_file import load_policy
 from synthnet.policy_gradient import policy_loss
 from synthnet.rollout import synthesize_flat
 from synthnet.scoring import RewardConfig
@@ -60,7 +61,7 @@ def test_a_mixed_update_holds_every_member(deep, tiny):
     """Rollouts of two networks in one loss, normalised within their own start states' groups."""
     policy, config = make_policy(deep), GrpoConfig(prompts=3, num_generations=4, steps=[1, 2])
     policy.archs = [deep.arch, tiny.arch]
-    seen = collect(policy, [deep, tiny], deep.data("reward"), config, RewardConfig(batch=32), (), seed=0, update=0)
+    seen = collect(policy, [deep, tiny], config, RewardConfig(batch=32), (), seed=0, update=0)
     assert len(seen.advantages) == 2 * 3 * 4
     assert {step.net for step in seen.sampled} == {deep.network, tiny.network}
     assert torch.allclose(seen.advantages.view(6, 4).mean(1), torch.zeros(6, dtype=torch.float64), atol=1e-9)
@@ -99,3 +100,47 @@ def test_the_layer_graph_tells_a_layer_what_the_others_are(name, deep):
     assert torch.allclose(policy(net.symmetry.permute(weights, permutations), 2, net).mean, moved, atol=1e-4)
     fresh = Policy.create(policy.config, [deep.arch], 0)
     assert not fresh.trunk.graph(fresh.layout(net)).any(), "zero at first"
+
+
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+def test_a_policy_for_two_data_sets_is_told_which_one_a_net_is_for(tmp_path, capsys):
+    """Zoo, pairs, distil and GRPO of a joint task; then files of both tasks, one start state each way, and one of neither."""
+    small = ["task=digits-mnist8", "task.hidden=[6]", "threads=1", "lab.tensorboard=false"]
+    trunk = ["backbone.dim=16", "backbone.depth=1", "backbone.heads=2", "backbone.data=true"]
+    zoo = f"zoo_dir={tmp_path / 'zoo'}"
+    run_stage("zoo", [*small, "zoo.runs=4", "zoo.heldout=2", "zoo.shard=4", f"run_dir={tmp_path / 'zoo'}"])
+    pairs = ["pairs.loop.updates=4", "pairs.val_seeds=2", "pairs.batch=4", "pairs.function=1", f"run_dir={tmp_path / 'pairs'}"]
+    start = run_stage("pairs", [*small, *trunk, zoo, *pairs])
+    rows = [json.loads(line) for line in (tmp_path / "pairs" / "metrics.jsonl").read_text().splitlines()]
+    assert {"val/accuracy_k1/digits-mlp", "val/accuracy_k1/mnist8-mlp"} <= set(rows[0])
+    distil = ["distil.loop.updates=4", "distil.val_seeds=2", "distil.nets=2", f"run_dir={tmp_path / 'distil'}"]
+    made = run_stage("distil", [*small, zoo, *distil, f"policy_from={start}"])
+    grpo = ["grpo.loop.updates=2", "grpo.val_seeds=2", "grpo.prompts=2", "grpo.num_generations=4", "reward.batch=16"]
+    made = run_stage("grpo", [*small, *grpo, f"policy_from={made}", f"run_dir={tmp_path / 'grpo'}"])
+    with pytest.raises(InputError, match="several data sets"):
+        run_stage("grpo", [*small, *grpo, "grpo.mixed=true", f"policy_from={made}", f"run_dir={tmp_path / 'mixed'}"])
+    policy = load_policy(made)
+    assert list(policy.data_sets) == ["digits", "mnist5k 8x8"]
+    torch.nn.init.normal_(policy.trunk.data.weight)
+    for parameter in policy.trunk.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    for part in policy.trunk.modules():
+        if hasattr(part, "film"):
+            torch.nn.init.normal_(part.film.weight, std=0.1)
+    policy.save(tmp_path / "p.safetensors")
+    outputs = {}
+    for task in ("digits-mlp", "mnist8-mlp", "elsewhere"):
+        shown = {"synthnet.task": task} if task != "elsewhere" else {}
+        nets = {name: value.contiguous() for name, value in _start_of(policy.archs[0]).items()}
+        save_file(nets, tmp_path / f"{task}.safetensors", shown)
+        command = ["synthesize", str(tmp_path / f"{task}.safetensors"), "--policy", str(tmp_path / "p.safetensors")]
+        code = main([*command, "-o", str(tmp_path / f"out-{task}.safetensors")])
+        assert code == (2 if task == "elsewhere" else 0)
+        if code == 0:
+            outputs[task] = load_file(tmp_path / f"out-{task}.safetensors")["fc1.weight"]
+    assert "told which data set" in capsys.readouterr().err
+    assert not torch.allclose(*outputs.values())
+
+
+def _start_of(arch):
+    return arch.spec().unflatten(build_task("digits-mlp", hidden=[6]).draw_start("val", [0])[0])

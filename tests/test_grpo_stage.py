@@ -13,7 +13,7 @@ from synthnet.critic import Critic, best_k, lag
 from synthnet.errors import InputError
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.guards import GuardConfig, drift
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.rollout import synthesize_auto, synthesize_flat
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_calibration, run_stage

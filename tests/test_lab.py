@@ -21,7 +21,7 @@ from synthnet.forking import fork_settings, with_settings
 from synthnet.journal import append, records
 from synthnet.lab import LabConfig, Schedule
 from synthnet.live import Live
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.stages import run_stage
 from synthnet.status import list_runs, read_status
 from synthnet.train_pairs import PairsConfig, check_pairs

@@ -25,6 +25,7 @@ ORDER = [
     ["critic"],
     ["status"],
     ["policy", "zoo", "prompts", "netfiles"],
+    ["policy_file"],
     ["tracking", "rollout", "trainable", "sampling", "signal", "live"],
     ["expert_roles"],
     ["validation", "synthesis", "scoring", "reward_hook", "snapshot", "patching"],

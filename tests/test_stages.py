@@ -15,7 +15,7 @@ from synthnet import training
 from synthnet.errors import InputError
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.guards import GuardConfig
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.population import grow_twins
 from synthnet.rollout import rollout, synthesize_flat
 from synthnet.scoring import RewardConfig

@@ -1,7 +1,8 @@
 """SynthNet: random network weights in, trained network weights out, in 1–6 learned synth steps and without data."""
 
 from synthnet.errors import InputError
-from synthnet.policy import Policy, load_policy
+from synthnet.policy import Policy
+from synthnet.policy_file import load_policy
 from synthnet.synthesis import synthesize
 from synthnet.weights import WeightSpec, WeightState, read_weights, write_weights
 

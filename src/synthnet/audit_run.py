@@ -23,7 +23,8 @@ from synthnet.files import make_folder, sha256_of, write_atomic
 from synthnet.lab import WorkersConfig
 from synthnet.measured import Field, Measured, measure
 from synthnet.parts import run_parts
-from synthnet.policy import Policy, load_policy
+from synthnet.policy import Policy
+from synthnet.policy_file import load_policy
 from synthnet.progress import Bar
 from synthnet.report import table
 from synthnet.rollout import synthesize_flat

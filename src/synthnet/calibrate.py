@@ -48,10 +48,9 @@ def calibrate(
     check(config, reward, policy, bool(hooks))
     policy, place = prepare(policy, replace(config, sigma=None), seed), choose_device(device)
     policy.to(place)
-    data = tuple(part.to(place) for part in task.data(reward.split))
     best = sum(weight * getattr(terms()[name], "BEST", 1.0) for name, weight in reward.weights.items())
     members = task.members if config.mixed else task.members[:1]
-    run = partial(_measure, policy, members, reward=reward, hooks=hooks, data=data, seed=seed)
+    run = partial(_measure, policy, members, reward=reward, hooks=hooks, seed=seed)
     quiet = run(replace(config, num_generations=2, mirrored=False), sigma=1e-6)[0]
     for sigma in SIGMAS:
         mean, spread, snr, cosine, n_rollouts = run(config, sigma=sigma)
@@ -65,7 +64,6 @@ def _measure(
     config: GrpoConfig,
     reward: RewardConfig,
     hooks: Sequence[Hook],
-    data: tuple,
     sigma: float,
     seed: int,
 ) -> tuple:
@@ -74,7 +72,7 @@ def _measure(
     found, n_rollouts, longest = [], 0, most_tokens(policy, members, config)
     for index in range(UPDATES):
         update = -1 - index  # before any update of a run, so that no run repeats these draws
-        seen = collect(policy, members, data, config, reward, hooks, seed, update, signal=True)
+        seen = collect(policy, members, config, reward, hooks, seed, update, signal=True)
         cosine = half_agreement(policy, seen, config, longest) if config.prompts > 1 else 0.0
         found.append([seen.metrics.get(name, 0.0) for name in ("reward", "reward_std", "signal/reward_snr")] + [cosine])
         n_rollouts = len(seen.advantages)

@@ -85,7 +85,7 @@ def evaluate(options) -> None:
     if options.policy:
         from synthnet.device import choose_device
         from synthnet.evaluation import evaluate_policy, task_of
-        from synthnet.policy import load_policy
+        from synthnet.policy_file import load_policy
         from synthnet.synthesis import policy_path
         from synthnet.tasks import build_task, data_settings
 

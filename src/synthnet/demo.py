@@ -13,7 +13,7 @@ from synthnet.exr import to_image
 from synthnet.figures import figure_library
 from synthnet.files import make_folder
 from synthnet.functional import score
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.population import Training, train_population
 from synthnet.report import accuracy_row, percent, table
 from synthnet.stages import run_stages

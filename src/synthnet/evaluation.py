@@ -31,19 +31,25 @@ def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
 
     Raises: InputError when none fits, when several with different data do, or when the recorded one has other networks.
     """
-    fits = [task for name in task_names() if not (task := build_task(name)).family and task.arch.kind == arch.kind]
+    fits = [task for name in task_names() if _single(task := build_task(name)) and task.arch.kind == arch.kind]
     if recorded is not None:
         task = build_task(recorded, **settings)
-        task = task.members[0] if task.family else task
+        task = task if _single(task) else task.members[0]
         if task.name not in [fit.name for fit in fits]:
             raise InputError(f"{arch} is not a network of task {recorded}, which has {task.arch}")
         return task.with_arch(arch)
     fits.sort(key=lambda task: (task.arch != arch, task.network.spec.n_weights))
-    if len({(task.source, task.pool) for task in fits}) != 1:
+    exact = [task for task in fits if task.arch == arch]
+    if len({task.data_set for task in exact or fits}) != 1:
         _, n_inputs, n_classes = arch.kind
         names = [task.name for task in fits]
         raise InputError(f"no single task has {n_inputs} inputs and {n_classes} outputs ({names or 'none'}); pass --task NAME")
     return build_task(fits[0].name, **settings).with_arch(arch)
+
+
+def _single(task: Task) -> bool:
+    """Whether a task is neither a family nor a joint one."""
+    return not task.family and not task.joint
 
 
 def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:

@@ -39,7 +39,6 @@ class Experience:
 def collect(
     policy: Policy,
     members: Sequence[Task],
-    data: tuple[Tensor, Tensor],
     config: GrpoConfig,
     reward: RewardConfig,
     hooks: Sequence[Hook],
@@ -47,10 +46,21 @@ def collect(
     update: int,
     signal: bool = False,
 ) -> Experience:
-    """Sample the sequences of one update for these members, and score them on one minibatch that all share. `signal`:
-    measure how much of the rewards' spread is more than noise of that minibatch."""
+    """Sample the sequences of one update for these members, which have one data set, and score them on one minibatch that all
+    share. `signal`: measure how much of the rewards' spread is more than noise of that minibatch."""
     prompts = [
-        draw_prompt("grpo", member, data, config.steps, config.prompts, reward.batch, reward.input_noise, seed, update)
+        draw_prompt(
+            "grpo",
+            member,
+            reward.split,
+            policy.device,
+            config.steps,
+            config.prompts,
+            reward.batch,
+            reward.input_noise,
+            seed,
+            update,
+        )
         for member in members
     ]
     starts = _starts(policy, members, prompts, config, seed, update)
@@ -110,7 +120,7 @@ def validation_reward(
             cohort = Cohort(member.network, n_steps, start, 1, 0, 0, torch.arange(len(start)))
             states = [start, *sequence.unbind(1)]
             draw = generator(seed, "copies", "val")
-            scored = measure(cohort, states, validation.inputs, validation.labels, reward, reward.needs("NEEDS_STEPS"), draw)
+            scored = measure(cohort, states, *validation.examples(member), reward, reward.needs("NEEDS_STEPS"), draw)
             values.append(total(scored, reward.weights)[0].mean().item())
     return sum(values) / len(values)
 

@@ -5,6 +5,7 @@ to rebuild and to judge it: token scheme, trunk, action, k_max, best K, the arch
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -22,10 +23,8 @@ from synthnet.functional import Network, network
 from synthnet.seeds import generator
 from synthnet.start import init_scale
 from synthnet.tokens import TokenLayout, build_layout
-from synthnet.weights import metadata_json, read_metadata, read_weights
 
 POLICY_FORMAT, READ_FORMATS = 2, (1, 2)
-LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
 HEADS = ("delta", "x0")
 
 
@@ -62,6 +61,7 @@ class Policy(nn.Module):
             raise InputError(f"k_max must be at least 1, got {config.k_max}")
         self.config, self.archs = config, archs
         self.record: dict = {}
+        self.data_sets: dict[str, list[float]] = {}  # the statistics of each data set that it was trained for
         self._layouts: dict = {}
         if vocabulary is None:
             vocabulary = {}
@@ -97,10 +97,27 @@ class Policy(nn.Module):
 
     def layout(self, net: Network) -> TokenLayout:
         """The token layout of a network on the policy's device (cached). Raises: InputError where it is not covered."""
-        key = (net.spec, self.device)
+        key = (net.spec, net.data_set, self.device)
         if key not in self._layouts:
-            self._layouts[key] = self._build_layout(net, self.vocabulary).to(self.device)
+            layout = self._build_layout(net, self.vocabulary)
+            self._layouts[key] = replace(layout, statistics=self._statistics(net.data_set)).to(self.device)
         return self._layouts[key]
+
+    def _statistics(self, data_set: str | None) -> Tensor | None:
+        """What the trunk is told of a data set. Raises: InputError for one that the policy does not know."""
+        if not self.config.backbone.get("data"):
+            return None
+        if data_set is None and len(self.data_sets) == 1:
+            (data_set,) = self.data_sets
+        if data_set not in self.data_sets:
+            known = ", ".join(self.data_sets)
+            raise InputError(f"this policy is told which data set a net is for, and knows {known}; this one is for {data_set}")
+        return torch.tensor(self.data_sets[data_set])
+
+    def meet(self, data_sets: Mapping[str, Tensor]) -> None:
+        """Keep the statistics of the data sets that it is trained for, where its trunk reads them."""
+        if self.config.backbone.get("data"):
+            self.data_sets |= {name: [round(x, 4) for x in values.tolist()] for name, values in data_sets.items()}
 
     @property
     def code_dim(self) -> int:
@@ -170,6 +187,7 @@ class Policy(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, what).initial_seed())
             policy = Policy(config, self.archs, self.vocabulary)
+        policy.data_sets = self.data_sets
         kept = {name: value for name, value in self.state_dict().items() if what != "critic" or not name.startswith("critic.")}
         policy.load_state_dict({**policy.state_dict(), **kept})
         policy.record = self.record
@@ -210,6 +228,7 @@ class Policy(nn.Module):
             "config": asdict(self.config),
             "archs": [arch.to_dict() for arch in self.archs],
             "vocabulary": self.vocabulary,
+            **({"data_sets": self.data_sets} if self.data_sets else {}),
             "record": self.record,
         }
 
@@ -228,56 +247,3 @@ def _as_steps(steps_left: Tensor | int, scaled: Tensor) -> Tensor:
 def layout_of(tokens: dict, net: Network, vocabulary: dict[str, int] | None) -> TokenLayout:
     """The token layout of a network under a token scheme. Raises: InputError where the vocabulary does not cover it."""
     return build_layout(tokens, net.spec, net.symmetry if tokens["name"] == "unit" else None, vocabulary)
-
-
-def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
-    """A policy from its file. Nothing in the file can name code: trunks, tokens and builders are our own, by name.
-
-    Raises: InputError when the file is missing, damaged, or not a policy.
-    """
-    path = Path(path)
-    record = metadata_json(read_metadata(path), "synthnet.policy", path)
-    if record is None:
-        raise InputError(f"{path} is not a policy file: it has no synthnet.policy metadata")
-    if record.get("format") not in READ_FORMATS:
-        raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {READ_FORMATS}")
-    tensors = read_weights(path).tensors
-    if record["format"] == 1 and any("edge_embed." in name for name in tensors):
-        raise InputError(f"{path} has edge tokens in policy format 1, which this SynthNet no longer reads; train it again")
-    try:
-        with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced at once
-            policy = _rebuild(record)
-        policy.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError, RuntimeError) as error:
-        text = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: its policy metadata is malformed or does not fit its tensors ({text})") from error
-    return policy.to(device).eval()
-
-
-def _rebuild(record: dict) -> Policy:
-    """A policy as its metadata describes it, with sizes bounded before anything is allocated."""
-    config = dict(record["config"])
-    config["action"] = ActionConfig(**config["action"])
-    if record["format"] == 1 and config["backbone"].get("name") in ("set_transformer", "perceiver_io"):
-        config["backbone"] = {"place": False, "condition": 160, **config["backbone"]}  # what format 1 had where it says nothing
-    sizes = [
-        *config["backbone"].values(),
-        *config["tokens"].values(),
-        *record["vocabulary"].values(),
-        config["k_max"],
-        config.get("critic", 0),
-    ]
-    if any(isinstance(size, int) and not 0 <= size <= LARGEST_SIZE for size in sizes):
-        raise InputError(f"policy metadata holds a size outside 0..{LARGEST_SIZE}")
-    archs = [Arch.from_dict(arch) for arch in record["archs"]]
-    if sum(arch.spec().n_weights for arch in archs) > LARGEST_NET:
-        raise InputError(f"policy metadata names networks of more than {LARGEST_NET} weights")
-    policy = Policy(PolicyConfig(**config), archs, record["vocabulary"])
-    made, stages = record["record"], record["record"].get("stages", [])
-    best = made.get("best_k", 1)
-    if type(best) is not int or not 1 <= best <= config["k_max"] or not all(isinstance(s, dict) for s in stages):
-        raise InputError("policy metadata holds a malformed record")
-    policy.record = made
-    return policy

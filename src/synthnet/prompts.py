@@ -25,19 +25,23 @@ class Prompt(NamedTuple):
 def draw_prompt(
     stage: str,
     task: Task,
-    data: tuple[Tensor, Tensor],
+    split: str,
+    place: torch.device,
     steps: Sequence[int],
     n_starts: int,
     n_images: int,
     input_noise: float,
     seed: int,
     update: int,
+    labels: Tensor | None = None,
 ) -> Prompt:
-    """The prompt of one update: a pure function of (stage, seed, update), on the device of `data`.
+    """The prompt of one update, on images of a split: a pure function of (stage, seed, update).
 
     Gaussian noise of standard deviation `input_noise` is added to the images. Each start state is used in one update only.
+    `labels`: other ones than the data's own.
     """
-    draw, (inputs, labels) = generator(seed, stage, update), data
+    draw, (inputs, own) = generator(seed, stage, update), (part.to(place) for part in task.data(split))
+    labels = own if labels is None else labels
     n_steps = steps[torch.randint(len(steps), (1,), generator=draw).item()]
     first = FIRST_SEED[stage] + update * n_starts
     start = task.draw_start("zoo", list(range(first, first + n_starts))).to(inputs.device)

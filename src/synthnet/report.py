@@ -11,7 +11,7 @@ from synthnet.arch import Arch
 from synthnet.errors import InputError
 from synthnet.functional import network
 from synthnet.netfiles import find_arch
-from synthnet.policy import load_policy
+from synthnet.policy_file import load_policy
 from synthnet.tokens import build_layout
 from synthnet.user_arch import UserArch
 from synthnet.weights import metadata_json, read_metadata, read_weights

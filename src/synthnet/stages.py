@@ -16,7 +16,8 @@ from synthnet.errors import InputError, unknown
 from synthnet.functional import Network
 from synthnet.knobs import HOT, STAGES
 from synthnet.plan import set_memory_budget
-from synthnet.policy import Policy, load_policy
+from synthnet.policy import Policy
+from synthnet.policy_file import load_policy
 from synthnet.runs import RunDirectory, started_by
 from synthnet.snapshot import policy_of_run
 from synthnet.status import read_settings
@@ -113,8 +114,9 @@ def _run_stage(stage: str, settings: list[str]) -> Path:
         return train_distil(
             policy, task, zoos, config.distil, config.pairs, run_dir, text, config.seed, config.device, config.lab
         )
-    archs = [member.arch for member in task.members]
+    archs = list(dict.fromkeys(member.arch for member in task.members))
     policy = _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), archs, config.seed)
+    policy.meet({member.data_set: member.statistics for member in task.members})
     if stage == "corrupt":
         return train_corrupt(
             policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device, config.lab
@@ -148,6 +150,7 @@ def _start_policy(config: Config, task: Task) -> Policy:
         raise InputError("this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name")
     source = Path(config.policy_from)
     policy = load_policy(policy_of_run(source) if source.is_dir() else policy_path(config.policy_from))
+    policy.meet({member.data_set: member.statistics for member in task.members})
     for member in task.members:
         policy.layout(member.network)
         if member.arch not in policy.archs:
@@ -165,7 +168,7 @@ def _open_zoos(config: Config, task: Task) -> list[Zoo]:
         zoo = Zoo.open(member_path(task, member, folder))
         if wrong := member.network.spec.differences(zoo.arch.spec()):
             raise InputError(f"{zoo.path} holds {zoo.arch}, not the net of {member.name}: {'; '.join(wrong)}")
-        check_same_data(zoo.data, task, str(zoo.path))
+        check_same_data(zoo.data, member, str(zoo.path))
         zoos.append(zoo)
     return zoos
 
@@ -210,7 +213,7 @@ def run_shard(folder: Path, number: int) -> Path:
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}/config.yaml is not that of a zoo ({error!r})") from error
     set_memory_budget(memory)
-    member = next((one for one in task.members if one.arch.label == folder.name), task.members[0])
+    member = next((one for one in task.members if member_path(task, one, folder.parent) == folder), task.members[0])
     shard = shard_path(folder, number)
     train_shard(member, config, number, shard, device)
     return shard

@@ -55,14 +55,13 @@ def train_critic(
     policy, place, members = policy.with_critic(config.hidden, seed), choose_device(device), task.members
     policy.to(place).requires_grad_(False)
     policy.critic.requires_grad_(True)
-    data = tuple(part.to(place) for part in task.data(config.split))
     steps = list(range(1, policy.config.k_max + 1))
     validation = Validation.of_task(task, config.val_seeds, steps, place)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
         net = members[update % len(members)].network
         prompt = draw_prompt(
-            "critic", members[update % len(members)], data, steps, config.nets, config.images, 0.0, seed, update
+            "critic", members[update % len(members)], config.split, place, steps, config.nets, config.images, 0.0, seed, update
         )
         visited = visit(learner, prompt.start, prompt.n_steps, net, generator(seed, "critic-visit", update))
         ahead = prospects(learner, visited, net, prompt.images, prompt.labels)
@@ -73,7 +72,7 @@ def train_critic(
         accuracies, counts = [], []
         for member, start in zip(validation.members, validation.starts, strict=True):
             finals, taken = synthesize_auto(average, start, member.network)
-            accuracies.append(score(member.network, finals, validation.inputs, validation.labels)[0].mean().item())
+            accuracies.append(score(member.network, finals, *validation.examples(member))[0].mean().item())
             counts.append(taken.double().mean().item())
         accuracy, steps_taken = (sum(values) / len(values) for values in (accuracies, counts))
         return {"score": accuracy, "auto_accuracy": accuracy, "auto_steps": steps_taken}

@@ -99,13 +99,16 @@ def train_distil(
     device: str = "auto",
     lab: LabConfig | None = None,
 ) -> Path:
-    """Run the stage on the task's members in turn; returns the path of its policy. Soft labels come from the first zoo."""
+    """Run the stage on the task's members in turn; returns the path of its policy. Soft labels come from the first zoo of each
+    data set."""
     check_distil(config, policy)
     place, members = choose_device(device), task.members
     policy.to(place)
-    inputs, labels = (part.to(place) for part in task.data("train"))
+    soft: dict[str, Tensor] = {}
     if config.labels == "soft":
-        labels = ensemble_labels(members[0], zoos[0], inputs, config.teachers)
+        for member, zoo in zip(members, zoos, strict=True):
+            if member.data_set not in soft:
+                soft[member.data_set] = ensemble_labels(member, zoo, member.data("train")[0].to(place), config.teachers)
     states = cache(lambda: [zoo.states("zoo", pairs.runs) for zoo in zoos])
     distances = cache(lambda turn: aligned_distance(members[turn].network.symmetry, zoos[turn].states("zoo")[:64, -1]))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
@@ -117,13 +120,15 @@ def train_distil(
         n_steps, start, images, targets = draw_prompt(
             "distil",
             members[turn],
-            (inputs, labels),
+            "train",
+            place,
             config.steps,
             config.nets,
             config.images,
             config.input_noise,
             seed,
             update,
+            soft.get(members[turn].data_set),
         )
         start = start[ranks.own_share(config.nets, "distil.nets")]
         final = rollout(learner, start, n_steps, net, graded=config.graded)[-1]

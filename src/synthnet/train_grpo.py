@@ -54,11 +54,12 @@ def train_grpo(
     hooks = load_hooks(reward.python, reward.python_weights)
     hooks += [Hook(*each) if isinstance(each, tuple) else Hook(each) for each in reward_funcs]
     check(config, reward, policy, bool(hooks))
+    if config.mixed and len({member.data_set for member in task.members}) > 1:
+        raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
     policy, place = prepare(policy, config, seed), choose_device(device)
     policy.to(place)
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
     reference = copy.deepcopy(frozen)
-    data = tuple(part.to(place) for part in task.data(reward.split))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     watch = CollapseWatch(validation, config)
     members, agreement, own_sigma = task.members, deque(maxlen=NOISE_WINDOW), frozen.log_sigma.exp()
@@ -69,7 +70,7 @@ def train_grpo(
         longest = most_tokens(learner, members, config)
         chosen = members if config.mixed else [members[update % len(members)]]
         signal = config.signal_every > 0 and update % config.signal_every == 0
-        seen = collect(learner, chosen, data, config, reward, hooks, seed, update, signal)
+        seen = collect(learner, chosen, config, reward, hooks, seed, update, signal)
         metrics = {**seen.metrics, "evaluations": len(seen.advantages)}
         if signal:
             metrics |= _signal(learner, seen, config, longest, agreement)

@@ -197,14 +197,14 @@ def train_pairs(
         states = [torch.cat(both) for both in zip(states, made, strict=True)] if config.source == "both" else made
     heldout = [zoo.states("heldout")[:, [0, -1]].to(place) for zoo in zoos]
     validation = Validation.of_task(task, config.val_seeds, config.val_steps, place)
-    inputs = task.data("train")[0].to(place)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
         draw, turn = generator(seed, "pairs", update), update % len(members)
         drawn, mine = draw_pairs(config, states[turn], learner.config.k_max, draw), ranks.own_share(config.batch, "pairs.batch")
         batch = move(drawn, place, mine)
-        chosen = torch.randperm(len(inputs), generator=draw)[: config.images].to(place)
-        yield pairs_loss(learner, batch, members[turn].network, config.function, inputs[chosen]), {}
+        inputs = members[turn].data("train")[0]
+        chosen = torch.randperm(len(inputs), generator=draw)[: config.images]
+        yield pairs_loss(learner, batch, members[turn].network, config.function, inputs[chosen].to(place)), {}
 
     def validate(average: Policy, progress: float) -> dict:
         distances = []

@@ -22,19 +22,22 @@ WATCHED_SEEDS = 64  # twins that the reference is measured on
 
 @dataclass(frozen=True)
 class Validation:
-    """A fixed set of unseen start weights [net weights] of purpose `val` for each member of a task, and the val split."""
+    """A fixed set of unseen start weights [net weights] of purpose `val` for each member of a task, judged on its val split."""
 
     members: tuple[Task, ...]
     starts: tuple[Tensor, ...]
-    inputs: Tensor
-    labels: Tensor
     steps: tuple[int, ...]
+    place: torch.device
 
     @classmethod
     def of_task(cls, task: Task, n_seeds: int, steps: list[int], device: torch.device) -> "Validation":
-        inputs, labels = (part.to(device) for part in task.data("val"))
         starts = tuple(member.draw_start("val", list(range(n_seeds))).to(device) for member in task.members)
-        return cls(task.members, starts, inputs, labels, tuple(steps))
+        return cls(task.members, starts, tuple(steps), device)
+
+    def examples(self, member: Task) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a member's val split."""
+        inputs, labels = member.data("val")
+        return inputs.to(self.place), labels.to(self.place)
 
     def sequences(self, policy: Policy, n_steps: int) -> list[Tensor]:
         """W1..WK [net step weights] of each member."""
@@ -62,14 +65,14 @@ class Validation:
         metrics, scores = {}, []
         for n_steps, parts in finals.items():
             scored = [
-                score(member.network, final, self.inputs, self.labels)
-                for member, final in zip(self.members, parts, strict=True)
+                score(member.network, final, *self.examples(member)) for member, final in zip(self.members, parts, strict=True)
             ]
             accuracies, losses = ([part[i].mean().item() for part in scored] for i in (0, 1))
             accuracy, loss = sum(accuracies) / len(scored), sum(losses) / len(scored)
             metrics |= {f"accuracy_k{n_steps}": accuracy, f"loss_k{n_steps}": loss}
             if len(scored) > 1:
-                labels = [member.arch.label for member in self.members]
+                archs = [member.arch.label for member in self.members]
+                labels = archs if len(set(archs)) == len(archs) else [member.name for member in self.members]
                 metrics |= {f"accuracy_k{n_steps}/{x}": a for x, a in zip(labels, accuracies, strict=True)}
             scores.append(accuracy - 0.1 * min(loss, math.log(self.members[0].n_classes)))
         return {**metrics, "score": sum(scores) / len(scores)}

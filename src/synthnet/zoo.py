@@ -102,7 +102,7 @@ class Zoo:
 
 
 def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: str, device: str = "auto") -> Path:
-    """Train the zoo of a task into `run_dir`, that of a family into a folder for each member; go on where an earlier build was
+    """Train the zoo of a task into `run_dir`, that of several members into a folder for each; go on where an earlier build was
     stopped."""
     for member in task.members:
         _build_zoo(member, config, member_path(task, member, run_dir), config_yaml, device)
@@ -110,8 +110,8 @@ def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: s
 
 
 def member_path(task: Task, member: Task, folder: str | Path) -> Path:
-    """The folder of a member's zoo within that of its family."""
-    return Path(folder) / member.arch.label if task.family else Path(folder)
+    """The folder of a member's zoo within that of its family or joint task."""
+    return Path(folder) / (member.name if task.joint else member.arch.label if task.family else "")
 
 
 def _check(config: ZooConfig) -> None:

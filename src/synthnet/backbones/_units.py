@@ -12,6 +12,7 @@ from synthnet.backbones._edges import Edges, Ends, HeldEdges, StreamedEdges, til
 from synthnet.backbones._graph import LayerGraph
 from synthnet.backbones._moe import MixtureOfExperts
 from synthnet.errors import InputError, at_least
+from synthnet.tasks import STATISTICS
 from synthnet.tokens import TokenLayout, Tokens
 
 BYTES = 3 * 4  # of a held state, while its successor is made: itself, the successor, and what lies between
@@ -24,7 +25,8 @@ class UnitConfig:
     ffn: hidden width of the feed-forwards as a multiple of `dim`. experts: 0 for a dense feed-forward, else that many, of which
     a token uses `top_k`, with the gate's `temperature` and the weights of its `balance` and `z` losses. condition: width of
     what FiLM reads: an embedding of the steps left and, with `place`, one of where a token stands (depth, width of its layer).
-    graph: rounds of a small encoder of the layer graph, which FiLM reads too (0: none). code: dims of the latent code, for a
+    data: whether FiLM reads statistics of the data set too, which the policy's file keeps (`tasks.Task.statistics`). graph:
+    rounds of a small encoder of the layer graph, likewise (0: none). code: dims of the latent code, for a
     policy whose actions are codes that FiLM reads too (0: actions are weights).
     """
 
@@ -39,6 +41,7 @@ class UnitConfig:
     edge_dim: int = 32
     condition: int = 64
     place: bool = True
+    data: bool = False
     graph: int = 0
     code: int = 0
 
@@ -103,6 +106,7 @@ class UnitTrunk(nn.Module):
         self.describe = nn.Linear(layout.descriptors.shape[1], dim)
         self.steps_left = StepsLeft(k_max, config.condition)
         self.place = nn.Linear(layout.descriptors.shape[1], config.condition) if config.place else None
+        self.data = _zero(nn.Linear(STATISTICS, config.condition)) if config.data else None
         self.graph = LayerGraph(layout.descriptors.shape[1], config.condition, config.graph) if config.graph else None
         self.norm, self.head = FilmNorm(dim, config.condition, config.code), _zero(nn.Linear(dim, layout.n_features))
         if self.has_edges:
@@ -134,6 +138,8 @@ class UnitTrunk(nn.Module):
     ) -> tuple[Condition, list[Condition]]:
         """What FiLM reads for the units, and for each block of edges."""
         steps = self.steps_left(steps_left)
+        if self.data is not None:
+            steps = steps + self.data(layout.statistics.to(steps))
         if self.graph is not None:
             steps = steps + self.graph(layout)
         if self.place is None:

@@ -18,6 +18,9 @@ from synthnet.functional import Network, network
 from synthnet.seeds import start_generator
 from synthnet.start import draw_init, init_scale
 
+PICTURE = 8  # pixels along a side of the pictures that statistics are made of
+STATISTICS = 12 * PICTURE**2
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -30,10 +33,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Task:
-    """A target architecture with data and metric (accuracy in [0, 1]). `pool`: images are averaged over pool x pool pixels;
+    """A target architecture with data and metric (accuracy in [0, 1]). `side`: images are averaged down to side x side pixels;
     `held_back`: so many of the last train images count as reward images instead.
 
-    A family of task `of` has several architectures: `family`, to train on, and `heldout`, never trained on.
+    A family of task `of` has several architectures: `family`, to train on, and `heldout`, never trained on. A joint task has
+    the members of several tasks, each on its own data.
     """
 
     name: str
@@ -42,24 +46,27 @@ class Task:
     recipe: Recipe
     split_seed: int = 0
     data_dir: str | None = None
-    pool: int = 1
+    side: int | None = None
     held_back: int = 0
     of: str | None = None
     family: tuple[Arch, ...] = ()
     heldout: tuple[Arch, ...] = ()
+    joint: tuple["Task", ...] = ()
 
     @property
     def members(self) -> tuple["Task", ...]:
-        """The tasks that a stage trains on: one for each architecture of a family, else this one."""
+        """The tasks that a stage trains on: one for each architecture of a family, those of each joint task, else this one."""
+        if self.joint:
+            return tuple(member for task in self.joint for member in task.members)
         return tuple(self.with_arch(arch) for arch in self.family) or (self,)
 
     def with_arch(self, arch: Arch) -> "Task":
         """The same data and recipe for another architecture."""
-        return replace(self, name=self.of or self.name, arch=arch, of=None, family=(), heldout=())
+        return replace(self, name=self.of or self.name, arch=arch, of=None, family=(), heldout=(), joint=())
 
     @property
     def network(self) -> Network:
-        return network(self.arch)
+        return network(self.arch, self.data_set)
 
     @property
     def start_scale(self) -> Tensor:
@@ -67,8 +74,24 @@ class Task:
         return init_scale(self.network.spec)
 
     @property
-    def data_key(self) -> dict[str, int | str]:
+    def data_set(self) -> str:
+        """The name of the images as the net sees them."""
+        return f"{self.source} {self.side}x{self.side}" if self.side else self.source
+
+    @property
+    def statistics(self) -> Tensor:
+        """What a policy may be told of the data [STATISTICS]: mean, deviation and the mean of each class over the training
+        images, less the mean, as pictures of 8x8 numbers each."""
+        inputs, labels = self.data("train")
+        of_class = torch.stack([inputs[labels == c].mean(0) if (labels == c).any() else inputs.mean(0) for c in range(10)])
+        pictures = torch.cat([inputs.mean(0)[None], inputs.std(0)[None], of_class - inputs.mean(0)])
+        return F.adaptive_avg_pool1d(pictures, PICTURE**2).flatten()
+
+    @property
+    def data_key(self) -> dict:
         """What decides which images are train and which are test; recorded in zoos and policies."""
+        if self.joint:
+            return {"joint": [task.data_key for task in self.joint]}
         held_back = {"held_back": self.held_back} if self.held_back else {}
         return {"source": self.source, "split_seed": self.split_seed, **held_back}
 
@@ -91,12 +114,9 @@ class Task:
         return self._select(["test"])
 
     def _select(self, parts: list[str]) -> tuple[Tensor, Tensor]:
-        inputs, labels, indices = _splits(self.source, self.data_dir, self.split_seed, self.pool, self.held_back)
-        for part in parts:
-            if part not in indices:
-                raise unknown("split", part, indices)
-        chosen = torch.cat([indices[part] for part in parts])
-        return inputs[chosen], labels[chosen]
+        if self.joint:
+            raise ValueError(f"{self.name} has several data sets: ask its members")
+        return _chosen(self.source, self.data_dir, self.split_seed, self.side, self.held_back, tuple(parts))
 
     def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
         """Start weights [seed weights] (`draw_init`). Each seed has a generator of its own, so a net does not depend on which
@@ -107,40 +127,55 @@ class Task:
 
 def data_settings(recorded: dict | None) -> dict:
     """The settings of a task that give the data of a recorded data key (None: unknown, the defaults)."""
-    return {key: value for key, value in (recorded or {}).items() if key != "source"}
+    recorded = recorded or {}
+    first = recorded["joint"][0] if "joint" in recorded else recorded
+    return {key: value for key, value in first.items() if key != "source"}
 
 
 def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
     """Refuse to mix splits: what was training data of `owner` would be test data of the task.
 
-    Raises: InputError when the recorded data key (None: unknown) is not the task's.
+    Raises: InputError when the recorded data key (None: unknown) is not the task's, and no part of it is.
     """
-    if recorded is not None and recorded != task.data_key:
+    if recorded is not None and task.data_key not in (recorded, *recorded.get("joint", ())):
         raise InputError(
             f"{owner} was made on {recorded}, but this is {task.data_key}: "
             "training images of the one are test images of the other"
         )
 
 
+@lru_cache(maxsize=32)
+def _chosen(
+    source: str, data_dir: str | None, split_seed: int, side: int | None, held_back: int, parts: tuple[str, ...]
+) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of some splits, shared by all who ask."""
+    inputs, labels, indices = _splits(source, data_dir, split_seed, side, held_back)
+    for part in parts:
+        if part not in indices:
+            raise unknown("split", part, indices)
+    chosen = torch.cat([indices[part] for part in parts])
+    return inputs[chosen], labels[chosen]
+
+
 @lru_cache(maxsize=8)
 def _splits(
-    source: str, data_dir: str | None, split_seed: int, pool: int, held_back: int
+    source: str, data_dir: str | None, split_seed: int, side: int | None, held_back: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Inputs [example feature], standardised by the one mean and one deviation of all training pixels; labels; index sets."""
     images, labels = data.load(source, data_dir)
-    inputs, indices = _pooled(images, pool).flatten(1), data.split_indices(source, len(labels), split_seed, held_back)
+    inputs, indices = _resized(images, side).flatten(1), data.split_indices(source, len(labels), split_seed, held_back)
     if min(map(len, indices.values())) < 1:
         raise InputError(f"{len(labels)} images are too few to split into train, reward, val and test")
     train = inputs[indices["train"]]
     return (inputs - train.mean()) / train.std(), labels, indices
 
 
-def _pooled(images: Tensor, pool: int) -> Tensor:
-    """Square one-channel images [example …] averaged over pool x pool pixels."""
-    if pool == 1:
+def _resized(images: Tensor, side: int | None) -> Tensor:
+    """Square one-channel images [example …] averaged down to side x side pixels."""
+    if side is None:
         return images
-    side = math.isqrt(images[0].numel())
-    return F.avg_pool2d(images.reshape(-1, 1, side, side), pool)
+    own = math.isqrt(images[0].numel())
+    return F.adaptive_avg_pool2d(images.reshape(-1, 1, own, own), side)
 
 
 def task_names() -> list[str]:

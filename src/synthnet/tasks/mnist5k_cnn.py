@@ -17,4 +17,4 @@ class Config(DataConfig):
 
 def build(config: Config) -> Task:
     arch = Arch.of("cnn", side=14, channels=[1, *config.channels])
-    return Task(config.name, arch, config.mnist, Recipe(2e-3, 64, 12), pool=2)
+    return Task(config.name, arch, config.mnist, Recipe(2e-3, 64, 12), side=14)

@@ -36,7 +36,8 @@ class TokenLayout:
 
     unit_index [token feature] holds flat positions, or `n_weights` for padding; descriptors [token descriptor] say where a
     token sits in the net; token_of [weight] is the action token that each weight belongs to (edge rows count as tokens of
-    their own); column_of [weight] is the column of the vocabulary.
+    their own); column_of [weight] is the column of the vocabulary. statistics [number]: what the policy is told of the data set
+    that the net is for, if anything.
     """
 
     unit_index: Tensor
@@ -47,6 +48,7 @@ class TokenLayout:
     n_action_tokens: int
     column_of: Tensor
     vocabulary: Mapping[str, int]
+    statistics: Tensor | None = None
 
     @property
     def n_weights(self) -> int:
@@ -64,8 +66,9 @@ class TokenLayout:
         edges = tuple(EdgeBlock(edge.kind, edge.out, edge.into, edge.index.to(device)) for edge in self.edges)
         moved = (self.unit_index, self.descriptors, self.edge_descriptors, self.token_of, self.column_of)
         unit, descriptors, edge_descriptors, token_of, column_of = (value.to(device) for value in moved)
+        statistics = None if self.statistics is None else self.statistics.to(device)
         return TokenLayout(
-            unit, descriptors, edges, edge_descriptors, token_of, self.n_action_tokens, column_of, self.vocabulary
+            unit, descriptors, edges, edge_descriptors, token_of, self.n_action_tokens, column_of, self.vocabulary, statistics
         )
 
     def encode(self, flat: Tensor) -> Tokens:

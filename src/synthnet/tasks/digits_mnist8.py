@@ -1,0 +1,18 @@
+"""digits-mlp and mnist8-mlp together: one policy for the same net on two data sets."""
+
+from dataclasses import dataclass, field, replace
+
+from synthnet.tasks import Task, digits_mlp, mnist8_mlp
+from synthnet.tasks._data import DataConfig
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "digits-mnist8"
+    hidden: list[int] = field(default_factory=lambda: [32])
+
+
+def build(config: Config) -> Task:
+    parts = [one.build(one.Config(hidden=config.hidden)) for one in (digits_mlp, mnist8_mlp)]
+    joint = tuple(replace(part, split_seed=config.split_seed, held_back=config.held_back) for part in parts)
+    return replace(joint[0], name=config.name, joint=joint)
