@@ -38,9 +38,9 @@ def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
         if task.name not in [fit.name for fit in fits]:
             raise InputError(f"{arch} is not a network of task {recorded}, which has {task.arch}")
         return task.with_arch(arch)
+    fits = [task for task in fits if not task.named_only]
     fits.sort(key=lambda task: (task.arch != arch, task.network.spec.n_weights))
-    exact = [task for task in fits if task.arch == arch]
-    if len({task.data_set for task in exact or fits}) != 1:
+    if len({task.data_set for task in fits}) != 1:
         _, n_inputs, n_classes = arch.kind
         names = [task.name for task in fits]
         raise InputError(f"no single task has {n_inputs} inputs and {n_classes} outputs ({names or 'none'}); pass --task NAME")

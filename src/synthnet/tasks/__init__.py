@@ -37,7 +37,7 @@ class Task:
     `held_back`: so many of the last train images count as reward images instead.
 
     A family of task `of` has several architectures: `family`, to train on, and `heldout`, never trained on. A joint task has
-    the members of several tasks, each on its own data.
+    the members of several tasks, each on its own data. `named_only`: a file that names no task is not taken to be of this one.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Task:
     family: tuple[Arch, ...] = ()
     heldout: tuple[Arch, ...] = ()
     joint: tuple["Task", ...] = ()
+    named_only: bool = False
 
     @property
     def members(self) -> tuple["Task", ...]:

@@ -15,4 +15,4 @@ class Config(DataConfig):
 
 def build(config: Config) -> Task:
     arch = Arch.of("mlp", sizes=[64, *config.hidden, 10])
-    return Task(config.name, arch, config.mnist, Recipe(3e-3, 64, 20), side=8)
+    return Task(config.name, arch, config.mnist, Recipe(3e-3, 64, 20), side=8, named_only=True)
