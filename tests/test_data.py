@@ -10,7 +10,8 @@ from synthnet import data
 from synthnet.errors import InputError
 from synthnet.functional import score
 from synthnet.population import grow_twins
-from synthnet.tasks import STATISTICS, Recipe, build_task, check_same_data, task_names
+from synthnet.tasks import Recipe, build_task, check_same_data, task_names
+from synthnet.tokens import STATISTICS
 
 
 def write_idx(path, array):

@@ -120,7 +120,7 @@ def test_a_policy_for_two_data_sets_is_told_which_one_a_net_is_for(tmp_path, cap
     with pytest.raises(InputError, match="several data sets"):
         run_stage("grpo", [*small, *grpo, "grpo.mixed=true", f"policy_from={made}", f"run_dir={tmp_path / 'mixed'}"])
     policy = load_policy(made)
-    assert list(policy.data_sets) == ["digits", "mnist5k 8x8"]
+    assert list(policy.data_sets) == ["digits-mlp", "mnist8-mlp"]
     torch.nn.init.normal_(policy.trunk.data.weight)
     for parameter in policy.trunk.head.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -138,7 +138,7 @@ def test_a_policy_for_two_data_sets_is_told_which_one_a_net_is_for(tmp_path, cap
         assert code == (2 if task == "elsewhere" else 0)
         if code == 0:
             outputs[task] = load_file(tmp_path / f"out-{task}.safetensors")["fc1.weight"]
-    assert "told which data set" in capsys.readouterr().err
+    assert "told which task" in capsys.readouterr().err
     assert not torch.allclose(*outputs.values())
 
 

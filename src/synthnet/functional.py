@@ -40,10 +40,10 @@ BACKENDS = ("batched", "vmap", "loop")
 class Network:
     """An architecture prepared for population work: its module (without storage), spec, and what tracing found."""
 
-    def __init__(self, module: nn.Module, example: Tensor | None = None, data_set: str | None = None):
+    def __init__(self, module: nn.Module, example: Tensor | None = None, task: str | None = None):
         """`example` [example …]: inputs that tracing may use; not needed for chains and for networks that say `n_inputs`.
-        `data_set`: the name of what it is for, where that is known."""
-        self.data_set = data_set
+        `task`: the name of the task that it is for, where that is known."""
+        self.task = task
         n_inputs = getattr(module, "n_inputs", None)
         self.example = torch.zeros(2, n_inputs) if example is None and n_inputs else example
         self.module = copy.deepcopy(module).eval().to("meta")
@@ -163,9 +163,9 @@ class Network:
 
 
 @lru_cache(maxsize=256)
-def network(arch: Arch | UserArch, data_set: str | None = None) -> Network:
-    """The prepared network of an architecture, for a data set (cached: tracing happens once)."""
-    return Network(arch.skeleton(), arch.example, data_set)
+def network(arch: Arch | UserArch, task: str | None = None) -> Network:
+    """The prepared network of an architecture, for a task (cached: tracing happens once)."""
+    return Network(arch.skeleton(), arch.example, task)
 
 
 def _columns(logits: Tensor) -> Tensor:

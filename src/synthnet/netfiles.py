@@ -10,7 +10,6 @@ from synthnet.arch import Arch, recognise
 from synthnet.errors import InputError
 from synthnet.files import make_folder
 from synthnet.functional import Network, network
-from synthnet.tasks import build_task, task_names
 from synthnet.user_arch import UserArch
 from synthnet.weights import WeightSpec, WeightState, metadata_json, read_weights, write_weights
 
@@ -42,7 +41,7 @@ def open_net(path: str | Path, like: Arch | UserArch | None = None) -> NetFile:
         shown = ", ".join(f"{t.name} {list(t.shape)}" for t in state.spec.tensors[:6])
         hint = "pass --task NAME or --arch-py FILE.py:FACTORY"
         raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; {hint}")
-    return NetFile(Path(path), state, arch, network(arch, recorded_data_set(state.metadata)))
+    return NetFile(Path(path), state, arch, network(arch, state.metadata.get("synthnet.task")))
 
 
 def find_arch(state: WeightState, path: str | Path, like: Arch | UserArch | None) -> Arch | UserArch | None:
@@ -64,12 +63,6 @@ def recorded_arch(metadata: dict[str, str], path: str | Path) -> Arch | None:
         return Arch.from_dict(recorded)
     except InputError as error:
         raise InputError(f"{path}: metadata synthnet.arch: {error}") from error
-
-
-def recorded_data_set(metadata: dict[str, str]) -> str | None:
-    """The data set that a file's weights are for, where its metadata names a task of ours."""
-    name = metadata.get("synthnet.task")
-    return build_task(name).data_set if name in task_names() else None
 
 
 def check_fit(path: str | Path, arch: Arch, expected: WeightSpec, found: WeightSpec) -> None:

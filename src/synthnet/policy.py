@@ -5,7 +5,6 @@ to rebuild and to judge it: token scheme, trunk, action, k_max, best K, the arch
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -61,7 +60,7 @@ class Policy(nn.Module):
             raise InputError(f"k_max must be at least 1, got {config.k_max}")
         self.config, self.archs = config, archs
         self.record: dict = {}
-        self.data_sets: dict[str, list[float]] = {}  # the statistics of each data set that it was trained for
+        self.data_sets: dict[str, list[float]] = {}  # statistics of the data of each task that it was trained for
         self._layouts: dict = {}
         if vocabulary is None:
             vocabulary = {}
@@ -97,27 +96,28 @@ class Policy(nn.Module):
 
     def layout(self, net: Network) -> TokenLayout:
         """The token layout of a network on the policy's device (cached). Raises: InputError where it is not covered."""
-        key = (net.spec, net.data_set, self.device)
+        key = (net.spec, net.task, self.device)
         if key not in self._layouts:
             layout = self._build_layout(net, self.vocabulary)
-            self._layouts[key] = replace(layout, statistics=self._statistics(net.data_set)).to(self.device)
+            self._layouts[key] = replace(layout, statistics=self._statistics(net.task)).to(self.device)
         return self._layouts[key]
 
-    def _statistics(self, data_set: str | None) -> Tensor | None:
-        """What the trunk is told of a data set. Raises: InputError for one that the policy does not know."""
-        if not self.config.backbone.get("data"):
-            return None
-        if data_set is None and len(self.data_sets) == 1:
-            (data_set,) = self.data_sets
-        if data_set not in self.data_sets:
-            known = ", ".join(self.data_sets)
-            raise InputError(f"this policy is told which data set a net is for, and knows {known}; this one is for {data_set}")
-        return torch.tensor(self.data_sets[data_set])
+    @property
+    def reads_data(self) -> bool:
+        """Whether its trunk is told of the data of the task that a net is for."""
+        return self.config.backbone.get("data", False)
 
-    def meet(self, data_sets: Mapping[str, Tensor]) -> None:
-        """Keep the statistics of the data sets that it is trained for, where its trunk reads them."""
-        if self.config.backbone.get("data"):
-            self.data_sets |= {name: [round(x, 4) for x in values.tolist()] for name, values in data_sets.items()}
+    def _statistics(self, task: str | None) -> Tensor | None:
+        """What the trunk is told of a task's data. Raises: InputError for a task that the policy does not know."""
+        if not self.reads_data:
+            return None
+        if task is None and len(self.data_sets) == 1:
+            (task,) = self.data_sets
+        if task not in self.data_sets:
+            known = ", ".join(self.data_sets)
+            told = f"is for task {task}" if task else "says none (metadata synthnet.task)"
+            raise InputError(f"this policy is told which task a net is for, and knows {known}; the net {told}")
+        return torch.tensor(self.data_sets[task])
 
     @property
     def code_dim(self) -> int:

@@ -8,7 +8,7 @@ import torch
 from synthnet.arch import Arch
 from synthnet.errors import InputError
 from synthnet.policy import READ_FORMATS, ActionConfig, Policy, PolicyConfig
-from synthnet.tasks import STATISTICS
+from synthnet.tokens import STATISTICS
 from synthnet.weights import metadata_json, read_metadata, read_weights
 
 LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built

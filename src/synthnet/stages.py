@@ -116,7 +116,7 @@ def _run_stage(stage: str, settings: list[str]) -> Path:
         )
     archs = list(dict.fromkeys(member.arch for member in task.members))
     policy = _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), archs, config.seed)
-    policy.meet({member.data_set: member.statistics for member in task.members})
+    _meet(policy, task)
     if stage == "corrupt":
         return train_corrupt(
             policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device, config.lab
@@ -150,7 +150,7 @@ def _start_policy(config: Config, task: Task) -> Policy:
         raise InputError("this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name")
     source = Path(config.policy_from)
     policy = load_policy(policy_of_run(source) if source.is_dir() else policy_path(config.policy_from))
-    policy.meet({member.data_set: member.statistics for member in task.members})
+    _meet(policy, task)
     for member in task.members:
         policy.layout(member.network)
         if member.arch not in policy.archs:
@@ -159,6 +159,12 @@ def _start_policy(config: Config, task: Task) -> Policy:
     policy.record["data"] = task.data_key
     policy.drop_critic()  # it foresaw the policy as it was
     return policy.train()
+
+
+def _meet(policy: Policy, task: Task) -> None:
+    """Let a policy that is told of data keep the statistics of the tasks that it is trained for."""
+    if policy.reads_data:
+        policy.data_sets |= {member.name: [round(x, 4) for x in member.statistics.tolist()] for member in task.members}
 
 
 def _open_zoos(config: Config, task: Task) -> list[Zoo]:

@@ -139,11 +139,11 @@ def choose_steps(policy: Policy, steps: int | str | None) -> int | str:
 def synthesize_nets(
     policy: Policy, files: Sequence[NetFile], n_steps: int | str, sample: int | None = None, alone: bool = False
 ) -> tuple[list[Tensor], list[int]]:
-    """WK [weights] and K for each file, in order. Files of one architecture and data set go through the policy together, or
+    """WK [weights] and K for each file, in order. Files of one architecture and task go through the policy together, or
     each `alone`."""
     results: dict[int, Tensor] = {}
     taken: dict[int, int] = {}
-    kinds = [(file.arch, file.net.data_set) for file in files]
+    kinds = [(file.arch, file.net.task) for file in files]
     together = [[i for i, kind in enumerate(kinds) if kind == one] for one in dict.fromkeys(kinds)]
     for members in [[i] for i in range(len(files))] if alone else together:
         start = torch.stack([files[i].flat for i in members]).to(policy.device)
@@ -223,7 +223,7 @@ def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, s
     """The policy that was asked for, or the bundled one for these files, checked against each architecture; and its sha256."""
     where = policy_path(policy if policy is not None else find_policy(files[0].arch))
     trained = load_policy(where, choose_device(device))
-    for file in {(file.arch, file.net.data_set): file for file in reversed(files)}.values():  # one word for each kind
+    for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
         check_cover(trained, file, strict)
     return trained, sha256_of(where)
 

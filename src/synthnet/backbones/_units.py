@@ -12,8 +12,7 @@ from synthnet.backbones._edges import Edges, Ends, HeldEdges, StreamedEdges, til
 from synthnet.backbones._graph import LayerGraph
 from synthnet.backbones._moe import MixtureOfExperts
 from synthnet.errors import InputError, at_least
-from synthnet.tasks import STATISTICS
-from synthnet.tokens import TokenLayout, Tokens
+from synthnet.tokens import STATISTICS, TokenLayout, Tokens
 
 BYTES = 3 * 4  # of a held state, while its successor is made: itself, the successor, and what lies between
 

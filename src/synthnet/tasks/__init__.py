@@ -17,9 +17,7 @@ from synthnet.errors import InputError, unknown
 from synthnet.functional import Network, network
 from synthnet.seeds import start_generator
 from synthnet.start import draw_init, init_scale
-
-PICTURE = 8  # pixels along a side of the pictures that statistics are made of
-STATISTICS = 12 * PICTURE**2
+from synthnet.tokens import PICTURE
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class Task:
 
     @property
     def network(self) -> Network:
-        return network(self.arch, self.data_set)
+        return network(self.arch, self.name)
 
     @property
     def start_scale(self) -> Tensor:
