@@ -8,6 +8,7 @@ from scipy.stats import mannwhitneyu
 
 from synthnet.audit import OURS, Source, audit, controls, sgd_epochs, sources
 from synthnet.audit_page import page
+from synthnet.audit_run import Case, _alone
 from synthnet.baselines import checkpoints
 from synthnet.baselines.ddpm import Ddpm, DdpmConfig, kept_signal
 from synthnet.cli import main
@@ -283,3 +284,6 @@ def test_a_killed_audit_goes_on_where_it_was_and_workers_find_what_one_process_f
     assert reports[2] | {"seconds_s": 0} == reports[0] | {"seconds_s": 0}
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["report.html", "report.json"]
     assert main([*first, str(tmp_path / "part"), "--part", "15"]) == 2
+    case = Case.open(str(tmp_path / "p.safetensors"), str(zoo.path), 16, 6, {}, None, "cpu")
+    with _alone(next(iter(case.files(tmp_path / "twice").values())).parent):
+        assert main([*first, str(tmp_path / "twice")]) == 2, "the same audit is under way there"

@@ -166,6 +166,7 @@ def test_mnist8_is_mnist_averaged_down_and_a_joint_task_has_each_members_own_dat
     assert torch.corrcoef(torch.stack([small.flatten(), images[:5].flatten()]))[0, 1] > 0.9999
     with pytest.raises(ValueError, match="several data sets"):
         joint.data("train")
+    assert [member.data_dir for member in build_task("digits-mnist8", data_dir="there").members] == [None, "there"]
     for recorded in (digits.data_key, joint.data_key):
         check_same_data(recorded, digits, "it")
     with pytest.raises(InputError, match="test images"):
@@ -180,4 +181,8 @@ def test_statistics_are_pictures_of_the_training_images_alone():
     assert torch.allclose(pictures[0], inputs.mean(0), atol=1e-5)
     assert torch.allclose(pictures[1], inputs.std(0), atol=1e-5)
     assert torch.allclose(pictures[5], inputs[labels == 3].mean(0) - inputs.mean(0), atol=1e-5)
+    small = build_task("mnist5k-cnn")
+    whole = small.data("train")[0].mean(0).view(1, 14, 14)
+    picture = torch.nn.functional.adaptive_avg_pool2d(whole, 8).flatten()
+    assert torch.allclose(small.statistics.view(12, 64)[0], picture, atol=1e-5), "pooled along both sides"
     assert build_task("mnist5k-cnn").statistics.shape == (STATISTICS,) == build_task("mnist-simplecnn").statistics.shape

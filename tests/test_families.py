@@ -16,7 +16,7 @@ from synthnet.policy_file import load_policy
 from synthnet.policy_gradient import policy_loss
 from synthnet.rollout import synthesize_flat
 from synthnet.scoring import RewardConfig
-from synthnet.stages import run_stage
+from synthnet.stages import run_calibration, run_stage
 from synthnet.tasks import build_task
 
 FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
@@ -119,6 +119,11 @@ def test_a_policy_for_two_data_sets_is_told_which_one_a_net_is_for(tmp_path, cap
     made = run_stage("grpo", [*small, *grpo, f"policy_from={made}", f"run_dir={tmp_path / 'grpo'}"])
     with pytest.raises(InputError, match="several data sets"):
         run_stage("grpo", [*small, *grpo, "grpo.mixed=true", f"policy_from={made}", f"run_dir={tmp_path / 'mixed'}"])
+    made = run_stage("grpo", [*small, *grpo, "grpo.trainable=lora", f"policy_from={made}", f"run_dir={tmp_path / 'lora'}"])
+    settings = run_calibration([*small, *grpo, f"policy_from={made}"])
+    assert settings.startswith("grpo.sigma=")
+    assert main(["evaluate", "--policy", str(made), "--seeds", "2"]) == 2
+    assert main(["evaluate", "--policy", str(made), "--seeds", "2", "--task", "mnist8-mlp"]) == 0
     policy = load_policy(made)
     assert list(policy.data_sets) == ["digits-mlp", "mnist8-mlp"]
     torch.nn.init.normal_(policy.trunk.data.weight)

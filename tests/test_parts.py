@@ -83,6 +83,16 @@ def test_bad_input_and_parts_that_are_always_lost_end_the_job_and_stop_the_other
     assert executor.submitted == ["a"] * TRIES
 
 
+def test_an_old_log_is_no_evidence(fake, tmp_path):
+    """What an earlier try, or an earlier week, wrote does not explain why the part was lost now."""
+    (tmp_path / "a.log").write_text("synthnet: cannot write: No space left\n")
+    executor = fake(*[-9] * TRIES)
+    executor.submit = lambda command, log: Ended(executor, -9)
+    with pytest.raises(InputError, match="exit code -9") as lost:
+        run_parts({tmp_path / "a": ["a"]}, WorkersConfig("inline", 1), lambda path: None)
+    assert "No space" not in str(lost.value)
+
+
 def test_a_zoo_of_worker_processes_is_the_zoo_of_one_process(tmp_path, capsys):
     assert main(["zoo", *SMALL, f"run_dir={tmp_path / 'one'}"]) == 0
     assert main(["zoo", *SMALL, "zoo.executor=inline", f"run_dir={tmp_path / 'spread'}"]) == 0
@@ -94,6 +104,9 @@ def test_a_zoo_of_worker_processes_is_the_zoo_of_one_process(tmp_path, capsys):
     shard.unlink()
     assert main(["shard", str(tmp_path / "spread"), "3"]) == 0
     assert shard.read_bytes() == before
+    shard.unlink()
+    assert main(["zoo", *SMALL, "zoo.workers=1", f"run_dir={tmp_path / 'spread'}"]) == 0, "other workers may go on with it"
+    assert shard.read_bytes() == before
     capsys.readouterr()
     for wrong in (["shard", str(tmp_path / "spread"), "8"], ["shard", str(tmp_path), "0"], ["zoo", "zoo.executor=moon"],
                   ["zoo", "zoo.executor=processes", "zoo.workers=99", f"run_dir={tmp_path / 'wide'}"]):  # fmt: skip
@@ -101,13 +114,26 @@ def test_a_zoo_of_worker_processes_is_the_zoo_of_one_process(tmp_path, capsys):
         assert capsys.readouterr().err.count("synthnet: ") == 1
 
 
-def test_the_shards_of_a_family_are_those_of_its_members(tmp_path):
+def test_the_shards_of_a_family_are_those_of_its_members(tmp_path, monkeypatch, capsys):
     family = ["task=digits-mlp-family", "task.members=[[6],[9]]", *SMALL[2:], "zoo.runs=4", "zoo.heldout=4"]
     assert main(["zoo", *family, f"run_dir={tmp_path / 'one'}"]) == 0
     assert main(["zoo", *family, "zoo.executor=inline", f"run_dir={tmp_path / 'spread'}"]) == 0
     for member in ("mlp-64-6-10", "mlp-64-9-10"):
         states = [Zoo.open(tmp_path / name / member).states() for name in ("one", "spread")]
         assert torch.equal(*states)
+    monkeypatch.chdir(tmp_path / "one" / "mlp-64-9-10")
+    Path("states-00001.safetensors").unlink()
+    assert main(["shard", ".", "1"]) == 0
+    assert torch.equal(Zoo.open(".").states(), states[0])
+    (tmp_path / "one" / "mlp-64-9-10").rename(tmp_path / "one" / "moved")
+    capsys.readouterr()
+    (tmp_path / "one" / "moved" / "states-00001.safetensors").unlink()
+    assert main(["shard", str(tmp_path / "one" / "moved"), "1"]) == 2
+    assert "the zoo of no member" in capsys.readouterr().err
+    config = tmp_path / "spread" / "mlp-64-6-10" / "config.yaml"
+    config.write_text(config.read_text().replace("shard: 4", "shard: 0"))
+    assert main(["shard", str(config.parent), "7"]) == 2
+    assert "zoo.shard must be at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,9 +1,12 @@
 """`synthnet audit`: a policy and a zoo in, one report.json, one page and one table out."""
 
+import fcntl
 import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -66,13 +69,13 @@ class Case:
         trained, zoo = load_policy(policy_path(policy), choose_device(device)), Zoo.open(zoo_dir)
         others = {name: load_policy(path, choose_device(device)) for name, path in paths.items()}
         settings = data_settings(zoo.data)
-        task = task_of(zoo.arch, task_name or trained.record.get("task"), **settings)
+        task = task_of(zoo.arch, task_name or zoo.task or trained.record.get("task"), **settings)
         check_same_data(zoo.data, task, str(zoo.path))
         for loaded in (trained, *others.values()):
             loaded.layout(task.network)
             check_same_data(loaded.record.get("data"), task, "a policy")
         files = [policy_path(policy), zoo.path / "zoo.json", *paths.values()]
-        key = [version("synthnet"), task.name, n_training, n_heldout, *paths, *map(sha256_of, files)]
+        key = [version("synthnet"), trained.device.type, task.name, n_training, n_heldout, *paths, *map(sha256_of, files)]
         digest = sha256(json.dumps(key).encode()).hexdigest()[:12]
         return cls((policy, dict(also)), trained, others, zoo, task, n_training, n_heldout, digest)
 
@@ -131,14 +134,13 @@ def audit_policy(case: Case, out: Path, steps: list[int] | None, workers: Worker
     files = case.files(out)
     size = {HONEST: case.n_heldout, OURS: case.n_heldout, TRAINING: min(CONTROL_NETS, case.n_training)}
     sizes = {path: size.get(name, min(CONTROL_NETS, case.n_heldout)) for name, path in files.items()}
-    with Bar("audit", sum(sizes.values())) as bar:
+    with _alone(next(iter(sizes)).parent), Bar("audit", sum(sizes.values())) as bar:
         if workers.executor is None:
             for name, path in files.items():
                 bar.advance(sizes[path] if path.exists() else 0, note=name)
                 if not path.exists():
                     case.measure(name, path, lambda: bar.advance())
         else:
-            make_folder(next(iter(sizes)).parent)
             parts = {path: [*command, "--part", str(number)] for number, path in enumerate(sizes)}
             run_parts(parts, workers, lambda path: bar.advance(sizes[path]))
         bar.advance(0, note="the report")
@@ -150,8 +152,22 @@ def audit_policy(case: Case, out: Path, steps: list[int] | None, workers: Worker
         report["seconds_s"] = round(time.monotonic() - began, 1)
         write_atomic(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
         write_atomic(out / "report.html", page(report, sets))
-    shutil.rmtree(next(iter(sizes)).parent)
+    shutil.rmtree(next(iter(sizes)).parent, ignore_errors=True)
     return report
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process audits the same into this folder. Raises: InputError where one does."""
+    make_folder(folder)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(f"the same audit is under way in {folder.parent}; wait for it, or pass another -o") from error
+    finally:
+        os.close(handle)
 
 
 def print_audit(report: dict, folder: Path) -> None:

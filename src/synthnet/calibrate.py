@@ -9,7 +9,7 @@ import torch
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.experience import collect
-from synthnet.grpo_settings import GrpoConfig, check
+from synthnet.grpo_settings import GrpoConfig, check, check_members
 from synthnet.policy import Policy
 from synthnet.reward_hook import Hook, load_hooks
 from synthnet.rewards import terms
@@ -46,6 +46,7 @@ def calibrate(
     the reward's head-room and whose spread is at least three times the minibatch noise: take the largest such."""
     hooks = load_hooks(reward.python, reward.python_weights)
     check(config, reward, policy, bool(hooks))
+    check_members(config, task)
     policy, place = prepare(policy, replace(config, sigma=None), seed), choose_device(device)
     policy.to(place)
     best = sum(weight * getattr(terms()[name], "BEST", 1.0) for name, weight in reward.weights.items())

@@ -97,6 +97,8 @@ def evaluate(options) -> None:
         asked = {} if options.split_seed is None else {"split_seed": options.split_seed}
         settings |= {**data_settings(policy.record.get("data")), **asked}
         recorded = options.task or policy.record.get("task")
+        if "joint" in (policy.record.get("data") or {}) and not options.task:
+            raise InputError("this policy was trained for several tasks: pass --task NAME of the one to evaluate")
         arch = build_task(recorded, **settings_of(options)).arch if options.set and recorded else policy.archs[0]
         task = task_of(arch, recorded, **settings)
         report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)

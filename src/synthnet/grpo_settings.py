@@ -14,6 +14,7 @@ from synthnet.knobs import HOT
 from synthnet.policy import Policy
 from synthnet.sampling import SamplingConfig
 from synthnet.scoring import RewardConfig, check_reward
+from synthnet.tasks import Task
 from synthnet.training import LoopConfig, OptimConfig, check_steps
 
 
@@ -82,6 +83,12 @@ CHOICES = {
     "select": ("accuracy", "reward", "last"),
     "control": (None, *CONTROLS),
 }
+
+
+def check_members(config: GrpoConfig, task: Task) -> None:
+    """Refuse what members of several data sets cannot share."""
+    if config.mixed and len({member.data_set for member in task.members}) > 1:
+        raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
 
 
 def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, has_hooks: bool = False) -> None:

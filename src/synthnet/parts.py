@@ -37,6 +37,7 @@ def run_parts(parts: Mapping[Path, list[str]], workers: WorkersConfig, done: Cal
             while (left or active) and not stop.asked:
                 while left and len(active) < workers.workers:
                     path = left.pop(0)
+                    _log(path).unlink(missing_ok=True)  # of an earlier try, whose end was another one's
                     active[path] = pool.submit(parts[path], _log(path))
                     tries[path] += 1
                 over = {path: code for path, handle in active.items() if (code := handle.poll()) is not None}

@@ -1,6 +1,5 @@
 """A policy from its self-describing file: rebuilt by our own names, with every size bounded before anything is allocated."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from synthnet.tokens import STATISTICS
 from synthnet.weights import metadata_json, read_metadata, read_weights
 
 LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
+LARGEST_STATISTIC = 1e6
 
 
 def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
@@ -65,11 +65,13 @@ def _rebuild(record: dict) -> Policy:
         raise InputError("policy metadata holds a malformed record")
     policy.record = made
     policy.data_sets = _checked_statistics(record.get("data_sets", {}))
+    if policy.reads_data and not policy.data_sets:
+        raise InputError("the policy is told of data, and its metadata holds no statistics")
     return policy
 
 
 def _checked_statistics(found: dict) -> dict[str, list[float]]:
     for values in found.values():
-        if len(values) != STATISTICS or not all(isinstance(x, int | float) and math.isfinite(x) for x in values):
+        if len(values) != STATISTICS or not all(isinstance(x, int | float) and abs(x) < LARGEST_STATISTIC for x in values):
             raise InputError("policy metadata holds malformed statistics of a data set")
-    return found
+    return {name: [float(x) for x in values] for name, values in found.items()}

@@ -40,13 +40,13 @@ def draw_prompt(
     Gaussian noise of standard deviation `input_noise` is added to the images. Each start state is used in one update only.
     `labels`: other ones than the data's own.
     """
-    draw, (inputs, own) = generator(seed, stage, update), (part.to(place) for part in task.data(split))
+    draw, (inputs, own) = generator(seed, stage, update), task.data(split)
     labels = own if labels is None else labels
     n_steps = steps[torch.randint(len(steps), (1,), generator=draw).item()]
     first = FIRST_SEED[stage] + update * n_starts
-    start = task.draw_start("zoo", list(range(first, first + n_starts))).to(inputs.device)
-    chosen = torch.randperm(len(inputs), generator=draw)[:n_images].to(inputs.device)
-    images = inputs[chosen]
+    start = task.draw_start("zoo", list(range(first, first + n_starts))).to(place)
+    chosen = torch.randperm(len(inputs), generator=draw)[:n_images]
+    images = inputs[chosen].to(place)
     if input_noise:
         images = images + input_noise * torch.randn(images.shape, generator=draw).to(images)
-    return Prompt(n_steps, start, images, labels[chosen])
+    return Prompt(n_steps, start, images, labels[chosen.to(labels.device)].to(place))

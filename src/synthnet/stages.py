@@ -28,7 +28,9 @@ from synthnet.train_critic import train_critic
 from synthnet.train_distil import train_distil
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import train_pairs
-from synthnet.zoo import Zoo, ZooConfig, build_zoo, import_zoo, member_path, shard_path, train_shard
+from synthnet.zoo import Zoo, ZooConfig, build_zoo, check_zoo, import_zoo, member_path, shard_path, train_shard
+
+ZOO_WORKERS = ("zoo.executor", "zoo.workers", "zoo.threads")
 
 
 def run_stages(settings: list[str]) -> Path:
@@ -100,6 +102,7 @@ def _run_stage(stage: str, settings: list[str]) -> Path:
     task = config.build_task()
     run_dir = config.run_dir or f"runs/{stage}-{task.name}-{config.seed}"
     if stage == "zoo":
+        text = compose([part for part in settings if part.partition("=")[0] not in ZOO_WORKERS])[1]  # any may go on with it
         return build_zoo(task, config.zoo, run_dir, text, config.device)
     if stage == "grpo":
         return train_grpo(
@@ -205,23 +208,28 @@ def run_calibration(settings: list[str]) -> str:
         warnings.warn(
             "no sigma meets both rules (cost, signal to noise); this is the one with the most agreement", stacklevel=2
         )
-    sigma, batch = recommended(measured, config.reward, len(task.data(config.reward.split)[1]))
+    sigma, batch = recommended(measured, config.reward, len(task.members[0].data(config.reward.split)[1]))
     return f"grpo.sigma={sigma:g} reward.batch={batch}"
 
 
 def run_shard(folder: Path, number: int) -> Path:
     """`synthnet shard ZOO NUMBER`, what the workers of a zoo's executor run: one shard of the zoo whose run directory is
-    `folder`. Raises: InputError where the folder is none, or has no such shard."""
-    settings = read_settings(folder)
+    `folder`. What is there already is left alone. Raises: InputError where the folder is none, or has no such shard."""
+    folder = folder.resolve()
+    settings, shard = read_settings(folder), shard_path(folder, number)
+    if shard.exists():
+        return shard
     try:
         task, config = build_task(**settings["task"]), ZooConfig(**settings["zoo"])
         device, memory = settings["device"], settings["memory"]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder}/config.yaml is not that of a zoo ({error!r})") from error
-    set_memory_budget(memory)
-    member = next((one for one in task.members if member_path(task, one, folder.parent) == folder), task.members[0])
-    shard = shard_path(folder, number)
-    train_shard(member, config, number, shard, device)
+        set_memory_budget(memory)
+        check_zoo(config)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}/config.yaml is not that of a zoo ({error})") from error
+    members = [one for one in task.members if len(task.members) == 1 or member_path(task, one, folder.parent) == folder]
+    if not members:
+        raise InputError(f"{folder} is the zoo of no member of {task.name}; it was moved or renamed")
+    train_shard(members[0], config, number, shard, device)
     return shard
 
 

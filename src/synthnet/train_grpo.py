@@ -18,7 +18,7 @@ from synthnet import ranks
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.experience import Experience, collect, validation_reward
-from synthnet.grpo_settings import GrpoConfig, check
+from synthnet.grpo_settings import GrpoConfig, check, check_members
 from synthnet.guards import drift
 from synthnet.lab import LabConfig
 from synthnet.live import Live
@@ -54,8 +54,7 @@ def train_grpo(
     hooks = load_hooks(reward.python, reward.python_weights)
     hooks += [Hook(*each) if isinstance(each, tuple) else Hook(each) for each in reward_funcs]
     check(config, reward, policy, bool(hooks))
-    if config.mixed and len({member.data_set for member in task.members}) > 1:
-        raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
+    check_members(config, task)
     policy, place = prepare(policy, config, seed), choose_device(device)
     policy.to(place)
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)

@@ -26,18 +26,18 @@ class Validation:
 
     members: tuple[Task, ...]
     starts: tuple[Tensor, ...]
+    data: dict[str, tuple[Tensor, Tensor]]
     steps: tuple[int, ...]
-    place: torch.device
 
     @classmethod
     def of_task(cls, task: Task, n_seeds: int, steps: list[int], device: torch.device) -> "Validation":
         starts = tuple(member.draw_start("val", list(range(n_seeds))).to(device) for member in task.members)
-        return cls(task.members, starts, tuple(steps), device)
+        data = {member.data_set: tuple(part.to(device) for part in member.data("val")) for member in task.members}
+        return cls(task.members, starts, data, tuple(steps))
 
     def examples(self, member: Task) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a member's val split."""
-        inputs, labels = member.data("val")
-        return inputs.to(self.place), labels.to(self.place)
+        return self.data[member.data_set]
 
     def sequences(self, policy: Policy, n_steps: int) -> list[Tensor]:
         """W1..WK [net step weights] of each member."""

@@ -50,6 +50,7 @@ class Zoo:
     data: dict | None
     index: tuple[dict, ...]
     checksums: dict[str, str]
+    task: str | None
 
     @classmethod
     def open(cls, path: str | Path) -> "Zoo":
@@ -64,7 +65,8 @@ class Zoo:
                 Path(row["shard"]).name != row["shard"] or not {"purpose", "seed", "row", "epochs"} <= set(row) for row in index
             ):
                 raise InputError(f"{path}/index.jsonl names a shard outside the zoo, or is no index")
-            return cls(path, Arch.from_dict(record["arch"]), record.get("data"), index, dict(record.get("sha256", {})))
+            checksums = dict(record.get("sha256", {}))
+            return cls(path, Arch.from_dict(record["arch"]), record.get("data"), index, checksums, record.get("task"))
         except InputError:
             raise
         except (OSError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
@@ -114,7 +116,8 @@ def member_path(task: Task, member: Task, folder: str | Path) -> Path:
     return Path(folder) / (member.name if task.joint else member.arch.label if task.family else "")
 
 
-def _check(config: ZooConfig) -> None:
+def check_zoo(config: ZooConfig) -> None:
+    """Refuse settings that no zoo can be built with."""
     at_least(1, "zoo", config, "runs", "shard")
     at_least(0, "zoo", config, "heldout")
     config.check_workers("zoo")
@@ -146,7 +149,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def _build_zoo(task: Task, config: ZooConfig, run_dir: Path, config_yaml: str, device: str) -> None:
-    _check(config)
+    check_zoo(config)
     jobs = _jobs(config)
     with RunDirectory(run_dir, config_yaml) as run, Bar(f"zoo {task.arch.label}", config.runs + config.heldout) as bar:
         seeds_of = {shard_path(run.path, number): seeds for number, (_, seeds) in enumerate(jobs)}

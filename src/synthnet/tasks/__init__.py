@@ -79,12 +79,14 @@ class Task:
 
     @property
     def statistics(self) -> Tensor:
-        """What a policy may be told of the data [STATISTICS]: mean, deviation and the mean of each class over the training
-        images, less the mean, as pictures of 8x8 numbers each."""
+        """What a policy may be told of the training images [STATISTICS]: mean, deviation and, less the mean, the mean of each
+        of the first ten classes, as pictures of 8x8 numbers each, mean over colours."""
         inputs, labels = self.data("train")
         of_class = torch.stack([inputs[labels == c].mean(0) if (labels == c).any() else inputs.mean(0) for c in range(10)])
         pictures = torch.cat([inputs.mean(0)[None], inputs.std(0)[None], of_class - inputs.mean(0)])
-        return F.adaptive_avg_pool1d(pictures, PICTURE**2).flatten()
+        colours = 1 if math.isqrt(pictures.shape[1]) ** 2 == pictures.shape[1] else 3
+        side = math.isqrt(pictures.shape[1] // colours)
+        return F.adaptive_avg_pool2d(pictures.view(-1, colours, side, side).mean(1), PICTURE).flatten()
 
     @property
     def data_key(self) -> dict:

@@ -13,6 +13,8 @@ class Config(DataConfig):
 
 
 def build(config: Config) -> Task:
-    parts = [one.build(one.Config(hidden=config.hidden)) for one in (digits_mlp, mnist8_mlp)]
+    digits = digits_mlp.build(digits_mlp.Config(hidden=config.hidden))
+    mnist = mnist8_mlp.build(mnist8_mlp.Config(hidden=config.hidden, data_dir=config.data_dir))
+    parts = (digits, replace(mnist, data_dir=config.data_dir))
     joint = tuple(replace(part, split_seed=config.split_seed, held_back=config.held_back) for part in parts)
     return replace(joint[0], name=config.name, joint=joint)
