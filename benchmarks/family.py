@@ -44,14 +44,15 @@ def kept_twins(task: Task, n_seeds: int, folder: Path) -> Tensor:
 
 
 def family_report(policy: Policy, task: Task, seeds: int, few: int, steps: list[int], twins: Path) -> dict:
-    """Architecture -> its report (`evaluate_policy`), with `trained` saying whether the policy was trained on it."""
+    """Architecture (of a joint task: member) -> its report (`evaluate_policy`), with `trained` saying whether the policy was
+    trained on it."""
     rows = {}
-    for arch in (*task.family, *task.heldout):
-        member = task.with_arch(arch)
+    for member in (*task.members, *map(task.with_arch, task.heldout)):
+        arch, label = member.arch, member.name if task.joint else member.arch.label
         n_seeds = few if member.network.spec.n_weights > LARGE else seeds
         report = evaluate_policy(policy, member, n_seeds, steps, twins=kept_twins(member, n_seeds, twins))
-        rows[arch.label] = {"trained": arch in policy.archs, "n_weights": member.network.spec.n_weights, **report}
-        print(arch.label, {k: percent(row["share_of_sgd"]) for k, row in report["steps"].items()}, flush=True)
+        rows[label] = {"trained": arch in policy.archs, "n_weights": member.network.spec.n_weights, **report}
+        print(label, {k: percent(row["share_of_sgd"]) for k, row in report["steps"].items()}, flush=True)
     return rows
 
 

@@ -22,11 +22,12 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
     """The model card as Markdown."""
     policy = load_policy(path)
     record = policy.record
+    tasks = f"tasks {', '.join(policy.data_sets)}" if policy.data_sets else f"task {record['task']}"
     measured = _family_rows if "rows" in report else _rows
     lines = [
         f"# Policy {name}",
         "",
-        f"Turns random weights of {', '.join(map(str, policy.archs))} (task {record['task']}) into working ones, without data.",
+        f"Turns random weights of {', '.join(map(str, policy.archs))} ({tasks}) into working ones, without data.",
         f"{policy.config.backbone['name']}, {policy.n_parameters:,} parameters, float16, {path.stat().st_size / 1e6:.1f} MB, "
         f"sha256 `{sha256_of(path)[:16]}…`; best K on val: {record['best_k']}; serves K = 1..{policy.config.k_max}.",
         "",

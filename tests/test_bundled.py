@@ -10,13 +10,19 @@ from synthnet.rollout import synthesize_flat
 from synthnet.synthesis import POLICY_DIR, bundled_policies, find_policy
 from synthnet.tasks import build_task
 
-FAMILIES = {"mnist5k-cnn-family": {"channels": [7, 13]}, "digits-mlp-family": {"hidden": [28]}}
+FAMILIES = {
+    "mnist5k-cnn-family": {"channels": [7, 13]},
+    "digits-mlp-family": {"hidden": [28]},
+    "mnist-simplecnn-family": {"channels": [7, 13]},
+}
 
 
 def test_each_task_has_its_policy_and_widths_between_have_a_familys():
     assert {"digits-mlp", "mnist5k-mlp", *FAMILIES} <= set(bundled_policies())
     for name in ("digits-mlp", "mnist5k-mlp"):
         assert find_policy(build_task(name).arch) == name
+    for task, name in (("digits-mlp", "digits-mlp"), ("mnist8-mlp", "digits-mnist8"), ("elsewhere", "digits-mlp")):
+        assert find_policy(build_task("digits-mlp").arch, task) == name
     for name, unseen in FAMILIES.items():
         assert find_policy(build_task(name.removesuffix("-family"), **unseen).arch) == name
 
@@ -34,7 +40,7 @@ def test_a_shipped_policy_keeps_its_card(name):
     stages = [stage["stage"] for stage in policy.record["stages"]]
     assert stages[0] == "pairs"
     changing = [stage for stage in stages if stage != "critic"]  # the critic stage leaves the policy as it is
-    assert changing[-1] == ("grpo" if len(policy.archs) == 1 else "distil")
+    assert changing[-1] == ("grpo" if len(policy.archs) == 1 and not policy.data_sets else "distil")
     assert (policy.critic is not None) == ("critic" in stages)
     for stage in policy.record["stages"]:
         assert " ".join(stage["command"]) in card
@@ -55,7 +61,8 @@ def works(policy, task, share):
 @pytest.mark.parametrize("name", bundled_policies())
 def test_a_shipped_policy_works_on_unseen_seeds(name):
     policy = load_policy(POLICY_DIR / f"{name}.safetensors")
-    works(policy, build_task(policy.record["task"]).with_arch(policy.archs[0]), 0.98 if len(policy.archs) == 1 else 0.97)
+    for task in policy.data_sets or [policy.record["task"]]:
+        works(policy, build_task(task).with_arch(policy.archs[0]), 0.98 if len(policy.archs) == 1 else 0.97)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -41,16 +41,19 @@ def policy_path(name: str | Path) -> Path:
     return path
 
 
-def find_policy(arch: Arch) -> str:
+def find_policy(arch: Arch, task: str | None = None) -> str:
     """The name of the bundled policy that was trained on this architecture, else of one that was trained on several of its kind
-    and covers it.
+    and covers it; where any was trained for the named task, of those alone.
 
     Raises: InputError when there is none.
     """
+    paths = [POLICY_DIR / f"{name}.safetensors" for name in bundled_policies()]
+    records = {path.stem: metadata_json(read_metadata(path), "synthnet.policy", path) for path in paths}
+    own = {
+        name: record for name, record in records.items() if task in (record["record"].get("task"), *record.get("data_sets", ()))
+    }
     covering = None
-    for name in bundled_policies():
-        path = POLICY_DIR / f"{name}.safetensors"
-        record = metadata_json(read_metadata(path), "synthnet.policy", path)
+    for name, record in (own or records).items():
         archs = list(map(Arch.from_dict, record["archs"]))
         if arch in archs:
             return name
@@ -221,7 +224,7 @@ def synthesize_sequence(
 
 def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool) -> tuple[Policy, str]:
     """The policy that was asked for, or the bundled one for these files, checked against each architecture; and its sha256."""
-    where = policy_path(policy if policy is not None else find_policy(files[0].arch))
+    where = policy_path(policy if policy is not None else find_policy(files[0].arch, files[0].net.task))
     trained = load_policy(where, choose_device(device))
     for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
         check_cover(trained, file, strict)
