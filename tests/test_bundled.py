@@ -14,6 +14,8 @@ FAMILIES = {
     "mnist5k-cnn-family": {"channels": [7, 13]},
     "digits-mlp-family": {"hidden": [28]},
     "mnist-simplecnn-family": {"channels": [7, 13]},
+    "mnist-simplemlp-family": {"hidden": [40]},
+    "mnist-targetcnn-family": {"channels": [5, 11], "hidden": [20]},
 }
 
 

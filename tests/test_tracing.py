@@ -103,7 +103,7 @@ def test_the_groups_found_can_be_permuted_and_each_of_them_matters(name):
     for group, size in symmetry.groups.items():
         shifted = symmetry.identity() | {group: symmetry.identity()[group].roll(1, -1)}
         assert torch.allclose(net.logits(symmetry.permute(flat, shifted), inputs, "loop"), before, atol=1e-5), group
-        order = torch.arange(net.spec.n_weights)
+        order = net.spec.positions()
         piece, axis = next((p, a) for p in symmetry.pieces for a, g in enumerate(p.groups) if g == group and p.index.ndim > 1)
         order[piece.index] = piece.index.roll(1, axis)
         assert size > 1
@@ -120,7 +120,7 @@ def test_channels_of_a_group_norm_and_dims_of_a_head_move_only_within_their_bloc
         for inner, outer in symmetry.inner.items():
             n_outer, n_inner = symmetry.groups[outer], symmetry.groups[inner]
             assert blocks[n_outer] == n_inner
-            order = torch.arange(net.spec.n_weights)
+            order = net.spec.positions()
             for piece in symmetry.pieces:
                 for axis, group in enumerate(piece.groups):
                     if group == inner:  # roll both axes as one
