@@ -285,5 +285,5 @@ def test_a_killed_audit_goes_on_where_it_was_and_workers_find_what_one_process_f
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["report.html", "report.json"]
     assert main([*first, str(tmp_path / "part"), "--part", "15"]) == 2
     case = Case.open(str(tmp_path / "p.safetensors"), str(zoo.path), 16, 6, {}, None, "cpu")
-    with _alone(next(iter(case.files(tmp_path / "twice").values())).parent):
+    with _alone(case.folder(tmp_path / "twice")):
         assert main([*first, str(tmp_path / "twice")]) == 2, "the same audit is under way there"

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from synthnet import functional
+from synthnet.arch import Arch
 from synthnet.functional import Network, accuracy, cross_entropy, layer_errors, score
 from synthnet.plan import Plan
 from synthnet.tasks import build_task
@@ -84,3 +86,16 @@ def test_layer_errors_of_a_cnn_are_the_differences_of_pre_activations():
     shifted["fc.bias"][:, 3] += 2.0
     error = layer_errors(task.network, task.network.spec.flatten(shifted), weights, inputs)
     assert torch.allclose(error, torch.full((2,), 0.4 / 3), atol=1e-5)
+
+
+def test_networks_of_one_architecture_are_traced_once_whatever_their_task(monkeypatch):
+    """A policy asks for the bare network of an architecture, a file for that of its task; each with its own way would trace
+    twice at every start."""
+    calls, real = [], functional.traced_symmetry
+    monkeypatch.setattr(functional, "traced_symmetry", lambda *given: (calls.append(1), real(*given))[1])
+    arch = Arch.of("cnn", side=8, channels=[1, 3, 5])
+    one, other, bare = functional.network(arch, "a"), functional.network(arch, "b"), functional.network(arch)
+    assert one.symmetry is other.symmetry is bare.symmetry
+    assert one.batched is bare.batched
+    assert calls == [1]
+    assert (one.task, other.task, bare.task) == ("a", "b", None)

@@ -101,9 +101,13 @@ class Case:
         """The weight states [net step weights] from the held-out starts on."""
         return synthesize_flat(policy, self.field.starts.to(policy.device), n_steps, self.field.network).cpu()
 
+    def folder(self, out: Path) -> Path:
+        """Where measured sets lie until the report is written."""
+        return out / f"measured-{self.key}"
+
     def files(self, out: Path) -> dict[str, Path]:
-        """Where each measured set lies until the report is written."""
-        return {name: out / f"measured-{self.key}" / f"{number:02d}.safetensors" for number, name in enumerate(self.sources)}
+        """The file of each measured set."""
+        return {name: self.folder(out) / f"{number:02d}.safetensors" for number, name in enumerate(self.sources)}
 
     def measure(self, name: str, path: Path, tick: Callable[[], None] = lambda: None) -> None:
         source = self.sources[name]
@@ -130,11 +134,10 @@ def audit_policy(case: Case, out: Path, steps: list[int] | None, workers: Worker
     figure_library()
     workers.check_workers("audit")
     chosen = sorted({*(choose_steps(case.policy, k) for k in steps or [1, 2, 4]), case.judged})
-    make_folder(out)
     files = case.files(out)
     size = {HONEST: case.n_heldout, OURS: case.n_heldout, TRAINING: min(CONTROL_NETS, case.n_training)}
     sizes = {path: size.get(name, min(CONTROL_NETS, case.n_heldout)) for name, path in files.items()}
-    with _alone(next(iter(sizes)).parent), Bar("audit", sum(sizes.values())) as bar:
+    with _alone(case.folder(out)), Bar("audit", sum(sizes.values())) as bar:
         if workers.executor is None:
             for name, path in files.items():
                 bar.advance(sizes[path] if path.exists() else 0, note=name)
@@ -152,7 +155,7 @@ def audit_policy(case: Case, out: Path, steps: list[int] | None, workers: Worker
         report["seconds_s"] = round(time.monotonic() - began, 1)
         write_atomic(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
         write_atomic(out / "report.html", page(report, sets))
-    shutil.rmtree(next(iter(sizes)).parent, ignore_errors=True)
+    shutil.rmtree(case.folder(out), ignore_errors=True)
     return report
 
 

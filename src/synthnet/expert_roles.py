@@ -27,6 +27,11 @@ def roles(layout: TokenLayout) -> Tensor:
 def choices(policy: Policy, net: Network, start: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """For each mixture that unit tokens pass: the expert and the role of each token [token] over two synth steps from start
     weights [net weights]; nothing where there is no mixture."""
+    latents = (".read.", ".think.")  # what passes these are no tokens of the net
+    parts = [(n, m) for n, m in policy.trunk.named_modules() if isinstance(m, MixtureOfExperts)]
+    parts = [(n, m) for n, m in parts if not any(part in n for part in latents)]
+    if not parts:
+        return {}
     layout, found = policy.layout(net), {}
     role = roles(layout)
 
@@ -38,12 +43,9 @@ def choices(policy: Policy, net: Network, start: Tensor) -> dict[str, tuple[Tens
 
         return hook
 
-    latents = (".read.", ".think.")  # what passes these are no tokens of the net
-    parts = [(n, m) for n, m in policy.trunk.named_modules() if isinstance(m, MixtureOfExperts)]
-    handles = [m.register_forward_hook(watch(n)) for n, m in parts if not any(part in n for part in latents)]
+    handles = [m.register_forward_hook(watch(n)) for n, m in parts]
     try:
-        if handles:
-            synthesize_flat(policy, start, STEPS, net)
+        synthesize_flat(policy, start, STEPS, net)
     finally:
         for handle in handles:
             handle.remove()

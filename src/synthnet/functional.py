@@ -37,13 +37,19 @@ BLOCKS = (512, 256, 128, 64)  # examples scored at a time: as many as leave room
 BACKENDS = ("batched", "vmap", "loop")
 
 
-class Network:
-    """An architecture prepared for population work: its module (without storage), spec, and what tracing found."""
+def traced(find: Callable[["Network"], object]) -> cached_property:
+    """A cached property that networks of one architecture share, whatever task they are for: tracing is slow."""
+    return cached_property(lambda net: find(net) if net.original is None else getattr(net.original, find.__name__))
 
-    def __init__(self, module: nn.Module, example: Tensor | None = None, task: str | None = None):
-        """`example` [example …]: inputs that tracing may use; not needed for chains and for networks that say `n_inputs`.
-        `task`: the name of the task that it is for, where that is known."""
-        self.task = task
+
+class Network:
+    """An architecture prepared for population work: its module (without storage), spec, and what tracing found; `task`: the
+    name of the task that it is for, where that is known."""
+
+    def __init__(self, module: nn.Module, example: Tensor | None = None):
+        """`example` [example …]: inputs that tracing may use; not needed for chains and for networks that say `n_inputs`."""
+        self.task: str | None = None
+        self.original: Network | None = None
         n_inputs = getattr(module, "n_inputs", None)
         self.example = torch.zeros(2, n_inputs) if example is None and n_inputs else example
         self.module = copy.deepcopy(module).eval().to("meta")
@@ -51,14 +57,20 @@ class Network:
         self._checked: dict[tuple, tuple[str, ...]] = {}
         self._sizes: dict[tuple, tuple[float, float]] = {}
 
-    @cached_property
+    def of_task(self, task: str) -> "Network":
+        """The same network for a named task."""
+        same = copy.copy(self)
+        same.task, same.original = task, self
+        return same
+
+    @traced
     def chain(self) -> Chain | None:
         try:
             return trace(self.module)
         except UntraceableError:
             return None
 
-    @cached_property
+    @traced
     def symmetry(self) -> Symmetry:
         """The unit groups. Raises: UntraceableError, naming the operation, where they cannot be derived."""
         if self.chain is not None:
@@ -68,7 +80,7 @@ class Network:
         module = own_copy(self.module, training=False).to_empty(device="cpu")
         return traced_symmetry(module, self.spec, self.example, lambda flat, inputs: self.logits(flat, inputs, "loop"))
 
-    @cached_property
+    @traced
     def batched(self) -> Batched | None:
         """The traced module, or None where torch.fx cannot trace it."""
         try:
@@ -165,7 +177,7 @@ class Network:
 @lru_cache(maxsize=256)
 def network(arch: Arch | UserArch, task: str | None = None) -> Network:
     """The prepared network of an architecture, for a task (cached: tracing happens once)."""
-    return Network(arch.skeleton(), arch.example, task)
+    return Network(arch.skeleton(), arch.example) if task is None else network(arch).of_task(task)
 
 
 def _columns(logits: Tensor) -> Tensor:

@@ -117,9 +117,7 @@ def _run_stage(stage: str, settings: list[str]) -> Path:
         return train_distil(
             policy, task, zoos, config.distil, config.pairs, run_dir, text, config.seed, config.device, config.lab
         )
-    archs = list(dict.fromkeys(member.arch for member in task.members))
-    policy = _start_policy(config, task) if config.policy_from else Policy.create(config.policy_config(), archs, config.seed)
-    _meet(policy, task)
+    policy = _start_policy(config, task) if config.policy_from else _fresh_policy(config, task)
     if stage == "corrupt":
         return train_corrupt(
             policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device, config.lab
@@ -162,6 +160,14 @@ def _start_policy(config: Config, task: Task) -> Policy:
     policy.record["data"] = task.data_key
     policy.drop_critic()  # it foresaw the policy as it was
     return policy.train()
+
+
+def _fresh_policy(config: Config, task: Task) -> Policy:
+    """A policy that knows nothing yet, for the architectures and the data of a task's members."""
+    archs = list(dict.fromkeys(member.arch for member in task.members))
+    policy = Policy.create(config.policy_config(), archs, config.seed)
+    _meet(policy, task)
+    return policy
 
 
 def _meet(policy: Policy, task: Task) -> None:

@@ -1,5 +1,6 @@
 """Families: tasks whose architecture is drawn from a range. Policies train on the members; what was held out judges them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import log
 
@@ -52,6 +53,7 @@ def draw_members(config: FamilyConfig) -> list[list[int]]:
     raise InputError(f"the range holds fewer than task.count = {config.count} architectures outside task.heldout")
 
 
-def family(name: str, base: Task, archs: list[Arch], heldout: list[Arch]) -> Task:
-    """A task like `base` whose members have these architectures."""
-    return replace(base, name=name, arch=archs[0], of=base.name, family=tuple(archs), heldout=tuple(heldout))
+def family(config: FamilyConfig, base: Task, arch: Callable[[list[int]], Arch]) -> Task:
+    """A task like `base` whose members have the architectures that `arch` makes of their sizes."""
+    archs, heldout = (tuple(arch(list(sizes)) for sizes in part) for part in (draw_members(config), config.heldout))
+    return replace(base, name=config.name, arch=archs[0], of=base.name, family=archs, heldout=heldout)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from synthnet.tasks import Task
 from synthnet.tasks import digits_mlp as one
-from synthnet.tasks._family import FamilyConfig, draw_members, family
+from synthnet.tasks._family import FamilyConfig, family
 
 
 @dataclass
@@ -14,6 +14,5 @@ class Config(FamilyConfig):
 
 
 def build(config: Config) -> Task:
-    arch = lambda hidden: one.build(one.Config(hidden=list(hidden))).arch  # noqa: E731
-    base = one.build(one.Config())
-    return family(config.name, base, [arch(sizes) for sizes in draw_members(config)], [arch(sizes) for sizes in config.heldout])
+    base = one.build(one.Config(data_dir=config.data_dir))
+    return family(config, base, lambda sizes: one.build(one.Config(hidden=sizes)).arch)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from synthnet.tasks import Task
 from synthnet.tasks import mnist5k_cnn as one
-from synthnet.tasks._family import FamilyConfig, draw_members, family
+from synthnet.tasks._family import FamilyConfig, family
 
 
 @dataclass
@@ -17,5 +17,4 @@ class Config(FamilyConfig):
 
 def build(config: Config) -> Task:
     base = one.build(one.Config(data_dir=config.data_dir))
-    arch = lambda channels: one.build(one.Config(channels=list(channels))).arch  # noqa: E731
-    return family(config.name, base, [arch(sizes) for sizes in draw_members(config)], [arch(sizes) for sizes in config.heldout])
+    return family(config, base, lambda sizes: one.build(one.Config(channels=sizes)).arch)
