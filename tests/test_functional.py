@@ -5,6 +5,7 @@ from torch import nn
 
 from synthnet import functional
 from synthnet.arch import Arch
+from synthnet.errors import InputError
 from synthnet.functional import Network, accuracy, cross_entropy, layer_errors, score
 from synthnet.plan import Plan
 from synthnet.tasks import build_task
@@ -99,3 +100,16 @@ def test_networks_of_one_architecture_are_traced_once_whatever_their_task(monkey
     assert one.batched is bare.batched
     assert calls == [1]
     assert (one.task, other.task, bare.task) == ("a", "b", None)
+
+
+def test_a_cnn_pools_after_its_first_convolutions_only():
+    """Four convolutions, two of them pooled: 14 -> 7 -> 3 pixels, so 9 positions for each of the last channels."""
+    deep = Arch.of("cnn", side=14, channels=[1, 2, 3, 3, 4], pools=2).build()
+    assert deep.fc.in_features == 4 * 9
+    assert deep(torch.zeros(2, 196)).shape == (2, 10)
+    by_default = Arch.of("cnn", side=14, channels=[1, 2, 3, 4]).build()
+    assert by_default.fc.in_features == 4
+    with pytest.raises(InputError, match="none left"):
+        Arch.of("cnn", side=14, channels=[1, 2, 3, 4, 5]).build()
+    with pytest.raises(InputError, match="none left"):
+        Arch.of("cnn", side=14, channels=[1, 2], pools=-1).build()

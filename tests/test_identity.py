@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from synthnet.identity import aligned_distance, disagreement, ensemble_gain, identity_report, own_twin_rank, shortfall
+from synthnet.identity import (
+    aligned_distance,
+    disagreement,
+    ensemble_gain,
+    identity_report,
+    own_twin_rank,
+    prediction_shortfall,
+    shortfall,
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +92,18 @@ def test_shortfall_is_zero_for_nets_that_lie_apart_and_its_gradient_parts_copies
     before.backward()
     moved = copies.detach() - 0.5 * copies.grad / copies.grad.norm()
     assert aligned_distance(symmetry, moved) > aligned_distance(symmetry, copies.detach())
+
+
+def test_prediction_shortfall_knows_its_answer_and_its_gradient_parts_predictions():
+    """Neighbours whose class probabilities differ by 0.1 and 0.4; references that differ by 0.2 on average."""
+    pairs = [[[0.5, 0.5]], [[0.6, 0.4]], [[0.9, 0.1]], [[0.5, 0.5]]]
+    references = torch.tensor([[[0.5, 0.5]], [[0.7, 0.3]]])
+    probabilities = torch.tensor(pairs, requires_grad=True)
+    lack = prediction_shortfall(probabilities, references, 1.0)
+    assert lack.item() == pytest.approx((1 - 0.1 / 0.2) ** 2 / 2), (
+        "the second pair differs by more than is wanted: no reward for it"
+    )
+    assert prediction_shortfall(probabilities, references, 0.5) == 0
+    lack.backward()
+    assert probabilities.grad[0, 0, 0] > 0 > probabilities.grad[1, 0, 0], "descent moves the first pair apart"
+    assert not probabilities.grad[2:].any()

@@ -167,6 +167,47 @@ def test_nets_with_norms_heads_and_residuals_have_unit_tokens(arch):
     assert (moved - policy(weights, 1, net).mean).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("trunk", ["perceiver_io", "set_transformer", "edge_exchange"])
+def test_a_policy_is_told_which_channels_share_a_norm_group(trunk):
+    """The same weights mean another function where other channels are normalised together. Breaks without `siblings`."""
+    made = {}
+    for groups in (2, 4):
+        arch = Arch.of("resnet", side=8, width=8, groups=groups)
+        net, config = network(arch), PolicyConfig({"name": "unit"}, {"name": trunk, "dim": 16, "heads": 2, "edge_dim": 8})
+        policy = Policy.create(config, [arch], 0)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for parameter in policy.trunk.parameters():
+                if not parameter.any():
+                    parameter.normal_(std=0.1)
+        made[groups] = policy(draw_init(net.spec, torch.Generator().manual_seed(0))[None], 1, net).mean
+    assert made[2].shape == made[4].shape
+    assert (made[2] - made[4]).abs().max() > 1e-3
+
+
+def test_siblings_are_the_dims_of_a_head_and_plain_nets_have_none(deep):
+    vit = network(Arch.of("vit", side=4, patch=2, dim=8, heads=2))
+    siblings = build_layout({"name": "unit"}, vit.spec, vit.symmetry).siblings
+    assert sorted(torch.bincount(siblings).unique().tolist()) == [0, 1, 4], "units alone, or the four dims of one head"
+    assert build_layout({"name": "unit"}, deep.network.spec, deep.network.symmetry).siblings is None
+
+
+def test_depth_told_from_the_ends_makes_a_middle_layer_neither_first_nor_last():
+    """First and last layers are told as in shallower nets, and the middle of three as their sum less the only layer of one."""
+    places = {}
+    for hidden in ([5], [5, 5], [5, 5, 5]):
+        net = build_task("digits-mlp", hidden=hidden).network
+        layout = build_layout({"name": "unit", "depth": "ends"}, net.spec, net.symmetry)
+        places[len(hidden)] = [layout.descriptors[5 * layer, :2].tolist() for layer in range(len(hidden))]
+    assert places == {
+        1: [[1, 1]],
+        2: [[1, 0.5], [0.5, 1]],
+        3: [[1, pytest.approx(1 / 3)], [0.5, 0.5], [pytest.approx(1 / 3), 1]],
+    }
+    with pytest.raises(InputError, match="unknown tokens"):
+        build_layout({"name": "unit", "depth": "absolute"}, net.spec, net.symmetry)
+
+
 def test_queries_decide_what_units_hear_and_unknown_ones_are_refused(tiny):
     """Asked by place alone, all units of a layer get the same answer; asked by content, each its own."""
     for name, alike in (("place", True), ("content", False)):

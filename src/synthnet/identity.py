@@ -50,6 +50,19 @@ def shortfall(symmetry: Symmetry, nets: Tensor, wanted: float) -> Tensor:
     return torch.stack(found).mean().to(nets)
 
 
+def prediction_shortfall(probabilities: Tensor, references: Tensor, ratio: float) -> Tensor:
+    """How much too alike nets of different seeds predict, with a gradient: the mean over neighbours (0 and 1, 2 and 3 …) of
+    (1 − distance / wanted)², 0 where the distance is at least `wanted`, which is `ratio` times the references' mean distance.
+    Distance: total variation between class probabilities, mean over examples. Both [net example class]."""
+    wanted = ratio * _neighbour_variation(references).mean()
+    return (1 - _neighbour_variation(probabilities) / wanted).clamp_min(0).square().mean()
+
+
+def _neighbour_variation(probabilities: Tensor) -> Tensor:
+    even = len(probabilities) // 2 * 2
+    return 0.5 * (probabilities[:even:2] - probabilities[1:even:2]).abs().sum(-1).mean(-1)
+
+
 def disagreement(probabilities: Tensor) -> float:
     """Share of examples on which two different nets predict different classes, over all pairs, in [0, 1].
 

@@ -38,22 +38,25 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """3x3 convolutions conv1, conv2, …, each with ReLU and 2x2 max-pooling, then one Linear layer fc; with `hidden`, Linear
-    layers fc1, fc2, … with these sizes and ReLU between them.
+    """3x3 convolutions conv1, conv2, …, each with ReLU, all or the first `pools` of them with 2x2 max-pooling, then one Linear
+    layer fc; with `hidden`, Linear layers fc1, fc2, … with these sizes and ReLU between them.
 
     Inputs [example, channel·side·side] or [example, channel, side, side].
     """
 
-    def __init__(self, side: int, channels: list[int], n_classes: int = 10, hidden: list[int] | None = None):
+    def __init__(
+        self, side: int, channels: list[int], n_classes: int = 10, hidden: list[int] | None = None, pools: int | None = None
+    ):
         super().__init__()
         _check_sizes("cnn", [side, n_classes, *channels, *(hidden or [])], 4)
-        if side >> (len(channels) - 1) < 1:
-            raise InputError(f"a cnn halves its {side} pixels at each of {len(channels) - 1} convolutions: too few are left")
+        self.n_pools = len(channels) - 1 if pools is None else min(pools, len(channels) - 1)
+        if self.n_pools < 0 or side >> self.n_pools < 1:
+            raise InputError(f"a cnn that halves its {side} pixels {self.n_pools} times has none left")
         self.n_inputs, self.n_classes, self.n_convs = channels[0] * side**2, n_classes, len(channels) - 1
         self.shape = (channels[0], side, side)
         for index, (n_in, n_out) in enumerate(pairwise(channels), 1):
             self.add_module(f"conv{index}", nn.Conv2d(n_in, n_out, 3, padding=1))
-            side //= 2
+        side >>= self.n_pools
         self.pool = nn.MaxPool2d(2)
         sizes = [channels[-1] * side * side, *(hidden or []), n_classes]
         self.head = [f"fc{index}" for index in range(1, len(sizes))] if hidden else ["fc"]
@@ -63,7 +66,8 @@ class CNN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1).unflatten(1, self.shape)
         for index in range(1, self.n_convs + 1):
-            x = self.pool(torch.relu(self.get_submodule(f"conv{index}")(x)))
+            x = torch.relu(self.get_submodule(f"conv{index}")(x))
+            x = self.pool(x) if index <= self.n_pools else x
         x = x.flatten(1)
         for name in self.head[:-1]:
             x = torch.relu(self.get_submodule(name)(x))

@@ -17,7 +17,7 @@ from synthnet import ranks
 from synthnet.device import choose_device
 from synthnet.errors import InputError, at_least
 from synthnet.functional import cross_entropy, predictions
-from synthnet.identity import aligned_distance, shortfall
+from synthnet.identity import aligned_distance, prediction_shortfall, shortfall
 from synthnet.lab import LabConfig
 from synthnet.live import Live
 from synthnet.policy import Policy
@@ -42,7 +42,9 @@ class DistilConfig:
     input_noise: standard deviation of Gaussian noise on inputs. anchor: weight of the pairs loss (0: off). stay: weight of the
     squared distance from the start weights, mean over weights in scale units. Conventional training leaves a net near its start
     where the data does not move it; a policy that erases the start is on its way to one solution for all. apart: weight of what
-    nets of different seeds lack to `apart_ratio` times the aligned distance of the zoo's nets (`identity.shortfall`).
+    nets of different seeds lack to `apart_ratio` times the aligned distance of the zoo's nets (`identity.shortfall`). differ:
+    likewise of what their predictions lack to `apart_ratio` times the differences between the predictions of the zoo's nets on
+    the same images (`identity.prediction_shortfall`).
     """
 
     steps: list[int] = field(default_factory=lambda: [1, 2])
@@ -53,6 +55,7 @@ class DistilConfig:
     anchor: float = 0.0
     stay: float = 0.0
     apart: float = 0.0
+    differ: float = 0.0
     apart_ratio: float = 0.9
     nets: int = 32
     images: int = 256
@@ -69,11 +72,12 @@ def check_distil(config: DistilConfig, policy: Policy) -> None:
     check_steps("distil.steps", config.steps, policy)
     at_least(1, "distil", config, "nets", "images", "teachers")
     mine = ranks.own_share(config.nets, "distil.nets")
-    if config.apart and mine.stop - mine.start < 2:
+    if (config.apart or config.differ) and mine.stop - mine.start < 2:
         raise InputError(
-            f"distil.apart compares nets of different seeds: distil.nets must be at least 2 a process, got {config.nets}"
+            "distil.apart and distil.differ compare nets of different seeds: distil.nets must be at least 2 a process, "
+            f"got {config.nets}"
         )
-    at_least(0, "distil", config, "input_noise", "anchor", "stay", "apart", "apart_ratio")
+    at_least(0, "distil", config, "input_noise", "anchor", "stay", "apart", "differ", "apart_ratio")
     if config.graded is not None:
         at_least(1, "distil", config, "graded")
     at_least(2, "distil", config, "val_seeds")
@@ -110,7 +114,8 @@ def train_distil(
             if member.data_set not in soft:
                 soft[member.data_set] = ensemble_labels(member, zoo, member.data("train")[0].to(place), config.teachers)
     states = cache(lambda: [zoo.states("zoo", pairs.runs) for zoo in zoos])
-    distances = cache(lambda turn: aligned_distance(members[turn].network.symmetry, zoos[turn].states("zoo")[:64, -1]))
+    references = cache(lambda turn: zoos[turn].states("zoo")[:64, -1])
+    distances = cache(lambda turn: aligned_distance(members[turn].network.symmetry, references(turn)))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     watch = CollapseWatch(validation, config)
 
@@ -132,13 +137,18 @@ def train_distil(
         )
         start = start[ranks.own_share(config.nets, "distil.nets")]
         final = rollout(learner, start, n_steps, net, graded=config.graded)[-1]
-        target_loss = cross_entropy(net.logits(final, images), targets).mean()
+        logits = net.logits(final, images)
+        target_loss = cross_entropy(logits, targets).mean()
         loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}
         distance = ((final - start) / learner.scale(net)).square().mean()
         loss, metrics["moved"] = loss + config.stay * distance, distance.item()
         if config.apart:
             lack = shortfall(net.symmetry, final, config.apart_ratio * distances(turn))
             loss, metrics["shortfall"] = loss + config.apart * lack, lack.item()
+        if config.differ:
+            trained = predictions(net, references(turn)[:16].to(place), images)
+            lack = prediction_shortfall(logits.softmax(-1), trained, config.apart_ratio)
+            loss, metrics["likeness"] = loss + config.differ * lack, lack.item()
         if config.anchor:
             batch = draw_pairs(pairs, states()[turn], learner.config.k_max, generator(seed, "distil-anchor", update))
             anchor = pairs_loss(learner, move(batch, place), net, pairs.function, images)

@@ -63,15 +63,17 @@ def feed_forward(config: UnitConfig) -> nn.Module:
 
 
 class EdgeExchange(nn.Module):
-    """Edges update from their two units, then units from the means of their incoming and outgoing edges."""
+    """Edges update from their two units, then units from the means of their incoming and outgoing edges, and of the units that
+    the net treats together with them, where the nets it is built for have such."""
 
-    def __init__(self, config: UnitConfig):
+    def __init__(self, config: UnitConfig, layout: TokenLayout):
         super().__init__()
         dim, edge_dim = config.dim, config.edge_dim
         self.to_out, self.to_into = nn.Linear(dim, edge_dim), nn.Linear(dim, edge_dim)
         self.norm = FilmNorm(edge_dim, config.condition, config.code)
         self.mix = FeedForward(edge_dim, 2 * edge_dim)
         self.pool = nn.Linear(2 * edge_dim, dim)
+        self.together = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim)) if layout.siblings is not None else None
 
     def forward(self, units: Tensor, edges: Edges, layout: TokenLayout, conditions: list[Condition]) -> Tensor:
         """The units [net token dim] after the exchange; the edges keep theirs."""
@@ -90,7 +92,17 @@ class EdgeExchange(nn.Module):
                 edges.keep(number, tile, edge)
             pooled[:, block.into, 1] += total / block.index.shape[0]
         edges.exchanged(update, ends)
-        return units + self.pool(pooled.flatten(2))
+        units = units + self.pool(pooled.flatten(2))
+        if self.together is None or layout.siblings is None:
+            return units
+        return units + F.pad(self._of_siblings(units, layout.siblings), (0, 0, 0, units.shape[1] - layout.n_tokens))
+
+    def _of_siblings(self, units: Tensor, siblings: Tensor) -> Tensor:
+        """The mean of each token's siblings, itself among them, after `together` [net token dim]."""
+        told = self.together(units[:, : len(siblings)])
+        counts = torch.bincount(siblings, minlength=len(siblings)).clamp_min(1).to(told)
+        mean = torch.zeros_like(told).index_add(1, siblings, told) / counts[:, None]
+        return mean.index_select(1, siblings)
 
 
 class UnitTrunk(nn.Module):
@@ -100,7 +112,6 @@ class UnitTrunk(nn.Module):
         super().__init__()
         dim, width = config.dim, config.edge_dim
         self.edge_columns = edge_columns(layout)
-        self.has_edges = bool(self.edge_columns)
         self.embed = nn.Linear(layout.n_features, dim)
         self.describe = nn.Linear(layout.descriptors.shape[1], dim)
         self.steps_left = StepsLeft(k_max, config.condition)
@@ -108,7 +119,7 @@ class UnitTrunk(nn.Module):
         self.data = _zero(nn.Linear(STATISTICS, config.condition)) if config.data else None
         self.graph = LayerGraph(layout.descriptors.shape[1], config.condition, config.graph) if config.graph else None
         self.norm, self.head = FilmNorm(dim, config.condition, config.code), _zero(nn.Linear(dim, layout.n_features))
-        if self.has_edges:
+        if self.edge_columns:
             n_columns = sum(layout.vocabulary[kind] for kind in self.edge_columns)
             self.edge_describe = nn.Linear(layout.edge_descriptors.shape[1], width)
             self.edge_embed = nn.Linear(n_columns, width)

@@ -25,7 +25,7 @@ class EdgeExchangeTrunk(UnitTrunk):
     def __init__(self, config: Config, layout: TokenLayout, k_max: int):
         super().__init__(config, layout, k_max)
         dim, layers = config.dim, range(config.depth)
-        self.exchanges = nn.ModuleList(EdgeExchange(config) for _ in layers if self.has_edges)
+        self.exchanges = nn.ModuleList(EdgeExchange(config, layout) for _ in layers if self.edge_columns)
         self.mean_norms = nn.ModuleList(FilmNorm(dim, config.condition, config.code) for _ in layers)
         self.means = nn.ModuleList(nn.Sequential(nn.Linear(dim, dim), nn.GELU()) for _ in layers)
         self.spread = nn.ModuleList(nn.Linear(dim, dim) for _ in layers)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from synthnet.backbones._attention import Attention, Condition, FilmNorm
 from synthnet.backbones._edges import Edges
-from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
+from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, edge_columns, feed_forward
 from synthnet.queries import build_queries
 from synthnet.tokens import TokenLayout, Tokens
 
@@ -55,10 +55,10 @@ class Layer(nn.Module):
 
 
 class Round(nn.Module):
-    def __init__(self, config: Config, has_edges: bool, n_descriptors: int):
+    def __init__(self, config: Config, layout: TokenLayout):
         super().__init__()
-        self.queries = build_queries(config.queries, config.dim, n_descriptors)
-        self.exchange = EdgeExchange(config) if has_edges else None
+        self.queries = build_queries(config.queries, config.dim, layout.descriptors.shape[1])
+        self.exchange = EdgeExchange(config, layout) if edge_columns(layout) else None
         self.read, self.ask = Layer(config), Layer(config)
         self.think = nn.ModuleList(Layer(config) for _ in range(config.thinking))
 
@@ -85,7 +85,7 @@ class PerceiverIO(UnitTrunk):
     def __init__(self, config: Config, layout: TokenLayout, k_max: int):
         super().__init__(config, layout, k_max)
         self.latents = nn.Parameter(0.5 * torch.randn(1, config.latents, config.dim))
-        self.rounds = nn.ModuleList(Round(config, self.has_edges, layout.descriptors.shape[1]) for _ in range(config.rounds))
+        self.rounds = nn.ModuleList(Round(config, layout) for _ in range(config.rounds))
 
     def think(
         self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]

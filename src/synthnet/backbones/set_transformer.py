@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from synthnet.backbones._attention import Attention, Condition, FilmNorm
 from synthnet.backbones._edges import Edges
-from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
+from synthnet.backbones._units import EdgeExchange, UnitConfig, UnitTrunk, check, edge_columns, feed_forward
 from synthnet.errors import at_least
 from synthnet.tokens import TokenLayout, Tokens
 
@@ -28,10 +28,10 @@ class Config(UnitConfig):
 
 
 class Block(nn.Module):
-    def __init__(self, config: Config, has_edges: bool):
+    def __init__(self, config: Config, layout: TokenLayout):
         super().__init__()
         dim = config.dim
-        self.exchange = EdgeExchange(config) if has_edges else None
+        self.exchange = EdgeExchange(config, layout) if edge_columns(layout) else None
         self.attention_norm, self.attention = FilmNorm(dim, config.condition, config.code), Attention(dim, config.heads)
         self.inducing = nn.Parameter(torch.randn(1, config.inducing, dim)) if config.inducing else None
         self.gather = Attention(dim, config.heads) if config.inducing else None
@@ -52,7 +52,7 @@ class SetTransformer(UnitTrunk):
     def __init__(self, config: Config, layout: TokenLayout, k_max: int):
         super().__init__(config, layout, k_max)
         self.summary = nn.Parameter(0.02 * torch.randn(1, config.summary, config.dim))
-        self.blocks = nn.ModuleList(Block(config, self.has_edges) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, layout) for _ in range(config.depth))
 
     def think(
         self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]

@@ -1,4 +1,4 @@
-"""mnist5k-cnn with several numbers of channels: one policy for all of them."""
+"""mnist5k-cnn with several numbers of channels, and of convolutions: one policy for all of them."""
 
 from dataclasses import dataclass, field
 
@@ -13,8 +13,9 @@ class Config(FamilyConfig):
     members: list[list[int]] = field(default_factory=lambda: [[8, 16], [5, 10], [10, 20], [20, 40]])
     heldout: list[list[int]] = field(default_factory=lambda: [[4, 8], [6, 12], [12, 24], [16, 32], [32, 64]])
     depths: list[int] = field(default_factory=lambda: [2])
+    pools: int | None = None
 
 
 def build(config: Config) -> Task:
     base = one.build(one.Config(data_dir=config.data_dir))
-    return family(config, base, lambda sizes: one.build(one.Config(channels=sizes)).arch)
+    return family(config, base, lambda sizes: one.build(one.Config(channels=sizes, pools=config.pools)).arch)

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,7 +40,8 @@ class TokenLayout:
     unit_index [token feature] holds flat positions, or `n_weights` for padding; descriptors [token descriptor] say where a
     token sits in the net; token_of [weight] is the action token that each weight belongs to (edge rows count as tokens of
     their own); column_of [weight] is the column of the vocabulary. statistics [number]: what the policy is told of the data set
-    that the net is for, if anything.
+    that the net is for, if anything. siblings [token]: tokens with the same number are units that the net treats together (the
+    channels of one norm group, the dims of one head); None where no units are.
     """
 
     unit_index: Tensor
@@ -52,6 +53,7 @@ class TokenLayout:
     column_of: Tensor
     vocabulary: Mapping[str, int]
     statistics: Tensor | None = None
+    siblings: Tensor | None = None
 
     @property
     def n_weights(self) -> int:
@@ -67,12 +69,9 @@ class TokenLayout:
 
     def to(self, device: torch.device) -> "TokenLayout":
         edges = tuple(EdgeBlock(edge.kind, edge.out, edge.into, edge.index.to(device)) for edge in self.edges)
-        moved = (self.unit_index, self.descriptors, self.edge_descriptors, self.token_of, self.column_of)
-        unit, descriptors, edge_descriptors, token_of, column_of = (value.to(device) for value in moved)
-        statistics = None if self.statistics is None else self.statistics.to(device)
-        return TokenLayout(
-            unit, descriptors, edges, edge_descriptors, token_of, self.n_action_tokens, column_of, self.vocabulary, statistics
-        )
+        tables = ("unit_index", "descriptors", "edge_descriptors", "token_of", "column_of", "statistics", "siblings")
+        moved = {name: getattr(self, name).to(device) for name in tables if getattr(self, name) is not None}
+        return replace(self, edges=edges, **moved)
 
     def encode(self, flat: Tensor) -> Tokens:
         """Flat weights [net weights] -> tokens."""

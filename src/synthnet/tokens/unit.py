@@ -2,8 +2,8 @@
 
 A policy over them is exactly equivariant to permutations of hidden units: the token axis carries no position. Tensors
 without a hidden axis (the output bias) share one extra token. Units of an inner group (the dims of a head, the channels of a
-norm's group) are units like any other, one for each pair of outer and inner unit; a policy is equivariant to all permutations
-of those, which is more than the net allows.
+norm's group) are units like any other, one for each pair of outer and inner unit; which of them stand together is what
+`siblings` tells.
 """
 
 from collections.abc import Mapping
@@ -13,27 +13,36 @@ from math import log, prod
 import torch
 from torch import Tensor
 
-from synthnet.errors import InputError
+from synthnet.errors import InputError, unknown
 from synthnet.symmetry import Piece, Symmetry
 from synthnet.tokens import EdgeBlock, TokenLayout
 from synthnet.weights import WeightSpec
 
 CLASSES = "classes"
+DEPTHS = {  # place of a hidden layer, counted from the first and from the last one -> two numbers
+    "relative": lambda first, last: (first / (first + last), last / (first + last)),
+    "ends": lambda first, last: (1 / first, 1 / last),
+}
 Units = tuple[str, ...]  # a group of units: a group of the symmetry, or an outer and an inner one
 
 
 @dataclass
 class Config:
     """classes: the outputs of the net are units too, one token each with an identity of its own, and the weights of the last
-    layer are edges between them and the hidden units; without, a hidden unit's token holds its weights to all classes."""
+    layer are edges between them and the hidden units; without, a hidden unit's token holds its weights to all classes.
+    depth: how the place of hidden layer k of n is told: `relative`, k/(n+1) from both ends, or `ends`, 1/k and 1/(n+1−k), so
+    that a layer in the middle of a deep net is one that is near neither end, not one between the first and the last."""
 
     name: str = "unit"
     classes: bool = False
+    depth: str = "relative"
 
 
 def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabulary: Mapping[str, int] | None) -> TokenLayout:
     if symmetry is None:
         raise InputError("unit tokens need a traced architecture; use tokens=chunk for a file without one")
+    if config.depth not in DEPTHS:
+        raise unknown("tokens.depth", config.depth, DEPTHS)
     parts = _parts(spec, symmetry, config.classes)
     vocabulary = dict(vocabulary) if vocabulary else {part.key: part.size for part in parts}
     if missing := sorted({part.key for part in parts if vocabulary.get(part.key) != part.size}):
@@ -49,7 +58,7 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         column_of[block] = columns[part.key]
         if part.is_edge:
             edges.append(EdgeBlock(part.key, rows[part.units[0]], rows[part.units[1]], block))
-            edge_descriptors.append(_descriptor(sizes, part.units[0], config.classes))
+            edge_descriptors.append(_descriptor(sizes, part.units[0], config))
             token_of[block] = n_action + torch.arange(block.shape[0], dtype=torch.int32)[:, None, None]
             n_action += block.shape[0]
             continue
@@ -57,9 +66,7 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         unit_index[place, starts[part.key] : starts[part.key] + part.size] = block
         token_of[block] = torch.arange(place.start, place.stop, dtype=torch.int32)[:, None]
     descriptors = [
-        _descriptor(sizes, group, config.classes, number)
-        for group, place in rows.items()
-        for number in range(place.stop - place.start)
+        _descriptor(sizes, group, config, number) for group, place in rows.items() for number in range(place.stop - place.start)
     ]
     return TokenLayout(
         unit_index,
@@ -70,6 +77,7 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         n_action,
         column_of,
         vocabulary,
+        siblings=_siblings(parts, rows),
     )
 
 
@@ -82,6 +90,7 @@ class Part:
     key: str
     size: int
     block: Tensor
+    together: tuple[int, ...]  # for each group of units, how many of them in a row belong to one outer unit
 
     @property
     def is_edge(self) -> bool:
@@ -112,7 +121,8 @@ def _parts(spec: WeightSpec, symmetry: Symmetry, classes: bool) -> list[Part]:
         if len(axes) < 2:
             seen[units, key] = seen.get((units, key), 0) + 1
             key += f"~{seen[units, key]}" if seen[units, key] > 1 else ""
-        parts.append(Part(units, key, prod(rest), block))
+        together = tuple(prod(piece.index.shape[axis] for axis in place[1:]) for place in axes)
+        parts.append(Part(units, key, prod(rest), block, together))
     return parts
 
 
@@ -162,17 +172,29 @@ def _token_rows(parts: list[Part]) -> tuple[int, dict[Units | None, slice], dict
     return start + 1, rows, {units: sizes[units] for units in rows if units}
 
 
+def _siblings(parts: list[Part], rows: dict[Units | None, slice]) -> Tensor | None:
+    """The number of the set that each token's unit belongs to, where any does [token]."""
+    inner = {units: n for part in parts for units, n in zip(part.units, part.together, strict=True) if len(units) > 1}
+    if not inner:
+        return None
+    siblings = torch.arange(max(place.stop for place in rows.values()))
+    for units, together in inner.items():
+        place = torch.arange(rows[units].stop - rows[units].start)
+        siblings[rows[units]] = rows[units].start + place // together * together
+    return siblings
+
+
 def _order(units: Units) -> list[int]:
     return [1 << 30 if group == CLASSES else int(group.removeprefix("hidden")) for group in units]
 
 
-def _descriptor(sizes: Mapping[Units, int], units: Units | None, classes: bool, number: int = 0) -> list[float]:
-    """Relative depth from both ends, width on a log scale, and a flag for what cannot be permuted; then, where classes are
-    units, which class it is."""
-    n_classes = sizes[CLASSES,] if classes else 0
+def _descriptor(sizes: Mapping[Units, int], units: Units | None, config: Config, number: int = 0) -> list[float]:
+    """Depth from both ends, width on a log scale, and a flag for what cannot be permuted; then, where classes are units, which
+    class it is."""
+    n_classes = sizes[CLASSES,] if config.classes else 0
     which = [float(units == (CLASSES,) and number == index) for index in range(n_classes)]
     if units is None or units == (CLASSES,):
         return [1.0, 0.0, 0.0, 1.0, *which]
     hidden = [group for group in sizes if group != (CLASSES,)]
-    depth = (hidden.index(units) + 1) / (len(hidden) + 1)
-    return [depth, 1 - depth, log(sizes[units]) / 5, 0.0, *which]
+    from_start, from_end = hidden.index(units) + 1, len(hidden) - hidden.index(units)
+    return [*DEPTHS[config.depth](from_start, from_end), log(sizes[units]) / 5, 0.0, *which]
