@@ -183,6 +183,8 @@ def test_norms_start_as_the_identity_and_others_within_their_bound():
         ("cnn", {"side": 3, "channels": [1, 4, 4, 4, 4]}),
         ("resnet", {"side": 8, "width": 6, "groups": 4}),
         ("resnet", {"side": 8, "width": 8, "blocks": 10_000}),
+        ("resnet", {"side": 8, "width": 8, "blocks": -1}),
+        ("resnet", {"side": 8, "width": 8, "pool": 3}),
         ("resnet18", {"width": 0}),
         ("vit", {"side": 8, "patch": 3, "dim": 8}),
         ("vit", {"side": 8, "patch": 4, "dim": 9}),

@@ -18,6 +18,7 @@ from synthnet.rollout import synthesize_flat
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_calibration, run_stage
 from synthnet.tasks import build_task
+from synthnet.train_distil import member_of
 
 FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
 
@@ -30,7 +31,15 @@ def test_one_policy_goes_through_all_stages_of_a_family(tmp_path):
     base = [*FAMILY, "backbone.heads=2", "pairs.batch=4", f"zoo_dir={tmp_path / 'zoo'}"]
     quick = ["loop.updates=2", "loop.validate_every=2", "val_seeds=3"]
     pairs = run_stage("pairs", [*base, *[f"pairs.{x}" for x in quick], f"run_dir={tmp_path / 'pairs'}"])
-    distil = ["distil.steps=[3]", "distil.graded=1", "distil.stay=0.1", "distil.anchor=0.1", *[f"distil.{x}" for x in quick]]
+    distil = [
+        "distil.steps=[3]",
+        "distil.graded=1",
+        "distil.stay=0.1",
+        "distil.anchor=0.1",
+        "distil.join=1",
+        "distil.differ=0.1",
+        *[f"distil.{x}" for x in quick],
+    ]
     made = run_stage("distil", [*base, *distil, f"policy_from={pairs}", f"run_dir={tmp_path / 'distil'}"])
     grpo = ["grpo.prompts=2", "grpo.num_generations=2", "reward.batch=16", *[f"grpo.{x}" for x in quick]]
     made = run_stage("grpo", [*base, *grpo, f"policy_from={made}", f"run_dir={tmp_path / 'grpo'}"])
@@ -42,6 +51,21 @@ def test_one_policy_goes_through_all_stages_of_a_family(tmp_path):
     )
     unseen = build_task("digits-mlp", hidden=[5])
     assert synthesize_flat(policy, unseen.draw_start("val", [0]), 2, unseen.network).shape == (1, 2, 385)
+
+
+def test_members_join_one_after_another():
+    """Until update 3 the first alone, then two in turn, then all three; with join = 0 all of them from the start."""
+    assert [member_of(update, 3, 3) for update in range(12)] == [0, 0, 0, 1, 0, 1, 0, 1, 2, 0, 1, 2]
+    assert [member_of(update, 3, 0) for update in range(4)] == [0, 1, 2, 0]
+
+
+def test_a_residual_family_is_told_by_width_and_blocks():
+    family = build_task("digits-resnet-family", members=[[8, 0], [8, 1]], heldout=[[12, 2]])
+    assert [arch.kwargs["blocks"] for arch in (*family.family, *family.heldout)] == [0, 1, 2]
+    assert family.arch.spec().n_weights == (9 + 1 + 2) * 8 + (8 * 4 + 1) * 10, "stem, its norm, and 2x2 positions a channel"
+    for wrong in ([[8]], []):
+        with pytest.raises(InputError, match="width, blocks"):
+            build_task("digits-resnet-family", members=wrong)
 
 
 def test_families_draw_within_their_range_and_keep_out_what_is_held_out():

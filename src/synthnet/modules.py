@@ -87,23 +87,25 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A stem convolution, residual blocks of one width, global average pooling, and a Linear layer.
+    """A stem convolution, residual blocks of one width (none is allowed), average pooling to pool x pool, and a Linear layer.
 
     Inputs [example, channel·side·side] or [example, channel, side, side].
     """
 
-    def __init__(self, side: int, width: int, blocks: int = 2, groups: int = 4, n_in: int = 1, n_classes: int = 10):
+    def __init__(
+        self, side: int, width: int, blocks: int = 2, groups: int = 4, n_in: int = 1, n_classes: int = 10, pool: int = 1
+    ):
         super().__init__()
-        _check_sizes("resnet", [side, width, blocks, groups, n_in, n_classes], 6)
-        if width % groups or blocks > MAX_LAYERS:
+        _check_sizes("resnet", [side, width, groups, n_in, n_classes, pool, *([blocks] if blocks else [])], 6)
+        if width % groups or side % pool or blocks > MAX_LAYERS:
             raise InputError(
-                f"a resnet's width must be a multiple of its norm groups, and it has at most {MAX_LAYERS} blocks, "
-                f"got {width}, {groups} and {blocks}"
+                "a resnet's width must be a multiple of its norm groups and its side of its pool, and it has at most "
+                f"{MAX_LAYERS} blocks, got {width} and {groups}, {side} and {pool}, {blocks}"
             )
         self.n_inputs, self.n_classes, self.shape = n_in * side**2, n_classes, (n_in, side, side)
         self.stem, self.norm = nn.Conv2d(n_in, width, 3, padding=1), nn.GroupNorm(groups, width)
         self.blocks = nn.Sequential(*(ResidualBlock(width, groups) for _ in range(blocks)))
-        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(width, n_classes)
+        self.pool, self.fc = nn.AvgPool2d(side // pool), nn.Linear(width * pool**2, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1).unflatten(1, self.shape)

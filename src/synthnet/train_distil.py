@@ -37,8 +37,10 @@ from synthnet.zoo import Zoo
 class DistilConfig:
     """Settings of `synthnet distil`.
 
-    steps: the K that chains may have, one drawn per update. labels: soft (mean prediction of `teachers` zoo nets) or hard.
-    graded: through how many of a chain's last steps the gradient flows (None: all); the steps before take the policy as it is.
+    steps: the K that chains may have, one drawn per update. join: after how many updates the next of a family's members
+    joins (0: all are there from the start), so that what is hard to begin with begins as what is easy. labels: soft (mean
+    prediction of `teachers` zoo nets) or hard. graded: through how many of a chain's last steps the gradient flows (None:
+    all); the steps before take the policy as it is.
     input_noise: standard deviation of Gaussian noise on inputs. anchor: weight of the pairs loss (0: off). stay: weight of the
     squared distance from the start weights, mean over weights in scale units. Conventional training leaves a net near its start
     where the data does not move it; a policy that erases the start is on its way to one solution for all. apart: weight of what
@@ -48,6 +50,7 @@ class DistilConfig:
     """
 
     steps: list[int] = field(default_factory=lambda: [1, 2])
+    join: int = 0
     graded: int | None = None
     labels: str = "soft"
     teachers: int = 256
@@ -77,10 +80,15 @@ def check_distil(config: DistilConfig, policy: Policy) -> None:
             "distil.apart and distil.differ compare nets of different seeds: distil.nets must be at least 2 a process, "
             f"got {config.nets}"
         )
-    at_least(0, "distil", config, "input_noise", "anchor", "stay", "apart", "differ", "apart_ratio")
+    at_least(0, "distil", config, "join", "input_noise", "anchor", "stay", "apart", "differ", "apart_ratio")
     if config.graded is not None:
         at_least(1, "distil", config, "graded")
     at_least(2, "distil", config, "val_seeds")
+
+
+def member_of(update: int, n_members: int, join: int) -> int:
+    """The number of the member that an update (from 0) works on: all those that have joined, in turn."""
+    return update % (min(1 + update // join, n_members) if join else n_members)
 
 
 @torch.no_grad()
@@ -120,7 +128,7 @@ def train_distil(
     watch = CollapseWatch(validation, config)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
-        turn = update % len(members)
+        turn = member_of(update, len(members), config.join)
         net = members[turn].network
         n_steps, start, images, targets = draw_prompt(
             "distil",
