@@ -102,11 +102,18 @@ def test_networks_of_one_architecture_are_traced_once_whatever_their_task(monkey
     assert (one.task, other.task, bare.task) == ("a", "b", None)
 
 
-def test_a_cnn_pools_after_its_first_convolutions_only():
-    """Four convolutions, two of them pooled: 14 -> 7 -> 3 pixels, so 9 positions for each of the last channels."""
-    deep = Arch.of("cnn", side=14, channels=[1, 2, 3, 3, 4], pools=2).build()
-    assert deep.fc.in_features == 4 * 9
-    assert deep(torch.zeros(2, 196)).shape == (2, 10)
+@pytest.mark.parametrize("channels", [[1, 4], [1, 2, 4], [1, 2, 3, 3, 4]])
+def test_a_cnn_of_any_depth_pools_as_often_as_it_is_told(channels):
+    """14 -> 7 -> 3 pixels, so 9 positions for each of the last channels; one white pixel is seen through all of it."""
+    net = Arch.of("cnn", side=14, channels=channels, pools=2).build()
+    assert net.fc.in_features == 4 * 9
+    dark, lit = torch.zeros(1, 196), torch.zeros(1, 196)
+    lit[0, 0] = 9.0
+    assert net(lit).shape == (1, 10)
+    assert not torch.equal(net(lit), net(dark))
+
+
+def test_a_cnn_pools_after_every_convolution_by_default_and_never_its_last_pixel_away():
     by_default = Arch.of("cnn", side=14, channels=[1, 2, 3, 4]).build()
     assert by_default.fc.in_features == 4
     with pytest.raises(InputError, match="none left"):

@@ -38,8 +38,9 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """3x3 convolutions conv1, conv2, …, each with ReLU, all or the first `pools` of them with 2x2 max-pooling, then one Linear
-    layer fc; with `hidden`, Linear layers fc1, fc2, … with these sizes and ReLU between them.
+    """3x3 convolutions conv1, conv2, …, each with ReLU and 2x2 max-pooling, then one Linear layer fc; with `hidden`, Linear
+    layers fc1, fc2, … with these sizes and ReLU between them. With `pools`, so many poolings: one after each of the first
+    convolutions, those that are left after the last, so that nets of any depth have maps of one size.
 
     Inputs [example, channel·side·side] or [example, channel, side, side].
     """
@@ -49,7 +50,7 @@ class CNN(nn.Module):
     ):
         super().__init__()
         _check_sizes("cnn", [side, n_classes, *channels, *(hidden or [])], 4)
-        self.n_pools = len(channels) - 1 if pools is None else min(pools, len(channels) - 1)
+        self.n_pools = len(channels) - 1 if pools is None else pools
         if self.n_pools < 0 or side >> self.n_pools < 1:
             raise InputError(f"a cnn that halves its {side} pixels {self.n_pools} times has none left")
         self.n_inputs, self.n_classes, self.n_convs = channels[0] * side**2, n_classes, len(channels) - 1
@@ -68,6 +69,8 @@ class CNN(nn.Module):
         for index in range(1, self.n_convs + 1):
             x = torch.relu(self.get_submodule(f"conv{index}")(x))
             x = self.pool(x) if index <= self.n_pools else x
+        for _ in range(self.n_convs, self.n_pools):
+            x = self.pool(x)
         x = x.flatten(1)
         for name in self.head[:-1]:
             x = torch.relu(self.get_submodule(name)(x))

@@ -1,6 +1,6 @@
 """The 5,000 MNIST images of mnist5k-mlp pooled to 14x14, and a CNN: 3x3 convolutions of 8 and 16 channels, each with ReLU and
-max-pooling, and a Linear layer; 2,698 weights by default. `pools`: only so many of the first convolutions are pooled. With
-`data_dir`: full MNIST or Fashion-MNIST, pooled alike.
+max-pooling, and a Linear layer; 2,698 weights by default. `pools`: how many max-poolings, whatever the number of convolutions.
+With `data_dir`: full MNIST or Fashion-MNIST, pooled alike.
 """
 
 from dataclasses import dataclass, field
