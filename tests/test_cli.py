@@ -391,17 +391,3 @@ def test_widths_are_settings_of_a_task(folder, capsys):
     code, _, err = run(capsys, "init", "--set", "hidden", "-o", "d.safetensors")
     assert code == 2
     assert "KEY=VALUE" in err
-
-
-def test_a_memory_budget_changes_no_bit_and_is_refused_where_it_is_too_small(tmp_path, capsys):
-    assert (
-        main(["init", "--task", "digits-mlp-family", "--set", "members=[[24,24]]", "-o", str(tmp_path / "a.safetensors")]) == 0
-    )
-    base = ["synthesize", str(tmp_path / "a.safetensors"), "--policy", "digits-mlp-family", "--steps", "2"]
-    assert main([*base, "-o", str(tmp_path / "free.safetensors")]) == 0
-    assert main([*base, "-o", str(tmp_path / "tight.safetensors"), "--memory", "525M"]) == 0
-    free, tight = (read_weights(tmp_path / f"{name}.safetensors").tensors for name in ("free", "tight"))
-    assert all(torch.equal(free[name], tight[name]) for name in free)
-    for wrong, message in (("1M", "need at least"), ("much", "as in 8G"), ("-3G", "as in 8G")):
-        assert main([*base, "-o", str(tmp_path / "x.safetensors"), f"--memory={wrong}"]) == 2
-        assert message in capsys.readouterr().err

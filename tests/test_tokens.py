@@ -3,6 +3,7 @@ import torch
 
 from conftest import TINY_TRUNK, make_policy
 from synthnet.arch import Arch
+from synthnet.cli import main
 from synthnet.errors import InputError
 from synthnet.functional import network
 from synthnet.policy import Policy, PolicyConfig
@@ -10,6 +11,7 @@ from synthnet.rollout import rollout
 from synthnet.start import draw_init
 from synthnet.tasks import build_task
 from synthnet.tokens import Tokens, build_layout
+from synthnet.weights import read_weights
 
 
 def _layout(task, scheme):
@@ -172,15 +174,9 @@ def test_a_policy_is_told_which_channels_share_a_norm_group(trunk):
     """The same weights mean another function where other channels are normalised together. Breaks without `siblings`."""
     made = {}
     for groups in (2, 4):
-        arch = Arch.of("resnet", side=8, width=8, groups=groups)
-        net, config = network(arch), PolicyConfig({"name": "unit"}, {"name": trunk, "dim": 16, "heads": 2, "edge_dim": 8})
-        policy = Policy.create(config, [arch], 0)
-        torch.manual_seed(0)
-        with torch.no_grad():
-            for parameter in policy.trunk.parameters():
-                if not parameter.any():
-                    parameter.normal_(std=0.1)
-        made[groups] = policy(draw_init(net.spec, torch.Generator().manual_seed(0))[None], 1, net).mean
+        task = build_task("digits-resnet", width=8, groups=groups)
+        policy = make_policy(task, {"name": trunk, "dim": 16, "heads": 2, "edge_dim": 8})
+        made[groups] = policy(task.draw_start("val", [0]), 1, task.network).mean
     assert made[2].shape == made[4].shape
     assert (made[2] - made[4]).abs().max() > 1e-3
 
@@ -245,3 +241,17 @@ def test_streamed_edges_give_the_same_bits_as_held_ones(deep, backbone, tile, mo
         monkeypatch.setattr(_edges, "TILE", 1 << 16)
         with torch.no_grad():
             assert torch.allclose(rollout(policy, start, 2, deep.network)[-1], held[-1], atol=1e-5)
+
+
+def test_a_memory_budget_changes_no_bit_and_is_refused_where_it_is_too_small(tmp_path, capsys):
+    assert (
+        main(["init", "--task", "digits-mlp-family", "--set", "members=[[24,24]]", "-o", str(tmp_path / "a.safetensors")]) == 0
+    )
+    base = ["synthesize", str(tmp_path / "a.safetensors"), "--policy", "digits-mlp-family", "--steps", "2"]
+    assert main([*base, "-o", str(tmp_path / "free.safetensors")]) == 0
+    assert main([*base, "-o", str(tmp_path / "tight.safetensors"), "--memory", "525M"]) == 0
+    free, tight = (read_weights(tmp_path / f"{name}.safetensors").tensors for name in ("free", "tight"))
+    assert all(torch.equal(free[name], tight[name]) for name in free)
+    for wrong, message in (("1M", "need at least"), ("much", "as in 8G"), ("-3G", "as in 8G")):
+        assert main([*base, "-o", str(tmp_path / "x.safetensors"), f"--memory={wrong}"]) == 2
+        assert message in capsys.readouterr().err

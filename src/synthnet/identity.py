@@ -45,17 +45,19 @@ def shortfall(symmetry: Symmetry, nets: Tensor, wanted: float) -> Tensor:
     found = []
     for one, other in zip(flat[:-1:2], flat[1::2], strict=True):
         permutations = symmetry.align(one.detach(), other.detach())[1]
-        distance = (symmetry.permute(one, permutations) - other).norm()
-        found.append((1 - distance / wanted).clamp_min(0).square())
-    return torch.stack(found).mean().to(nets)
+        found.append((symmetry.permute(one, permutations) - other).norm())
+    return _lack(torch.stack(found), wanted).to(nets)
 
 
 def prediction_shortfall(probabilities: Tensor, references: Tensor, ratio: float) -> Tensor:
     """How much too alike nets of different seeds predict, with a gradient: the mean over neighbours (0 and 1, 2 and 3 …) of
     (1 − distance / wanted)², 0 where the distance is at least `wanted`, which is `ratio` times the references' mean distance.
     Distance: total variation between class probabilities, mean over examples. Both [net example class]."""
-    wanted = ratio * _neighbour_variation(references).mean()
-    return (1 - _neighbour_variation(probabilities) / wanted).clamp_min(0).square().mean()
+    return _lack(_neighbour_variation(probabilities), ratio * _neighbour_variation(references).mean())
+
+
+def _lack(distances: Tensor, wanted: float | Tensor) -> Tensor:
+    return (1 - distances / wanted).clamp_min(0).square().mean()
 
 
 def _neighbour_variation(probabilities: Tensor) -> Tensor:

@@ -94,9 +94,7 @@ def member_of(update: int, n_members: int, join: int) -> int:
 @torch.no_grad()
 def ensemble_labels(task: Task, zoo: Zoo, inputs: Tensor, n_teachers: int) -> Tensor:
     """Mean predicted probabilities [example class] of zoo nets on their own training images."""
-    available = len(zoo.seeds("zoo"))
-    nets = zoo.states("zoo", min(n_teachers, available))[:, -1].to(inputs.device)
-    return predictions(task.network, nets, inputs).mean(0)
+    return predictions(task.network, zoo.trained(n_teachers).to(inputs.device), inputs).mean(0)
 
 
 def train_distil(
@@ -122,7 +120,7 @@ def train_distil(
             if member.data_set not in soft:
                 soft[member.data_set] = ensemble_labels(member, zoo, member.data("train")[0].to(place), config.teachers)
     states = cache(lambda: [zoo.states("zoo", pairs.runs) for zoo in zoos])
-    references = cache(lambda turn: zoos[turn].states("zoo")[:64, -1])
+    references = cache(lambda turn: zoos[turn].trained(64).to(place))
     distances = cache(lambda turn: aligned_distance(members[turn].network.symmetry, references(turn)))
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     watch = CollapseWatch(validation, config)
@@ -154,7 +152,7 @@ def train_distil(
             lack = shortfall(net.symmetry, final, config.apart_ratio * distances(turn))
             loss, metrics["shortfall"] = loss + config.apart * lack, lack.item()
         if config.differ:
-            trained = predictions(net, references(turn)[:16].to(place), images)
+            trained = predictions(net, references(turn)[:16], images)
             lack = prediction_shortfall(logits.softmax(-1), trained, config.apart_ratio)
             loss, metrics["likeness"] = loss + config.differ * lack, lack.item()
         if config.anchor:

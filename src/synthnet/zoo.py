@@ -99,6 +99,10 @@ class Zoo:
                 raise InputError(f"{self.path / shard} is missing or damaged ({error}); delete it and build again") from error
         return torch.cat(parts)
 
+    def trained(self, n_runs: int) -> Tensor:
+        """Clean weights [net weights] of the first `n_runs` runs trained for the zoo, or of all where there are fewer."""
+        return self.states("zoo", min(n_runs, len(self.seeds("zoo"))))[:, -1]
+
     def seeds(self, purpose: str = "zoo") -> list[int]:
         return [row["seed"] for row in self.index if row["purpose"] == purpose]
 

@@ -177,7 +177,7 @@ def _siblings(parts: list[Part], rows: dict[Units | None, slice]) -> Tensor | No
     inner = {units: n for part in parts for units, n in zip(part.units, part.together, strict=True) if len(units) > 1}
     if not inner:
         return None
-    siblings = torch.arange(max(place.stop for place in rows.values()))
+    siblings = torch.arange(rows[None].stop)
     for units, together in inner.items():
         place = torch.arange(rows[units].stop - rows[units].start)
         siblings[rows[units]] = rows[units].start + place // together * together
