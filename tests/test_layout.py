@@ -34,7 +34,7 @@ ORDER = [
     ["guards"],
     ["training", "policy_gradient"],
     ["grpo_settings"],
-    ["experience"],
+    ["experience", "role_noise"],
     [
         "train_pairs",
         "train_grpo",

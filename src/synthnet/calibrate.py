@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from synthnet.device import choose_device
 from synthnet.errors import InputError
@@ -16,7 +17,7 @@ from synthnet.rewards import terms
 from synthnet.scoring import RewardConfig
 from synthnet.signal import effective_dimension
 from synthnet.tasks import Task
-from synthnet.train_grpo import half_agreement, most_tokens, prepare
+from synthnet.train_grpo import half_agreement, most_tokens, noise_shares, prepare, set_sigma
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 SNR_WANTED = 9.0  # spread of rewards in a group at least three times the noise of its minibatch
@@ -44,14 +45,15 @@ def calibrate(
 ) -> Iterator[Measured]:
     """Measure the policy at each sigma, on rollouts that no run uses. Accepted is a sigma whose noise costs at most a tenth of
     the reward's head-room and whose spread is at least three times the minibatch noise: take the largest such."""
-    hooks = load_hooks(reward.python, reward.python_weights)
+    config, hooks = replace(config, sigma=SIGMAS[0]), load_hooks(reward.python, reward.python_weights)
     check(config, reward, policy, bool(hooks))
     check_members(config, task)
-    policy, place = prepare(policy, replace(config, sigma=None), seed), choose_device(device)
+    policy, place = prepare(policy, config, seed), choose_device(device)
     policy.to(place)
     best = sum(weight * getattr(terms()[name], "BEST", 1.0) for name, weight in reward.weights.items())
     members = task.members if config.mixed else task.members[:1]
-    run = partial(_measure, policy, members, reward=reward, hooks=hooks, seed=seed)
+    shares = noise_shares(policy, members, config, reward, seed)
+    run = partial(_measure, policy, members, reward=reward, hooks=hooks, shares=shares, seed=seed)
     quiet = run(replace(config, num_generations=2, mirrored=False), sigma=1e-6)[0]
     for sigma in SIGMAS:
         mean, spread, snr, cosine, n_rollouts = run(config, sigma=sigma)
@@ -66,10 +68,11 @@ def _measure(
     reward: RewardConfig,
     hooks: Sequence[Hook],
     sigma: float,
+    shares: Tensor,
     seed: int,
 ) -> tuple:
     """Means over a few batches of rollouts: reward, spread, signal to noise, half-batch cosine; and rollouts per batch."""
-    policy.log_sigma.data.fill_(sigma).log_()
+    set_sigma(policy, sigma, shares)
     found, n_rollouts, longest = [], 0, most_tokens(policy, members, config)
     for index in range(UPDATES):
         update = -1 - index  # before any update of a run, so that no run repeats these draws

@@ -22,21 +22,23 @@ from synthnet.training import LoopConfig, OptimConfig, check_steps
 class GrpoConfig(SamplingConfig):
     """Settings of `synthnet grpo`; names as in TRL where the meaning is the same, formulas and sources in `grpo.py`.
 
-    sigma: action noise in scale units (None: the policy's own; of a latent code, in its own units). grouping: inter, process,
-    intra or both; mix: the weight of the intra part in both; step_rewards: whether a step's gain is what it adds to a net's
-    quality, or the whole reward comes at the last step; discount: of gains yet to come, in process. scale_rewards: group, batch
-    or none, with a noise_floor under the deviation. loss_type: grpo, bnpo, dapo or dr_grpo. importance_sampling_level: token,
-    sequence or normalized. epsilon, epsilon_high, delta: the clip. beta: weight of the KL to the reference policy, the one it
-    started from, which with sync_ref_model moves by ref_model_mixup_alpha towards the learner every ref_model_sync_steps
-    updates. target_kl: where further passes over the same samples stop. action: weights, or code: a latent code of code_dim
-    numbers per step. micro_batches: parts of prompts whose gradients are accumulated, for less memory. trainable: all, head,
-    film or lora (of lora_rank). mixed: every update holds prompts of all members of a family, instead of one member's in
-    turn. select: what the best policy is chosen by on val: accuracy, the reward itself, or nothing (last), where val is too
-    small for what is rewarded. signal_every: how often half-batch agreement is measured (0: never). control: a negative
-    control, for ablation: constant, flip or random advantages.
+    sigma: action noise in scale units (None: the policy's own; of a latent code, in its own units); sigma_by: the same for
+    all weights (weight), or for the role that rewards feel most, and more for roles that they feel less (role). grouping:
+    inter, process, intra or both; mix: the weight of the intra part in both; step_rewards: whether a step's gain is what it
+    adds to a net's quality, or the whole reward comes at the last step; discount: of gains yet to come, in process.
+    scale_rewards: group, batch or none, with a noise_floor under the deviation. loss_type: grpo, bnpo, dapo or dr_grpo.
+    importance_sampling_level: token, sequence or normalized. epsilon, epsilon_high, delta: the clip. beta: weight of the KL
+    to the reference policy, the one it started from, which with sync_ref_model moves by ref_model_mixup_alpha towards the
+    learner every ref_model_sync_steps updates. target_kl: where further passes over the same samples stop. action: weights,
+    or code: a latent code of code_dim numbers per step. micro_batches: parts of prompts whose gradients are accumulated, for
+    less memory. trainable: all, head, film or lora (of lora_rank). mixed: every update holds prompts of all members of a
+    family, instead of one member's in turn. select: what the best policy is chosen by on val: accuracy, the reward itself, or
+    nothing (last), where val is too small for what is rewarded. signal_every: how often half-batch agreement is measured (0:
+    never). control: a negative control, for ablation: constant, flip or random advantages.
     """
 
     sigma: float | None = None
+    sigma_by: str = "weight"
     grouping: str = "inter"
     mix: float = 0.25
     step_rewards: bool = True
@@ -79,6 +81,7 @@ class GrpoConfig(SamplingConfig):
 HOT_CHOICES = ("steps_by", "noisy_steps", "grouping", "scale_rewards", "loss_type", "importance_sampling_level")
 CHOICES = {
     **{name: HOT[f"grpo.{name}"] for name in HOT_CHOICES},
+    "sigma_by": ("weight", "role"),
     "action": ("weights", "code"),
     "select": ("accuracy", "reward", "last"),
     "control": (None, *CONTROLS),
@@ -132,6 +135,10 @@ def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
         raise InputError("grpo.current_states needs one process: which prompts it replaces depends on the whole update")
     if config.sigma is not None and not 0 < config.sigma < math.inf:
         raise InputError(f"grpo.sigma must be positive and finite on every trained step, got {config.sigma}")
+    if config.sigma_by == "role" and (config.action == "code" or policy.config.action.learn_sigma):
+        raise InputError("grpo.sigma_by=role shares out a fixed noise of weights: not with grpo.action=code or a learned sigma")
+    if config.sigma_by == "role" and config.sigma is None:
+        raise InputError("grpo.sigma_by=role needs grpo.sigma: the noise of the role that rewards feel most")
     for name in ("current_states", "discount", "ref_model_mixup_alpha"):
         if not 0 <= getattr(config, name) <= 1:
             raise InputError(f"grpo.{name} must lie in [0, 1], got {getattr(config, name)}")

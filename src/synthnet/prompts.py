@@ -10,7 +10,7 @@ from synthnet.seeds import generator
 from synthnet.tasks import Task
 
 # Start seeds of each stage begin far above those of any zoo, so that no stage sees another's start weights.
-FIRST_SEED = {"distil": 1 << 23, "grpo": 1 << 24, "critic": 1 << 26}
+FIRST_SEED = {"distil": 1 << 23, "grpo": 1 << 24, "critic": 1 << 26, "role-noise": 1 << 27}
 
 
 class Prompt(NamedTuple):

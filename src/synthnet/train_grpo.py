@@ -25,6 +25,7 @@ from synthnet.live import Live
 from synthnet.policy import Policy
 from synthnet.policy_gradient import policy_loss, split_steps, token_counts
 from synthnet.reward_hook import Hook, load_hooks
+from synthnet.role_noise import role_shares
 from synthnet.scoring import RewardConfig
 from synthnet.signal import effective_dimension, half_batch_cosine
 from synthnet.snapshot import finish
@@ -57,15 +58,21 @@ def train_grpo(
     check_members(config, task)
     policy, place = prepare(policy, config, seed), choose_device(device)
     policy.to(place)
+    shares = noise_shares(policy, task.members, config, reward, seed)
+    if config.sigma is not None:
+        set_sigma(policy, config.sigma, shares)
+    own_sigma = policy.log_sigma.detach().exp()
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
     reference = copy.deepcopy(frozen)
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     watch = CollapseWatch(validation, config)
-    members, agreement, own_sigma = task.members, deque(maxlen=NOISE_WINDOW), frozen.log_sigma.exp()
+    members, agreement = task.members, deque(maxlen=NOISE_WINDOW)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
         if not learner.config.action.learn_sigma:
-            set_sigma(learner, own_sigma if config.sigma is None else config.sigma)
+            learner.log_sigma.data.copy_(own_sigma.log())
+            if config.sigma is not None:
+                set_sigma(learner, config.sigma, shares)
         longest = most_tokens(learner, members, config)
         chosen = members if config.mixed else [members[update % len(members)]]
         signal = config.signal_every > 0 and update % config.signal_every == 0
@@ -110,22 +117,26 @@ def train_grpo(
 
 
 def prepare(policy: Policy, config: GrpoConfig, seed: int) -> Policy:
-    """The policy with the action, the noise and the trainable part that the settings ask for. A critic is dropped: what it
+    """The policy with the action and the trainable part that the settings ask for. A critic is dropped: what it
     foresaw was the policy before."""
     policy.drop_critic()
     if config.action == "code" and not policy.code_dim:
         policy = policy.with_code(config.code_dim, seed)
-    if config.sigma is not None:
-        set_sigma(policy, float(config.sigma))
     freeze_all_but(policy, config.trainable, config.lora_rank, seed)
     return policy.train()
 
 
-def set_sigma(policy: Policy, sigma: float | Tensor) -> None:
-    """Give the policy's action its noise, in scale units: one for all weights, or one for each column of the vocabulary."""
-    policy.log_sigma.data.copy_(torch.as_tensor(sigma).log())
-    if isinstance(sigma, float):
-        policy.config.action.sigma = sigma
+def noise_shares(policy: Policy, members: Sequence[Task], config: GrpoConfig, reward: RewardConfig, seed: int) -> Tensor:
+    """The noise of each column of the vocabulary as a multiple of sigma."""
+    if config.sigma_by == "role":
+        return role_shares(policy, members, reward.split, seed).to(policy.device)
+    return torch.ones(len(policy.vocabulary), device=policy.device)
+
+
+def set_sigma(policy: Policy, sigma: float, shares: Tensor) -> None:
+    """Give the policy's action its noise: sigma, in scale units, times what each column of the vocabulary takes of it."""
+    policy.log_sigma.data.copy_((sigma * shares).log())
+    policy.config.action.sigma = float(sigma)
 
 
 def most_tokens(policy: Policy, members: Sequence[Task], config: GrpoConfig) -> int:

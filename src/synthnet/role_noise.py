@@ -1,0 +1,55 @@
+"""Action noise by role: what each kind of weight moves the reward, so that noise can be shared out among the roles.
+
+With one sigma for all weights, nearly all of the reward's spread comes from the few weights that it feels most (in a small MLP,
+its last layer), and what the others did is lost in it: their share of the policy gradient is noise (LOG.md has figures).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from synthnet.action import standard_noise
+from synthnet.functional import score
+from synthnet.grpo import mirrored_sign
+from synthnet.policy import Policy
+from synthnet.prompts import draw_prompt
+from synthnet.rewards import quality
+from synthnet.rollout import rollout
+from synthnet.seeds import generator
+from synthnet.tasks import Task
+
+PROBE = 0.05  # scale units: small enough that the spread is proportional to it
+MOST = 50.0  # times the noise of the role that is felt most; dead weights would ask for infinitely much
+PROMPTS, DRAWS, IMAGES = 8, 32, 512
+
+
+@torch.no_grad()
+def role_shares(policy: Policy, members: Sequence[Task], split: str, seed: int) -> Tensor:
+    """The noise of each role [role], as a multiple of that of the role which rewards feel most, so that each role alone would
+    spread rewards equally.
+
+    A role is a column of the policy's vocabulary. Measured once, on what one step of this policy makes of fresh start weights:
+    the spread of quality over mirrored draws of small noise on the weights of that role alone, as a root mean square over start
+    weights and over the members that have the role.
+    """
+    felt, times = torch.zeros(len(policy.vocabulary)), torch.zeros(len(policy.vocabulary))
+    for member in members:
+        prompt = draw_prompt("role-noise", member, split, policy.device, [1], PROMPTS, IMAGES, 0.0, seed, 0)
+        nets = rollout(policy, prompt.start, 1, member.network)[-1]
+        columns = policy.layout(member.network).column_of
+        noise = standard_noise((DRAWS // 2, nets.shape[1]), generator(seed, "role-noise-draws"), nets.device)
+        noise = noise.repeat_interleave(2, 0) * mirrored_sign(DRAWS).to(nets)[:, None] * policy.scale(member.network)
+        for role in columns.unique().tolist():
+            nudges = PROBE * noise * (columns == role)
+            felt[role] += _variance(member, nets, nudges, prompt.images, prompt.labels)
+            times[role] += 1
+    felt = (felt / times.clamp_min(1)).sqrt()
+    shares = (felt.max() / felt).clamp(max=MOST)  # no role of these members felt at all: felt.max() / 0, the most
+    return torch.where(times > 0, shares, torch.ones_like(shares)).nan_to_num(nan=1.0)
+
+
+def _variance(member: Task, nets: Tensor, nudges: Tensor, images: Tensor, labels: Tensor) -> float:
+    """Variance of quality over the nudges [draw weights], mean over nets."""
+    spreads = [quality(*score(member.network, weights + nudges, images, labels), member.n_classes).var() for weights in nets]
+    return torch.stack(spreads).mean().item()

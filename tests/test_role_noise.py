@@ -1,0 +1,87 @@
+"""Noise shared out among roles: each role alone then spreads rewards equally, and the stage trains with it."""
+
+import pytest
+import torch
+
+from conftest import make_policy
+from synthnet.errors import InputError
+from synthnet.evaluation import task_of_policy
+from synthnet.functional import score
+from synthnet.grpo_settings import GrpoConfig
+from synthnet.policy_file import load_policy
+from synthnet.rewards import quality
+from synthnet.role_noise import MOST, role_shares
+from synthnet.rollout import synthesize_flat
+from synthnet.scoring import RewardConfig
+from synthnet.stages import run_calibration
+from synthnet.synthesis import policy_path
+from synthnet.train_grpo import noise_shares, train_grpo
+from synthnet.training import LoopConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds")
+ROLE = {"prompts": 2, "num_generations": 4, "steps": [1], "val_seeds": 4, "sigma": 0.02, "sigma_by": "role"}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """The bundled mnist5k-mlp policy, whose nets work: near chance, accuracy jumps and spreads are not proportional to noise."""
+    policy = load_policy(policy_path("mnist5k-mlp"))
+    return policy, task_of_policy(policy)
+
+
+def test_each_role_alone_spreads_rewards_as_much_as_any_other(shipped):
+    """Measured with other draws, start weights and images than the shares were. Breaks if shares multiply the wrong columns, or
+    are variances instead of deviations."""
+    policy, task = shipped
+    net, start, (images, labels) = task.network, task.draw_start("val", list(range(12))), task.data("train")
+    shares = role_shares(policy, task.members, "train", seed=0)
+    assert shares.min() == 1 and shares.max() <= MOST
+    nets, columns = synthesize_flat(policy, start, 1, net)[:, -1], policy.layout(net).column_of
+    noise = torch.randn((96, net.spec.n_weights), generator=torch.Generator().manual_seed(9)) * policy.scale(net)
+
+    def spread(role: int, sigma: float) -> float:
+        nudges = sigma * noise * (columns == role)
+        variances = [quality(*score(net, w + nudges, images, labels), task.n_classes).var() for w in nets]
+        return torch.stack(variances).mean().sqrt().item()
+
+    even = [spread(role, 0.03 * shares[role].item()) for role in range(len(shares)) if shares[role] < MOST]
+    uneven = [spread(role, 0.03) for role in range(len(shares)) if shares[role] < MOST]
+    assert len(even) == 3  # the bias of the hidden layer is hardly felt at all: it gets the most noise that a role may have
+    assert max(even) < 1.5 * min(even)
+    assert max(uneven) > 3 * min(uneven)
+
+
+def test_shares_depend_on_nothing_but_policy_and_seed(policy, tiny):
+    first, again = (role_shares(policy, tiny.members, "train", seed=1) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, role_shares(policy, tiny.members, "train", seed=2))
+
+
+def test_one_sigma_for_all_weights_is_the_default(policy, tiny):
+    assert torch.equal(noise_shares(policy, tiny.members, GrpoConfig(), RewardConfig(), 0), torch.ones(len(policy.vocabulary)))
+
+
+def test_the_stage_trains_with_it_and_keeps_it_in_the_policy(tmp_path, policy, tiny):
+    config = GrpoConfig(**ROLE, loop=LoopConfig(updates=2, validate_every=2, checkpoint_every=2), select="last")
+    shares = role_shares(policy, tiny.members, "train+reward", seed=0)
+    train_grpo(policy, tiny, config, RewardConfig(batch=40), tmp_path / "run", "x", seed=0)
+    kept = load_policy(tmp_path / "run" / "policy.safetensors")
+    assert kept.log_sigma.exp() == pytest.approx(0.02 * shares, rel=1e-5)
+    assert kept.config.action.sigma == 0.02
+
+
+def test_calibration_measures_with_shares_and_says_so(tmp_path, policy, tiny):
+    policy.save(tmp_path / "p.safetensors")
+    settings = ["task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "reward.batch=40"]
+    line = run_calibration([*settings, "grpo.sigma_by=role", f"policy_from={tmp_path}/p.safetensors"])
+    assert line.startswith("grpo.sigma_by=role grpo.sigma=")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"sigma": None}, "needs grpo.sigma"), ({"action": "code"}, "fixed noise of weights"), ({"sigma_by": "x"}, "weight, role")],
+)
+def test_unsound_settings_are_refused(tmp_path, policy, tiny, changes, message):
+    with pytest.raises(InputError, match=message):
+        train_grpo(policy, tiny, GrpoConfig(**{**ROLE, **changes}), RewardConfig(batch=40), tmp_path / "run", "x", seed=0)
+    assert not (tmp_path / "run").exists()
