@@ -9,6 +9,7 @@ best-of-K sampling of the policy before GRPO, with as many draws per seed as ask
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from synthnet.policy_file import load_policy
 from synthnet.population import Training, grow_twins, train_population
 from synthnet.report import percent, table
 from synthnet.rewards import quality
+from synthnet.role_noise import role_shares
 from synthnet.rollout import rollout
 from synthnet.seeds import generator
 from synthnet.start import init_scale
@@ -57,12 +59,17 @@ def tuned_recipe(task: Task, seeds: int = 64) -> Recipe:
 
 
 @torch.no_grad()
-def best_of(policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int, sigma: float) -> Tensor:
-    """Per seed, the best of `draws` actions at the last step by the reward that GRPO had, on all train + reward images.
+def best_of(
+    policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int, sigma: Tensor, n_images: int | None = None
+) -> Tensor:
+    """Per seed, the best of `draws` actions at the last step, with noise `sigma` [weights] in scale units, by the reward that
+    GRPO had on train + reward images: all, or `n_images` of them.
 
     The sampling is the one the shipped policies were trained with: earlier steps take the mean action.
     """
     net, (inputs, labels), scale = task.network, task.data("train+reward"), init_scale(task.network.spec)
+    chosen = torch.randperm(len(inputs), generator=generator(0, "best-of-images"))[:n_images]
+    inputs, labels = inputs[chosen], labels[chosen]
     state = start if n_steps == 1 else rollout(policy, start, n_steps, net)[-2]
     mean = policy(state / scale, 1, net).mean
     best, top = mean.clone(), torch.full((len(start),), -torch.inf, dtype=torch.float64)
@@ -84,11 +91,20 @@ def tuned(task: Task, options, what):
     return max(options, key=lambda setting: score(task.network, what(setting), inputs, labels)[0].mean().item())
 
 
-def tuned_best_of(policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int) -> tuple[Tensor, float]:
-    """Nets of best-of-K for these start weights, and its sigma, tuned on val with a tenth of the draws."""
+def tuned_best_of(
+    policy: Policy, task: Task, start: Tensor, n_steps: int, draws: int, n_images: int | None = None
+) -> tuple[Tensor, dict]:
+    """Nets of best-of-K for these start weights, and its noise, tuned on val with a tenth of the draws: sigma, the same for all
+    weights or shared out among roles."""
     val, few = task.draw_start("val", list(range(16))), max(draws // 10, BEST_OF_BATCH)
-    sigma = tuned(task, BEST_OF_SIGMAS, lambda sigma: best_of(policy, task, val, n_steps, few, sigma))
-    return best_of(policy, task, start, n_steps, draws, sigma), sigma
+    shares = role_shares(policy, task.members, "train+reward", 0)[policy.layout(task.network).column_of]
+    noises = {"weight": torch.ones_like(shares), "role": shares}
+
+    def made(start: Tensor, draws: int, how: tuple[str, float]) -> Tensor:
+        return best_of(policy, task, start, n_steps, draws, how[1] * noises[how[0]], n_images)
+
+    how = tuned(task, list(product(noises, BEST_OF_SIGMAS)), lambda how: made(val, few, how))
+    return made(start, draws, how), {"sigma_by": how[0], "sigma": how[1]}
 
 
 def controls(task: Task, zoo: Zoo, n_seeds: int) -> dict[str, Tensor]:
@@ -153,9 +169,9 @@ def best_of_report(options: argparse.Namespace, task: Task) -> dict:
     start, made = task.draw_start("test", list(range(options.best_of_seeds))), {}
     policy = load_policy(policy_path(options.before))
     for n_steps in (1, 2):
-        nets, sigma = tuned_best_of(policy, task, start, n_steps, options.draws)
+        nets, noise = tuned_best_of(policy, task, start, n_steps, options.draws)
         accuracies = score(task.network, nets, inputs, labels)[0]
-        made[str(n_steps)] = {**summary(accuracies), "sigma": sigma, "draws": options.draws, "seeds": options.best_of_seeds}
+        made[str(n_steps)] = {**summary(accuracies), **noise, "draws": options.draws, "seeds": options.best_of_seeds}
     return made
 
 

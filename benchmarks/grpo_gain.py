@@ -5,9 +5,10 @@ FILE.json
 
 Test split, fresh seeds. The gap is the one between the policy before and SGD twins trained on train + reward images, which
 is what rewards are measured on. Beside the runs: best-of-K sampling of the policy before at the same number of evaluations
-(training evaluations / seeds, by the same reward on all its images, sigma tuned on val), evolution strategies on single nets
-from the same start weights (as many evaluations per net as the whole training had, sigma and rate tuned on val), and
-policies named by --also (pathwise fine-tuning at the same wall time). Identity as ratios to the twins, before and after.
+(training evaluations / seeds, by the same reward, noise tuned on val: sigma, one for all weights or shared out among roles),
+evolution strategies on single nets from the same start weights (as many evaluations per net as the whole training had, sigma
+and rate tuned on val), and policies named by --also (pathwise fine-tuning at the same wall time). Identity as ratios to the
+twins, before and after.
 """
 
 import argparse
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=256)
     parser.add_argument("--draws", type=int, help="best-of-K draws per seed; by default the runs' evaluations / seeds")
     parser.add_argument("--best-of-seeds", type=int, default=64)
+    parser.add_argument("--best-of-images", type=int, help="reward images that best-of-K chooses by; by default all")
     parser.add_argument("--es-seeds", type=int, default=8)
     parser.add_argument("--es-evaluations", type=int, default=65536)
     parser.add_argument("--evaluations", type=int, required=True, help="reward evaluations of one GRPO run")
@@ -106,9 +108,9 @@ def main() -> None:
     draws = options.draws or options.evaluations // options.seeds
     few = start[: options.best_of_seeds]
     for k in options.steps:
-        nets, sigma = tuned_best_of(before, task, few, k, draws)
+        nets, noise = tuned_best_of(before, task, few, k, draws, options.best_of_images)
         accuracies = score(task.network, nets, inputs, labels)[0]
-        add("best of K", k, accuracies, options.best_of_seeds, sigma=sigma, draws=draws)
+        add("best of K", k, accuracies, options.best_of_seeds, **noise, draws=draws, images=options.best_of_images)
     if options.es_seeds:
         val = task.draw_start("val", list(range(2)))
         setting = tuned(task, ES_SETTINGS, lambda s: evolve(task, val, options.es_evaluations // 8, *s))
