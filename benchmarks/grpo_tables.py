@@ -40,6 +40,11 @@ LARGER = [
     "reward.batch=750", "reward.input_noise=0.3", "grpo.prompts=8", "grpo.num_generations=64", "grpo.noisy_steps=last",
     "grpo.loop.updates=150", "grpo.signal_every=10",
 ]  # fmt: skip
+MNIST = [
+    "task=mnist5k-mlp", "policy_from=benchmarks/policies/pairs-mnist5k-mlp.safetensors", *LOOP, "reward.batch=500",
+    "reward.input_noise=0.3", "grpo.num_generations=128", "grpo.noisy_steps=last", "grpo.optim.learning_rate=1e-4",
+    "grpo.loop.updates=100", "grpo.signal_every=5",
+]  # fmt: skip
 WEIGHTS = ["grpo.sigma=0.2", "grpo.optim.learning_rate=6e-5"]
 CODE = ["grpo.action=code", "grpo.sigma=0.1", "grpo.optim.learning_rate=1e-3"]
 
@@ -75,6 +80,13 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "weights, LoRA": [*LARGER, *WEIGHTS, "grpo.trainable=lora", "grpo.optim.learning_rate=3e-4"],
         "code of 128": [*LARGER, *CODE],
         "code of 64": [*LARGER, *CODE, "grpo.code_dim=64"],
+    },
+    "noise": {
+        "mnist, all weights 0.05": [*MNIST, "grpo.sigma=0.05"],
+        "mnist, all weights 0.2": [*MNIST, "grpo.sigma=0.2"],
+        "mnist, by role 0.07": [*MNIST, "grpo.sigma_by=role", "grpo.sigma=0.07"],
+        "digits, by role 0.05": [*TERM, "grpo.sigma_by=role", "grpo.sigma=0.05"],
+        "digits, by role 0.1": [*TERM, "grpo.sigma_by=role"],
     },
     "losses": {
         **{name: [*FAMILY, f"grpo.loss_type={name}"] for name in ("dapo", "grpo", "bnpo", "dr_grpo")},
