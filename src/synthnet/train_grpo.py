@@ -61,7 +61,7 @@ def train_grpo(
     shares = noise_shares(policy, task.members, config, reward, seed)
     if config.sigma is not None:
         set_sigma(policy, config.sigma, shares)
-    own_sigma = policy.log_sigma.detach().exp()
+    own_log_sigma = policy.log_sigma.detach().clone()
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
     reference = copy.deepcopy(frozen)
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
@@ -69,10 +69,10 @@ def train_grpo(
     members, agreement = task.members, deque(maxlen=NOISE_WINDOW)
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
-        if not learner.config.action.learn_sigma:
-            learner.log_sigma.data.copy_(own_sigma.log())
-            if config.sigma is not None:
-                set_sigma(learner, config.sigma, shares)
+        if not learner.config.action.learn_sigma and config.sigma is None:
+            learner.log_sigma.data.copy_(own_log_sigma)
+        elif not learner.config.action.learn_sigma:
+            set_sigma(learner, config.sigma, shares)
         longest = most_tokens(learner, members, config)
         chosen = members if config.mixed else [members[update % len(members)]]
         signal = config.signal_every > 0 and update % config.signal_every == 0
@@ -117,8 +117,8 @@ def train_grpo(
 
 
 def prepare(policy: Policy, config: GrpoConfig, seed: int) -> Policy:
-    """The policy with the action and the trainable part that the settings ask for. A critic is dropped: what it
-    foresaw was the policy before."""
+    """The policy with the action and the trainable part that the settings ask for. A critic is dropped: what it foresaw was the
+    policy before."""
     policy.drop_critic()
     if config.action == "code" and not policy.code_dim:
         policy = policy.with_code(config.code_dim, seed)
