@@ -52,7 +52,7 @@ def calibrate(
     policy.to(place)
     best = sum(weight * getattr(terms()[name], "BEST", 1.0) for name, weight in reward.weights.items())
     members = task.members if config.mixed else task.members[:1]
-    shares = noise_shares(policy, members, config, reward, seed)
+    shares = noise_shares(policy, task.members, config, reward, seed)  # as in a run, which trains all members
     run = partial(_measure, policy, members, reward=reward, hooks=hooks, shares=shares, seed=seed)
     quiet = run(replace(config, num_generations=2, mirrored=False), sigma=1e-6)[0]
     for sigma in SIGMAS:
