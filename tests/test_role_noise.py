@@ -74,7 +74,7 @@ def test_calibration_measures_with_shares_and_says_so(tmp_path, policy, tiny):
     policy.save(tmp_path / "p.safetensors")
     settings = ["task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "reward.batch=40"]
     line = run_calibration([*settings, "grpo.sigma_by=role", f"policy_from={tmp_path}/p.safetensors"])
-    assert line.startswith("grpo.sigma_by=role grpo.sigma=")
+    assert line.startswith("grpo.sigma=") and line.endswith(" grpo.sigma_by=role")
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,8 @@ def run_calibration(settings: list[str]) -> str:
             "no sigma meets both rules (cost, signal to noise); this is the one with the most agreement", stacklevel=2
         )
     sigma, batch = recommended(measured, config.reward, len(task.members[0].data(config.reward.split)[1]))
-    return f"grpo.sigma_by={config.grpo.sigma_by} grpo.sigma={sigma:g} reward.batch={batch}"
+    by = " grpo.sigma_by=role" if config.grpo.sigma_by == "role" else ""
+    return f"grpo.sigma={sigma:g} reward.batch={batch}{by}"
 
 
 def run_shard(folder: Path, number: int) -> Path:
