@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from conftest import make_policy
 from synthnet.errors import InputError
 from synthnet.evaluation import task_of_policy
 from synthnet.functional import score
@@ -24,7 +23,7 @@ ROLE = {"prompts": 2, "num_generations": 4, "steps": [1], "val_seeds": 4, "sigma
 
 @pytest.fixture(scope="module")
 def shipped():
-    """The bundled mnist5k-mlp policy, whose nets work: near chance, accuracy jumps and spreads are not proportional to noise."""
+    """The bundled mnist5k-mlp policy, whose nets work: near chance, accuracy jumps and spreads are not proportional."""
     policy = load_policy(policy_path("mnist5k-mlp"))
     return policy, task_of_policy(policy)
 
@@ -79,7 +78,7 @@ def test_calibration_measures_with_shares_and_says_so(tmp_path, policy, tiny):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"sigma": None}, "needs grpo.sigma"), ({"action": "code"}, "fixed noise of weights"), ({"sigma_by": "x"}, "weight, role")],
+    [({"sigma": None}, "needs grpo.sigma"), ({"action": "code"}, "fixed noise"), ({"sigma_by": "x"}, "weight, role")],
 )
 def test_unsound_settings_are_refused(tmp_path, policy, tiny, changes, message):
     with pytest.raises(InputError, match=message):
