@@ -21,7 +21,7 @@ from torch import Tensor
 from synthnet.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
 from synthnet.files import write_atomic
 from synthnet.functional import score
-from synthnet.grpo import mirrored_sign
+from synthnet.grpo import mirrored
 from synthnet.policy import Policy
 from synthnet.policy_file import load_policy
 from synthnet.population import grow_twins
@@ -41,13 +41,13 @@ ES_SETTINGS = ((0.05, 0.05), (0.1, 0.05), (0.1, 0.1), (0.2, 0.1))  # sigma and l
 def evolve(task: Task, start: Tensor, evaluations: int, sigma: float, rate: float) -> Tensor:
     """Evolution strategies (Salimans et al. 2017, arXiv 1703.03864) with Adam on each net alone, by the reward."""
     inputs, labels = task.data("train+reward")
-    scale, sign, made = init_scale(task.network.spec), mirrored_sign(ES_GROUP)[:, None], []
+    scale, made = init_scale(task.network.spec), []
     for number, weights in enumerate(start):
         mean = (weights / scale).clone().requires_grad_(True)
         optimizer = torch.optim.Adam([mean], lr=rate)
         for step in range(evaluations // ES_GROUP):
             draw = generator(0, "es", number, step)
-            noise = torch.randn((ES_GROUP // 2, len(weights)), generator=draw).repeat_interleave(2, 0) * sign
+            noise = mirrored(torch.randn((ES_GROUP // 2, len(weights)), generator=draw))
             chosen = torch.randperm(len(inputs), generator=draw)[:512]
             found = score(task.network, (mean + sigma * noise) * scale, inputs[chosen], labels[chosen])
             reward = quality(*found, task.n_classes)

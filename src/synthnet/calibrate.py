@@ -45,7 +45,8 @@ def calibrate(
 ) -> Iterator[Measured]:
     """Measure the policy at each sigma, on rollouts that no run uses. Accepted is a sigma whose noise costs at most a tenth of
     the reward's head-room and whose spread is at least three times the minibatch noise: take the largest such."""
-    config, hooks = replace(config, sigma=SIGMAS[0]), load_hooks(reward.python, reward.python_weights)
+    config = replace(config, sigma=SIGMAS[0])  # what is asked for here need not be given
+    hooks = load_hooks(reward.python, reward.python_weights)
     check(config, reward, policy, bool(hooks))
     check_members(config, task)
     policy, place = prepare(policy, config, seed), choose_device(device)

@@ -147,3 +147,8 @@ def clip_shares(log_ratio: Tensor, advantages: Tensor, epsilon: float, epsilon_h
 def mirrored_sign(n_rollouts: int) -> Tensor:
     """Signs [rollout] of mirrored pairs: rollouts 2j and 2j+1 use the same noise with opposite signs."""
     return torch.tensor([1.0, -1.0]).repeat(n_rollouts // 2)
+
+
+def mirrored(half: Tensor) -> Tensor:
+    """Noise of mirrored pairs [rollout dim] from that of their first halves [pair dim]."""
+    return half.repeat_interleave(2, 0) * mirrored_sign(2 * len(half)).to(half)[:, None]

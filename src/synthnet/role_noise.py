@@ -11,7 +11,7 @@ from torch import Tensor
 
 from synthnet.action import standard_noise
 from synthnet.functional import score
-from synthnet.grpo import mirrored_sign
+from synthnet.grpo import mirrored
 from synthnet.policy import Policy
 from synthnet.prompts import draw_prompt
 from synthnet.rewards import quality
@@ -39,13 +39,12 @@ def role_shares(policy: Policy, members: Sequence[Task], split: str, seed: int) 
         nets = rollout(policy, prompt.start, 1, member.network)[-1]
         columns = policy.layout(member.network).column_of
         noise = standard_noise((DRAWS // 2, nets.shape[1]), generator(seed, "role-noise-draws"), nets.device)
-        noise = noise.repeat_interleave(2, 0) * mirrored_sign(DRAWS).to(nets)[:, None] * policy.scale(member.network)
+        nudges = PROBE * mirrored(noise) * policy.scale(member.network)
         for role in columns.unique().tolist():
-            nudges = PROBE * noise * (columns == role)
-            felt[role] += _variance(member, nets, nudges, prompt.images, prompt.labels)
+            felt[role] += _variance(member, nets, nudges * (columns == role), prompt.images, prompt.labels)
             times[role] += 1
     felt = (felt / times.clamp_min(1)).sqrt()
-    shares = (felt.max() / felt).clamp(max=MOST)  # no role of these members felt at all: felt.max() / 0, the most
+    shares = (felt.max() / felt).clamp(max=MOST)  # infinite, so the most, for a role that is not felt; NaN where none is
     return torch.where(times > 0, shares, torch.ones_like(shares)).nan_to_num(nan=1.0)
 
 

@@ -10,7 +10,7 @@ from synthnet import ranks
 from synthnet.action import WeightGaussian, standard_noise
 from synthnet.backbones._moe import recorded_experts
 from synthnet.functional import Network
-from synthnet.grpo import mirrored_sign
+from synthnet.grpo import mirrored
 from synthnet.policy import Policy
 from synthnet.seeds import generator
 
@@ -146,8 +146,7 @@ def group_noise(config: SamplingConfig, n_dims: int, seed: int, update: int, pro
     draw = generator(seed, "rollout", update, prompt, step)
     if not config.mirrored:
         return standard_noise((config.num_generations, n_dims), draw, torch.device("cpu"))
-    half = standard_noise((config.num_generations // 2, n_dims), draw, torch.device("cpu"))
-    return half.repeat_interleave(2, 0) * mirrored_sign(config.num_generations)[:, None]
+    return mirrored(standard_noise((config.num_generations // 2, n_dims), draw, torch.device("cpu")))
 
 
 @torch.no_grad()

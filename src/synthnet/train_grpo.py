@@ -61,7 +61,6 @@ def train_grpo(
     shares = noise_shares(policy, task.members, config, reward, seed)
     if config.sigma is not None:
         set_sigma(policy, config.sigma, shares)
-    own_log_sigma = policy.log_sigma.detach().clone()
     frozen = copy.deepcopy(policy).eval().requires_grad_(False)
     reference = copy.deepcopy(frozen)
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
@@ -70,7 +69,7 @@ def train_grpo(
 
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
         if not learner.config.action.learn_sigma and config.sigma is None:
-            learner.log_sigma.data.copy_(own_log_sigma)
+            learner.log_sigma.data.copy_(frozen.log_sigma)
         elif not learner.config.action.learn_sigma:
             set_sigma(learner, config.sigma, shares)
         longest = most_tokens(learner, members, config)
