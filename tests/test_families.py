@@ -1,6 +1,7 @@
 """One policy for several architectures: how a family is drawn, what goes through its stages, and files of unseen widths."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from conftest import make_policy
 from synthnet.cli import main
 from synthnet.errors import InputError
 from synthnet.experience import collect
+from synthnet.functional import cross_entropy
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.policy import Policy
 from synthnet.policy_file import load_policy
@@ -18,7 +20,7 @@ from synthnet.rollout import synthesize_flat
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_calibration, run_stage
 from synthnet.tasks import build_task
-from synthnet.train_distil import member_of
+from synthnet.train_distil import member_of, standardise
 
 FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
 
@@ -37,6 +39,7 @@ def test_one_policy_goes_through_all_stages_of_a_family(tmp_path):
         "distil.stay=0.1",
         "distil.anchor=0.1",
         "distil.join=1",
+        "distil.standardised=1",
         "distil.differ=0.1",
         *[f"distil.{x}" for x in quick],
     ]
@@ -173,3 +176,38 @@ def test_a_policy_for_two_data_sets_is_told_which_one_a_net_is_for(tmp_path, cap
 
 def _start_of(arch):
     return arch.spec().unflatten(build_task("digits-mlp", hidden=[6]).draw_start("val", [0])[0])
+
+
+def test_standardised_logits_are_worth_what_they_tell_apart():
+    """Neither a scale nor a constant of a class counts, of each net alone; what is the same on all images is a guess."""
+    logits = torch.tensor([[[3.0, 0.0], [1.0, 0.0]]])  # centred per class: 1, 0 and -1, 0; their mean square is 1/2
+    assert torch.allclose(standardise(logits), torch.tensor([[[2**0.5, 0.0], [-(2**0.5), 0.0]]]))
+    nets = torch.randn(3, 50, 10, generator=torch.Generator().manual_seed(0))
+    moved = nets * torch.tensor([1e-2, 1.0, 1e3])[:, None, None] + torch.arange(10.0)
+    assert torch.allclose(standardise(moved), standardise(nets), atol=1e-3)
+    assert torch.equal(standardise(nets[:1]), standardise(nets)[:1])
+    same = torch.arange(10.0).expand(1, 50, 10)
+    assert cross_entropy(standardise(same), torch.arange(50) % 10).mean().item() == pytest.approx(math.log(10))
+
+
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+def test_logits_are_standardised_at_the_beginning_only(tmp_path):
+    """The first update's loss is that of standardised logits; from then on both runs minimise the same loss."""
+    run_stage("zoo", [*FAMILY, "zoo.runs=4", "zoo.heldout=2", "zoo.shard=4", f"run_dir={tmp_path / 'zoo'}"])
+    base = [*FAMILY, "backbone.heads=2", "pairs.batch=4", "pairs.val_seeds=3", f"zoo_dir={tmp_path / 'zoo'}"]
+    pairs = run_stage("pairs", [*base, "pairs.loop.updates=1", f"run_dir={tmp_path / 'pairs'}"])
+    losses = []
+    for first in (0, 1, 2):
+        out = tmp_path / f"distil-{first}"
+        quick = [
+            "distil.loop.updates=2",
+            "distil.val_seeds=3",
+            "distil.optim.learning_rate=1e-9",
+            f"distil.standardised={first}",
+        ]
+        run_stage("distil", [*base, *quick, f"policy_from={pairs}", f"run_dir={out}"])
+        rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row["target_loss"] for row in rows if "target_loss" in row])
+    never, once, twice = losses
+    assert never[0] != pytest.approx(once[0], abs=0.01) and once[0] == twice[0]
+    assert never[1] == pytest.approx(once[1], abs=1e-4) and once[1] != pytest.approx(twice[1], abs=0.01)

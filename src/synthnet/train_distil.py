@@ -38,7 +38,8 @@ class DistilConfig:
     """Settings of `synthnet distil`.
 
     steps: the K that chains may have, one drawn per update. join: after how many updates the next of a family's members
-    joins (0: all are there from the start), so that what is hard to begin with begins as what is easy. labels: soft (mean
+    joins (0: all are there from the start), so that what is hard to begin with begins as what is easy. standardised: for how
+    many updates at the beginning the loss sees logits as `standardise` leaves them. labels: soft (mean
     prediction of `teachers` zoo nets) or hard. graded: through how many of a chain's last steps the gradient flows (None:
     all); the steps before take the policy as it is.
     input_noise: standard deviation of Gaussian noise on inputs. anchor: weight of the pairs loss (0: off). stay: weight of the
@@ -51,6 +52,7 @@ class DistilConfig:
 
     steps: list[int] = field(default_factory=lambda: [1, 2])
     join: int = 0
+    standardised: int = 0
     graded: int | None = None
     labels: str = "soft"
     teachers: int = 256
@@ -80,7 +82,7 @@ def check_distil(config: DistilConfig, policy: Policy) -> None:
             "distil.apart and distil.differ compare nets of different seeds: distil.nets must be at least 2 a process, "
             f"got {config.nets}"
         )
-    at_least(0, "distil", config, "join", "input_noise", "anchor", "stay", "apart", "differ", "apart_ratio")
+    at_least(0, "distil", config, "join", "standardised", "input_noise", "anchor", "stay", "apart", "differ", "apart_ratio")
     if config.graded is not None:
         at_least(1, "distil", config, "graded")
     at_least(2, "distil", config, "val_seeds")
@@ -89,6 +91,16 @@ def check_distil(config: DistilConfig, policy: Policy) -> None:
 def member_of(update: int, n_members: int, join: int) -> int:
     """The number of the member that an update (from 0) works on: all those that have joined, in turn."""
     return update % (min(1 + update // join, n_members) if join else n_members)
+
+
+def standardise(logits: Tensor) -> Tensor:
+    """Logits [net example class] of each net with mean 0 over the images for every class and standard deviation 1 over all.
+
+    A policy that begins from nothing first learns to switch the last layer off, from where no gradient leads on; what is
+    standardised is worth no less for being small, nor anything for being the same on every image.
+    """
+    centred = logits - logits.mean(-2, keepdim=True)
+    return centred / (centred.square().mean((-2, -1), keepdim=True) + 1e-12).sqrt()
 
 
 @torch.no_grad()
@@ -144,7 +156,8 @@ def train_distil(
         start = start[ranks.own_share(config.nets, "distil.nets")]
         final = rollout(learner, start, n_steps, net, graded=config.graded)[-1]
         logits = net.logits(final, images)
-        target_loss = cross_entropy(logits, targets).mean()
+        seen = standardise(logits) if update < config.standardised else logits
+        target_loss = cross_entropy(seen, targets).mean()
         loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}
         distance = ((final - start) / learner.scale(net)).square().mean()
         loss, metrics["moved"] = loss + config.stay * distance, distance.item()
