@@ -12,7 +12,7 @@ from synthnet.tasks._family import FamilyConfig, family
 class Config(FamilyConfig):
     name: str = "digits-resnet-family"
     members: list[list[int]] = field(default_factory=lambda: [[16, 0], [16, 1], [16, 2]])
-    heldout: list[list[int]] = field(default_factory=lambda: [[12, 2], [24, 2], [16, 3]])
+    heldout: list[list[int]] = field(default_factory=lambda: [[12, 1], [12, 2], [24, 2]])
 
 
 def build(config: Config) -> Task:
