@@ -16,7 +16,6 @@ FAMILIES = {
     "mnist-simplecnn-family": {"channels": [7, 13]},
     "mnist-simplemlp-family": {"hidden": [40]},
     "mnist-targetcnn-family": {"channels": [5, 11], "hidden": [20]},
-    "digits-resnet-family": {"width": 20},
 }
 
 
