@@ -75,7 +75,7 @@ def test_a_family_of_transformers_is_told_by_width_and_blocks():
     family = build_task("digits-vit-family", members=[[8, 1], [16, 2]], heldout=[[8, 2]])
     sizes = [(arch.kwargs["dim"], arch.kwargs["blocks"]) for arch in (*family.family, *family.heldout)]
     assert sizes == [(8, 1), (16, 2), (8, 2)]
-    assert build_task("digits-vit").arch in build_task("digits-vit-family").family, "the row of the README is a member"
+    assert build_task("digits-vit").arch in build_task("digits-vit-family").family, "the task itself is a member"
     for wrong in ([[8]], []):
         with pytest.raises(InputError, match="dim, blocks"):
             build_task("digits-vit-family", members=wrong)
