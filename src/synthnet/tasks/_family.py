@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import log
+from types import ModuleType
 
 import torch
 
@@ -57,3 +58,14 @@ def family(config: FamilyConfig, base: Task, arch: Callable[[list[int]], Arch]) 
     """A task like `base` whose members have the architectures that `arch` makes of their sizes."""
     archs, heldout = (tuple(arch(list(sizes)) for sizes in part) for part in (draw_members(config), config.heldout))
     return replace(base, name=config.name, arch=archs[0], of=base.name, family=archs, heldout=heldout)
+
+
+def family_of_settings(config: FamilyConfig, one: ModuleType, *names: str) -> Task:
+    """A family of the task module `one` whose members are lists of values of these of its settings. Raises: InputError for a
+    list of another length, and for a family without members."""
+    if any(len(sizes) != len(names) for sizes in (*config.members, *config.heldout)) or not config.members:
+        raise InputError(
+            f"task {config.name}: its members are lists [{', '.join(names)}], got {config.members} and {config.heldout}"
+        )
+    base = one.build(one.Config(data_dir=config.data_dir))
+    return family(config, base, lambda sizes: one.build(one.Config(**dict(zip(names, sizes, strict=True)))).arch)

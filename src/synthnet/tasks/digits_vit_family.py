@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from synthnet.errors import InputError
 from synthnet.tasks import Task
 from synthnet.tasks import digits_vit as one
-from synthnet.tasks._family import FamilyConfig, family
+from synthnet.tasks._family import FamilyConfig, family_of_settings
 
 
 @dataclass
@@ -16,7 +15,4 @@ class Config(FamilyConfig):
 
 
 def build(config: Config) -> Task:
-    if any(len(sizes) != 2 for sizes in (*config.members, *config.heldout)) or not config.members:
-        raise InputError(f"task {config.name}: its members are lists [dim, blocks], got {config.members} and {config.heldout}")
-    base = one.build(one.Config(data_dir=config.data_dir))
-    return family(config, base, lambda sizes: one.build(one.Config(dim=sizes[0], blocks=sizes[1])).arch)
+    return family_of_settings(config, one, "dim", "blocks")
