@@ -19,6 +19,7 @@ from synthnet.seeds import generator
 from synthnet.signal import reward_snr
 from synthnet.tasks import Task
 from synthnet.validation import Validation
+from synthnet.variation import Variation
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def collect(
             config.steps,
             config.prompts,
             reward.batch,
-            reward.input_noise,
+            Variation(reward.input_noise, reward.warp),
             seed,
             update,
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from synthnet.seeds import generator
 from synthnet.tasks import Task
+from synthnet.variation import Variation
 
 # Start seeds of each stage begin far above those of any zoo, so that no stage sees another's start weights.
 FIRST_SEED = {"distil": 1 << 23, "grpo": 1 << 24, "critic": 1 << 26, "role-noise": 1 << 27}
@@ -30,14 +31,14 @@ def draw_prompt(
     steps: Sequence[int],
     n_starts: int,
     n_images: int,
-    input_noise: float,
+    vary: Variation,
     seed: int,
     update: int,
     labels: Tensor | None = None,
 ) -> Prompt:
     """The prompt of one update, on images of a split: a pure function of (stage, seed, update).
 
-    Gaussian noise of standard deviation `input_noise` is added to the images. Each start state is used in one update only.
+    The images are varied as `vary` says. Each start state is used in one update only.
     `labels`: other ones than the data's own.
     """
     draw, (inputs, own) = generator(seed, stage, update), task.data(split)
@@ -46,7 +47,5 @@ def draw_prompt(
     first = FIRST_SEED[stage] + update * n_starts
     start = task.draw_start("zoo", list(range(first, first + n_starts))).to(place)
     chosen = torch.randperm(len(inputs), generator=draw)[:n_images]
-    images = inputs[chosen].to(place)
-    if input_noise:
-        images = images + input_noise * torch.randn(images.shape, generator=draw).to(images)
+    images = vary(inputs[chosen].to(place), draw)
     return Prompt(n_steps, start, images, labels[chosen.to(labels.device)].to(place))

@@ -23,7 +23,7 @@ class RewardConfig:
     """The weight of each reward term (one file each in `rewards/`), measured on `batch` images of `split` that all rollouts of
     an update share.
 
-    input_noise: standard deviation of Gaussian noise on the images, drawn once per update; it keeps the reward from saturating
+    input_noise, warp: how the images are varied, once per update (`variation.Variation`); it keeps the reward from saturating
     on images that the policy's nets already classify. copies, copy_noise: for robustness, how many noisy copies and how noisy.
     dtype: what the rewarded nets compute in, float32 or bfloat16. python: reward functions of your own as FILE.py:FUNCTION, and
     python_weights: theirs (`reward_hook.py` has the signature).
@@ -42,6 +42,7 @@ class RewardConfig:
     split: str = "train+reward"
     batch: int = 512
     input_noise: float = 0.0
+    warp: float = 0.0
     copies: int = 3
     copy_noise: float = 0.5
     dtype: str = "float32"
@@ -61,7 +62,7 @@ def check_reward(reward: RewardConfig, has_hooks: bool = False) -> None:
     """Refuse rewards that cannot be measured."""
     at_least(2, "reward", reward, "batch")
     at_least(1, "reward", reward, "copies")
-    at_least(0, "reward", reward, "input_noise", "copy_noise")
+    at_least(0, "reward", reward, "input_noise", "warp", "copy_noise")
     weights = reward.weights.values()
     if not all(math.isfinite(weight) for weight in [*weights, *reward.python_weights]) or not (any(weights) or has_hooks):
         raise InputError(f"reward weights must be finite and not all zero, got {reward.weights}")

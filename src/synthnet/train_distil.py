@@ -30,6 +30,7 @@ from synthnet.tracking import open_run
 from synthnet.train_pairs import PairsConfig, draw_pairs, move, pairs_loss
 from synthnet.training import LoopConfig, OptimConfig, check_steps, train
 from synthnet.validation import CollapseWatch, Validation
+from synthnet.variation import Variation
 from synthnet.zoo import Zoo
 
 
@@ -42,12 +43,12 @@ class DistilConfig:
     many updates at the beginning the loss sees logits as `standardise` leaves them. labels: soft (mean
     prediction of `teachers` zoo nets) or hard. graded: through how many of a chain's last steps the gradient flows (None:
     all); the steps before take the policy as it is.
-    input_noise: standard deviation of Gaussian noise on inputs. anchor: weight of the pairs loss (0: off). stay: weight of the
-    squared distance from the start weights, mean over weights in scale units. Conventional training leaves a net near its start
-    where the data does not move it; a policy that erases the start is on its way to one solution for all. apart: weight of what
-    nets of different seeds lack to `apart_ratio` times the aligned distance of the zoo's nets (`identity.shortfall`). differ:
-    likewise of what their predictions lack to `apart_ratio` times the differences between the predictions of the zoo's nets on
-    the same images (`identity.prediction_shortfall`).
+    input_noise, warp: how training images are varied (`variation.Variation`). anchor: weight of the pairs loss (0: off).
+    stay: weight of the squared distance from the start weights, mean over weights in scale units. Conventional training
+    leaves a net near its start where the data does not move it; a policy that erases the start is on its way to one solution
+    for all. apart: weight of what nets of different seeds lack to `apart_ratio` times the aligned distance of the zoo's nets
+    (`identity.shortfall`). differ: likewise of what their predictions lack to `apart_ratio` times the differences between the
+    predictions of the zoo's nets on the same images (`identity.prediction_shortfall`).
     """
 
     steps: list[int] = field(default_factory=lambda: [1, 2])
@@ -57,6 +58,7 @@ class DistilConfig:
     labels: str = "soft"
     teachers: int = 256
     input_noise: float = 0.0
+    warp: float = 0.0
     anchor: float = 0.0
     stay: float = 0.0
     apart: float = 0.0
@@ -82,7 +84,9 @@ def check_distil(config: DistilConfig, policy: Policy) -> None:
             "distil.apart and distil.differ compare nets of different seeds: distil.nets must be at least 2 a process, "
             f"got {config.nets}"
         )
-    at_least(0, "distil", config, "join", "standardised", "input_noise", "anchor", "stay", "apart", "differ", "apart_ratio")
+    at_least(
+        0, "distil", config, "join", "standardised", "input_noise", "warp", "anchor", "stay", "apart", "differ", "apart_ratio"
+    )
     if config.graded is not None:
         at_least(1, "distil", config, "graded")
     at_least(2, "distil", config, "val_seeds")
@@ -148,7 +152,7 @@ def train_distil(
             config.steps,
             config.nets,
             config.images,
-            config.input_noise,
+            Variation(config.input_noise, config.warp),
             seed,
             update,
             soft.get(members[turn].data_set),

@@ -1,0 +1,43 @@
+"""Images as they might have been: what keeps a policy from learning the few training images by heart."""
+
+from dataclasses import dataclass
+from math import isqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from synthnet.errors import InputError
+
+CHANNELS = (1, 3)  # of images whose shape is not stored with them: grey or colour
+
+
+@dataclass(frozen=True)
+class Variation:
+    """noise: standard deviation of Gaussian noise on inputs. warp: standard deviation of the six numbers of an affine map, as
+    a share of half an image's side: 0.1 shifts, turns, stretches and shears by about a tenth of it each."""
+
+    noise: float = 0.0
+    warp: float = 0.0
+
+    def __call__(self, images: Tensor, draw: torch.Generator) -> Tensor:
+        """Images [example feature…], each varied by draws of its own. Raises: InputError where a warp meets images that
+        are not square."""
+        if self.warp:
+            images = warped(images, self.warp, draw)
+        if self.noise:
+            images = images + self.noise * torch.randn(images.shape, generator=draw).to(images)
+        return images
+
+
+def warped(images: Tensor, size: float, draw: torch.Generator) -> Tensor:
+    """Square images [example feature…] under affine maps near the identity; what comes in from outside repeats the border."""
+    n, features = len(images), images[0].numel()
+    sides = [isqrt(features // channels) for channels in CHANNELS]
+    square = [(c, side, side) for c, side in zip(CHANNELS, sides, strict=True) if c * side**2 == features]
+    if not square:
+        raise InputError(f"a warp needs square grey or colour images, got inputs of {features} numbers")
+    maps = torch.eye(2, 3) + size * torch.randn((n, 2, 3), generator=draw)
+    grid = F.affine_grid(maps.to(images), [n, *square[0]], align_corners=False)
+    moved = F.grid_sample(images.reshape(n, *square[0]), grid, padding_mode="border", align_corners=False)
+    return moved.reshape(images.shape)
