@@ -204,6 +204,14 @@ def test_depth_told_from_the_ends_makes_a_middle_layer_neither_first_nor_last():
         build_layout({"name": "unit", "depth": "absolute"}, net.spec, net.symmetry)
 
 
+def test_a_place_that_is_untold_is_the_same_for_every_hidden_layer_and_not_that_of_the_classes():
+    for hidden in ([8], [8, 8, 8]):
+        net = network(Arch.of("mlp", sizes=[16, *hidden, 10]))
+        layout = build_layout({"name": "unit", "depth": "untold", "classes": True}, net.spec, net.symmetry)
+        units = layout.descriptors[: 8 * len(hidden)]
+        assert torch.equal(units, units[:1].expand_as(units)) and not torch.equal(units[0], layout.descriptors[8 * len(hidden)])
+
+
 def test_queries_decide_what_units_hear_and_unknown_ones_are_refused(tiny):
     """Asked by place alone, all units of a layer get the same answer; asked by content, each its own."""
     for name, alike in (("place", True), ("content", False)):

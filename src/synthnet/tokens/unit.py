@@ -22,6 +22,7 @@ CLASSES = "classes"
 DEPTHS = {  # place of a hidden layer, counted from the first and from the last one -> two numbers
     "relative": lambda first, last: (first / (first + last), last / (first + last)),
     "ends": lambda first, last: (1 / first, 1 / last),
+    "untold": lambda first, last: (0.5, 0.5),
 }
 Units = tuple[str, ...]  # a group of units: a group of the symmetry, or an outer and an inner one
 
@@ -31,7 +32,8 @@ class Config:
     """classes: the outputs of the net are units too, one token each with an identity of its own, and the weights of the last
     layer are edges between them and the hidden units; without, a hidden unit's token holds its weights to all classes.
     depth: how the place of hidden layer k of n is told: `relative`, k/(n+1) from both ends, or `ends`, 1/k and 1/(n+1−k), so
-    that a layer in the middle of a deep net is one that is near neither end, not one between the first and the last."""
+    that a layer in the middle of a deep net is one that is near neither end, not one between the first and the last, or
+    `untold`, so that what a layer is has to be found out from what it is connected to, which is the same at depths unseen."""
 
     name: str = "unit"
     classes: bool = False
