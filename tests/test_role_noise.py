@@ -1,5 +1,7 @@
 """Noise shared out among roles: each role alone then spreads rewards equally, and the stage trains with it."""
 
+import copy
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from synthnet.policy_file import load_policy
 from synthnet.rewards import quality
 from synthnet.role_noise import MOST, role_shares
 from synthnet.rollout import synthesize_flat
+from synthnet.sampling import Cohort, SamplingConfig, sample_rollouts
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_calibration
 from synthnet.synthesis import policy_path
@@ -84,3 +87,32 @@ def test_unsound_settings_are_refused(tmp_path, policy, tiny, changes, message):
     with pytest.raises(InputError, match=message):
         train_grpo(policy, tiny, GrpoConfig(**{**ROLE, **changes}), RewardConfig(batch=40), tmp_path / "run", "x", seed=0)
     assert not (tmp_path / "run").exists()
+
+
+def test_only_the_roles_named_are_explored_and_trained(policy, tiny, tmp_path):
+    """Breaks if noise reaches another column, or if what has no noise gets a gradient."""
+    net, start = tiny.network, tiny.draw_start("val", [0, 1])
+    role = next(iter(policy.vocabulary))
+    columns = policy.layout(net).column_of
+    explored = columns == list(policy.vocabulary).index(role)
+    cohort = Cohort(net, 1, start, 4, 0, 0, torch.arange(8))
+    (step,), _ = sample_rollouts(policy, cohort, SamplingConfig(num_generations=4, noisy_roles=[role]), 0, 0)
+    moved = step.actions != step.old.mean.repeat_interleave(4, 0)
+    assert moved[:, explored].all() and not moved[:, ~explored].any() and 0 < explored.sum() < len(explored)
+    before = synthesize_flat(policy, start, 1, net)
+    config = GrpoConfig(
+        **{**ROLE, "sigma_by": "weight"}, trainable="head", noisy_roles=[role], select="last", loop=LoopConfig(updates=2)
+    )
+    path = train_grpo(copy.deepcopy(policy), tiny, config, RewardConfig(batch=32), tmp_path / "run", "", 0)
+    changed = (synthesize_flat(load_policy(path), start, 1, net) != before)[:, 0]
+    assert changed[:, explored].any() and not changed[:, ~explored].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"noisy_roles": ["fc9"]}, "has no fc9; its roles are"), ({"action": "code"}, "not with grpo.action=code")],
+)
+def test_roles_that_cannot_be_explored_are_refused(policy, tiny, tmp_path, change, message):
+    config = GrpoConfig(**{"noisy_roles": list(policy.vocabulary)[:1], **change})
+    with pytest.raises(InputError, match=message):
+        train_grpo(policy, tiny, config, RewardConfig(batch=32), tmp_path / "run", "", 0)

@@ -139,6 +139,12 @@ def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
         raise InputError("grpo.sigma_by=role shares out a fixed noise of weights: not with grpo.action=code or a learned sigma")
     if config.sigma_by == "role" and config.sigma is None:
         raise InputError("grpo.sigma_by=role needs grpo.sigma: the noise of the role that rewards feel most")
+    if strange := sorted(set(config.noisy_roles) - set(policy.vocabulary)):
+        raise InputError(
+            f"grpo.noisy_roles: the policy has no {', '.join(strange)}; its roles are {', '.join(policy.vocabulary)}"
+        )
+    if config.noisy_roles and config.action == "code":
+        raise InputError("grpo.noisy_roles chooses among weights: not with grpo.action=code")
     for name in ("current_states", "discount", "ref_model_mixup_alpha"):
         if not 0 <= getattr(config, name) <= 1:
             raise InputError(f"grpo.{name} must lie in [0, 1], got {getattr(config, name)}")

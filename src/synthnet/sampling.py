@@ -22,9 +22,11 @@ class SamplingConfig:
     prompts: start states per update (of each member of a family in `mixed` updates); num_generations: rollouts of each (its
     group). steps: the K that sequences may have; steps_by: one K drawn for all groups of an update (group), or one for each
     rollout, mirrored pairs sharing theirs (rollout; None: that where a reward term counts steps). mirrored: rollouts come in
-    pairs with opposite noise. noisy_steps: all; or one, drawn per update, while the others take the mean action (MixGRPO, arXiv
-    2507.21802); or the last (cheapest: rollouts share their states up to it). current_states: share of prompts that start from
-    a state which the policy just made of a fresh W0, not from W0 itself.
+    pairs with opposite noise. noisy_steps: all; or one, drawn per update, while the others take the mean action (MixGRPO,
+    arXiv 2507.21802); or the last (cheapest: rollouts share their states up to it). noisy_roles: the roles (columns of the
+    policy's vocabulary) whose weights are explored, all where none is listed; the others take their mean, so no gradient
+    reaches them: what is wrong with classes is mended in the last layer (Kirichenko et al. 2022, arXiv 2204.02937).
+    current_states: share of prompts that start from a state which the policy just made of a fresh W0, not from W0 itself.
     """
 
     prompts: int = 16
@@ -33,6 +35,7 @@ class SamplingConfig:
     steps_by: str | None = None
     mirrored: bool = True
     noisy_steps: str = "all"
+    noisy_roles: list[str] = field(default_factory=list)
     current_states: float = 0.0
 
 
@@ -111,11 +114,11 @@ def sample_rollouts(
 ) -> tuple[list[NoisyStep], list[Tensor]]:
     """Sample the sequences of a cohort: the noisy steps, and W0..WK [rollout weights] in raw units.
 
-    Noise depends on (seed, update, prompt, step); mirrored rollouts share it with opposite signs at every step. Steps that are
-    not noisy take the mean action and are not trained in this update.
+    Noise depends on (seed, update, prompt, step); mirrored rollouts share it with opposite signs at every step. Steps and roles
+    that are not noisy take the mean action and are not trained in this update.
     """
     net, n_steps, group = cohort.net, cohort.n_steps, cohort.group
-    scale = policy.scale(net)
+    scale, explored = policy.scale(net), explored_weights(policy, net, config.noisy_roles)
     chosen = torch.randint(n_steps, (1,), generator=generator(seed, "noisy-step", update)).item()
     noisy = {"all": range(n_steps), "one": [chosen], "last": [n_steps - 1]}[config.noisy_steps]
     state, sampled = (cohort.start / scale).repeat_interleave(group, 0), []
@@ -129,7 +132,7 @@ def sample_rollouts(
         action = shared(old, group)
         if step in noisy:
             noise = [group_noise(config, old.mean.shape[1], seed, update, prompt, step)[mine] for prompt in prompts]
-            taken = action.sample(torch.cat(noise).to(state))
+            taken = action.sample(torch.cat(noise).to(state) * explored)
             log_probs = action.log_prob_tokens(taken)
             sampled.append(
                 NoisyStep(net, step, left, state, taken, log_probs, old, group, cohort.rows.to(state.device), tuple(experts))
@@ -139,6 +142,14 @@ def sample_rollouts(
             state = policy.land(state, action.mean, left, net)
         states.append(state * scale)
     return sampled, states
+
+
+def explored_weights(policy: Policy, net: Network, roles: Sequence[str]) -> Tensor:
+    """1 for the dims of an action that get noise, 0 for the others [dim]; a scalar 1 where all do."""
+    if not roles:
+        return torch.ones((), device=policy.device)
+    named = torch.tensor([role in roles for role in policy.vocabulary], device=policy.device)
+    return named[policy.layout(net).column_of].float()
 
 
 def group_noise(config: SamplingConfig, n_dims: int, seed: int, update: int, prompt: int, step: int) -> Tensor:
