@@ -1,10 +1,11 @@
 """Put a trained policy into the package: float16, with a model card written from its own record and its report.
 
-python benchmarks/ship_policy.py NAME --policy POLICY                                 # the file
+python benchmarks/ship_policy.py NAME --policy POLICY [--archs LABEL …]               # the file
 python benchmarks/controls.py NAME --zoo ZOO -o benchmarks/results/FILE.json           # measured on that file
 python benchmarks/ship_policy.py NAME --report benchmarks/results/FILE.json           # its card
 
-For a family, the report is that of benchmarks/family.py on the file, and the card has one row for each architecture.
+--archs: those of the policy's architectures that its last stages trained on, where earlier ones began with others. For a
+family, the report is that of benchmarks/family.py on the file, and the card has one row for each architecture.
 """
 
 import argparse
@@ -109,11 +110,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
     parser.add_argument("--policy", help="write the float16 file from this policy")
+    parser.add_argument("--archs", nargs="+", metavar="LABEL", help="keep these of its architectures")
     parser.add_argument("--report", help="write the card of the file that is there from this report on it")
     options = parser.parse_args()
     path = POLICY_DIR / f"{options.name}.safetensors"
     if options.report is None:
-        load_policy(options.policy).save(path, torch.float16)
+        policy = load_policy(options.policy)
+        policy.archs = [arch for arch in policy.archs if not options.archs or arch.label in options.archs]
+        policy.save(path, torch.float16)
     else:
         report = json.loads(Path(options.report).read_text())
         write_atomic(path.with_suffix(".md"), card(options.name, path, report, options.report))

@@ -369,7 +369,7 @@ def test_a_cnn_goes_through_every_use_command(tmp_path, capsys, monkeypatch):
     )
     start, made = (row["accuracy"] for row in json.loads(out)["results"])
     assert start < 0.3 < 0.9 < made
-    run(capsys, "init", "--task", "digits-resnet", "-o", "other.safetensors")
+    run(capsys, "init", "--task", "digits-resnet", "--set", "blocks=3", "-o", "other.safetensors")
     code, _, err = run(capsys, "synthesize", "other.safetensors", "-o", "c.safetensors")
     assert code == 2 and "no bundled policy" in err
     two = [run(capsys, "init", "--task", "mnist5k-cnn", "--set", "channels=[7,9]", "--count", "2", "-o", "unseen")[0]]
