@@ -12,7 +12,7 @@ from synthnet.grpo_settings import GrpoConfig
 from synthnet.policy_gradient import policy_loss, split_steps, token_counts
 from synthnet.reward_hook import Hook
 from synthnet.rollout import synthesize_flat
-from synthnet.sampling import Cohort, current_states, draw_cohorts, group_noise, sample_rollouts
+from synthnet.sampling import Cohort, SamplingConfig, current_states, draw_cohorts, group_noise, sample_rollouts
 from synthnet.scoring import RewardConfig, measure
 from synthnet.signal import effective_dimension, half_batch_cosine, reward_snr
 from synthnet.train_grpo import mix_reference
@@ -170,10 +170,10 @@ def test_log_ratio_is_epsilon_times_shift_minus_half_its_square(tiny):
 
 def test_prompts_may_start_from_what_the_policy_just_made(tiny):
     policy, start = make_policy(tiny), tiny.draw_start("val", [0, 1, 2, 3])
-    mixed = current_states(policy, start, 0.5, 2, tiny.network, torch.Generator().manual_seed(0))
+    mixed = current_states(policy, start, SamplingConfig(current_states=0.5), 2, tiny.network, torch.Generator().manual_seed(0))
     assert torch.equal(mixed[2:], start[2:])
     assert (mixed[:2] - start[:2]).abs().amax(1).min() > 1e-3
-    assert torch.equal(current_states(policy, start, 0.0, 2, tiny.network, torch.Generator()), start)
+    assert torch.equal(current_states(policy, start, SamplingConfig(), 2, tiny.network, torch.Generator()), start)
 
 
 def test_the_reference_moves_by_its_share(tiny):

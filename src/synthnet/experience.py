@@ -132,7 +132,7 @@ def _starts(policy: Policy, members: Sequence[Task], prompts: list[Prompt], conf
     for number, (member, prompt) in enumerate(zip(members, prompts, strict=True)):
         draw = generator(seed, "current-state", update, number)
         mine = prompt.start[ranks.own_share(config.prompts, "grpo.prompts")]
-        start = current_states(policy, mine, config.current_states, prompt.n_steps, member.network, draw)
+        start = current_states(policy, mine, config, prompt.n_steps, member.network, draw)
         found.append((member.network, start))
     return found
 

@@ -24,9 +24,10 @@ class SamplingConfig:
     rollout, mirrored pairs sharing theirs (rollout; None: that where a reward term counts steps). mirrored: rollouts come in
     pairs with opposite noise. noisy_steps: all; or one, drawn per update, while the others take the mean action (MixGRPO,
     arXiv 2507.21802); or the last (cheapest: rollouts share their states up to it). noisy_roles: the roles (columns of the
-    policy's vocabulary) whose weights are explored, all where none is listed; the others take their mean, so no gradient
-    reaches them: what is wrong with classes is mended in the last layer (Kirichenko et al. 2022, arXiv 2204.02937).
-    current_states: share of prompts that start from a state which the policy just made of a fresh W0, not from W0 itself.
+    policy's vocabulary) whose weights are explored, all where none is listed; the others take their mean and give no gradient
+    (parameters that they share with explored ones still move: train the heads alone to leave them as they are). What is wrong
+    with classes may be mended in the last layer (Kirichenko et al. 2022, arXiv 2204.02937). current_states: share of prompts that
+    start from a state which the policy just made of a fresh W0, not from W0 itself.
     """
 
     prompts: int = 16
@@ -161,13 +162,16 @@ def group_noise(config: SamplingConfig, n_dims: int, seed: int, update: int, pro
 
 
 @torch.no_grad()
-def current_states(policy: Policy, start: Tensor, share: float, steps_left: int, net: Network, draw: torch.Generator) -> Tensor:
-    """Start weights [prompt weights] of which the first `share` are replaced by what one sampled step makes of them."""
-    if not share:
+def current_states(
+    policy: Policy, start: Tensor, config: SamplingConfig, steps_left: int, net: Network, draw: torch.Generator
+) -> Tensor:
+    """Start weights [prompt weights] of which a share (`current_states`) is replaced by what one sampled step makes of them."""
+    if not config.current_states:
         return start
-    n_current = max(1, round(share * len(start)))
+    n_current = max(1, round(config.current_states * len(start)))
     scale = policy.scale(net)
     state = start[:n_current] / scale
     action = policy(state, steps_left, net)
-    taken = action.sample(standard_noise(tuple(action.mean.shape), draw, start.device))
+    noise = standard_noise(tuple(action.mean.shape), draw, start.device)
+    taken = action.sample(noise * explored_weights(policy, net, config.noisy_roles))
     return torch.cat([policy.land(state, taken, steps_left, net) * scale, start[n_current:]])
