@@ -116,6 +116,8 @@ def main() -> None:
     path = POLICY_DIR / f"{options.name}.safetensors"
     if options.report is None:
         policy = load_policy(options.policy)
+        if strange := set(options.archs or ()) - {arch.label for arch in policy.archs}:
+            parser.error(f"the policy has no {', '.join(sorted(strange))}; it has {', '.join(a.label for a in policy.archs)}")
         policy.archs = [arch for arch in policy.archs if not options.archs or arch.label in options.archs]
         policy.save(path, torch.float16)
     else:

@@ -168,6 +168,16 @@ def test_log_ratio_is_epsilon_times_shift_minus_half_its_square(tiny):
     assert found.exp().mean().item() == pytest.approx(1, abs=5e-3)
 
 
+def test_rewards_are_measured_on_warped_images(tiny):
+    """Breaks if the stage forgets reward.warp. Actions are the same: their noise is drawn elsewhere."""
+    policy, config = make_policy(tiny), _config(num_generations=4)
+    straight, bent = (
+        collect(policy, [tiny], config, RewardConfig(batch=64, warp=warp), (), seed=0, update=0) for warp in (0.0, 0.3)
+    )
+    assert torch.equal(straight.sampled[0].actions, bent.sampled[0].actions)
+    assert straight.metrics["rewards/bounded_loss"] != bent.metrics["rewards/bounded_loss"]
+
+
 def test_prompts_may_start_from_what_the_policy_just_made(tiny):
     policy, start = make_policy(tiny), tiny.draw_start("val", [0, 1, 2, 3])
     mixed = current_states(policy, start, SamplingConfig(current_states=0.5), 2, tiny.network, torch.Generator().manual_seed(0))

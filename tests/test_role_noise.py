@@ -5,10 +5,12 @@ import copy
 import pytest
 import torch
 
+from conftest import TINY_TRUNK
 from synthnet.errors import InputError
 from synthnet.evaluation import task_of_policy
 from synthnet.functional import score
 from synthnet.grpo_settings import GrpoConfig
+from synthnet.policy import Policy, PolicyConfig
 from synthnet.policy_file import load_policy
 from synthnet.rewards import quality
 from synthnet.role_noise import MOST, role_shares
@@ -17,6 +19,7 @@ from synthnet.sampling import Cohort, SamplingConfig, sample_rollouts
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_calibration
 from synthnet.synthesis import policy_path
+from synthnet.tasks import build_task
 from synthnet.train_grpo import noise_shares, train_grpo
 from synthnet.training import LoopConfig
 
@@ -116,3 +119,15 @@ def test_roles_that_cannot_be_explored_are_refused(policy, tiny, tmp_path, chang
     config = GrpoConfig(**{"noisy_roles": list(policy.vocabulary)[:1], **change})
     with pytest.raises(InputError, match=message):
         train_grpo(policy, tiny, config, RewardConfig(batch=32), tmp_path / "run", "", 0)
+
+
+def test_a_member_without_the_roles_is_refused(tmp_path):
+    """With one hidden layer there are no edges between hidden units, so nothing would be explored."""
+    family = build_task("digits-mlp-family", members=[[4, 4], [6]], heldout=[])
+    policy = Policy.create(PolicyConfig(backbone=TINY_TRUNK), list(family.family), 0)
+    config, reward = GrpoConfig(noisy_roles=["edge"]), RewardConfig(batch=32)
+    with pytest.raises(InputError, match=r"mlp\(sizes=\[64, 6, 10\]\) has none of edge"):
+        train_grpo(policy, family, config, reward, tmp_path / "run", "", 0)
+    with pytest.raises(InputError, match=r"reward\.warp must lie in 0\.\.10, got inf"):
+        train_grpo(policy, family, GrpoConfig(), RewardConfig(batch=32, warp=float("inf")), tmp_path / "run", "", 0)
+    assert not (tmp_path / "run").exists()

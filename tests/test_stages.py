@@ -270,6 +270,25 @@ def test_every_trunk_and_token_scheme_goes_through_the_same_stages(zoo_dir, tmp_
 
 
 @COLLAPSE
+def test_distil_learns_from_warped_images(zoo_dir, tmp_path, tiny):
+    """Breaks if the stage forgets distil.warp: the first update's loss is then that of the images as they are."""
+    make_policy(tiny).save(tmp_path / "p.safetensors")
+    quick = ["distil.labels=hard", "distil.nets=4", "distil.val_seeds=4", "distil.loop.updates=1", f"zoo_dir={zoo_dir}"]
+    losses = []
+    for warp in (0, 0.3):
+        out = tmp_path / f"warp-{warp}"
+        run_stage(
+            "distil", [*SMALL, *quick, f"distil.warp={warp}", f"policy_from={tmp_path / 'p.safetensors'}", f"run_dir={out}"]
+        )
+        rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        losses += [row["target_loss"] for row in rows if "target_loss" in row]
+    assert len(losses) == 2 and abs(losses[0] - losses[1]) > 1e-3
+    for wrong in ("-0.1", "11", "inf"):
+        with pytest.raises(InputError, match=r"distil\.warp must lie in 0\.\.10"):
+            run_stage("distil", [*SMALL, *quick, f"distil.warp={wrong}", f"policy_from={tmp_path / 'p.safetensors'}"])
+
+
+@COLLAPSE
 def test_grpo_resumes_bit_for_bit(zoo_dir, tmp_path, tiny, monkeypatch):
     make_policy(tiny).save(tmp_path / "p.safetensors")
     moving = ["grpo.beta=0.1", "grpo.sync_ref_model=true", "grpo.ref_model_sync_steps=2"]  # the reference is saved too

@@ -48,7 +48,7 @@ def calibrate(
     config = replace(config, sigma=SIGMAS[0])  # what is asked for here need not be given
     hooks = load_hooks(reward.python, reward.python_weights)
     check(config, reward, policy, bool(hooks))
-    check_members(config, task)
+    check_members(config, reward, policy, task)
     policy, place = prepare(policy, config, seed), choose_device(device)
     policy.to(place)
     best = sum(weight * getattr(terms()[name], "BEST", 1.0) for name, weight in reward.weights.items())

@@ -12,10 +12,11 @@ from synthnet.grpo import CONTROLS, check_mix
 from synthnet.guards import GuardConfig
 from synthnet.knobs import HOT
 from synthnet.policy import Policy
-from synthnet.sampling import SamplingConfig
+from synthnet.sampling import SamplingConfig, explored_weights
 from synthnet.scoring import RewardConfig, check_reward
 from synthnet.tasks import Task
 from synthnet.training import LoopConfig, OptimConfig, check_steps
+from synthnet.variation import check_warp
 
 
 @dataclass
@@ -88,10 +89,14 @@ CHOICES = {
 }
 
 
-def check_members(config: GrpoConfig, task: Task) -> None:
-    """Refuse what members of several data sets cannot share."""
+def check_members(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task) -> None:
+    """Refuse what members of several data sets cannot share, and what one of them has no use for."""
     if config.mixed and len({member.data_set for member in task.members}) > 1:
         raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
+    for member in task.members:
+        check_warp("reward.warp", reward.warp, member.data(reward.split)[0])
+        if not explored_weights(policy, member.network, config.noisy_roles).any():
+            raise InputError(f"grpo.noisy_roles: {member.arch} has none of {', '.join(config.noisy_roles)}")
 
 
 def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, has_hooks: bool = False) -> None:

@@ -25,9 +25,9 @@ class SamplingConfig:
     pairs with opposite noise. noisy_steps: all; or one, drawn per update, while the others take the mean action (MixGRPO,
     arXiv 2507.21802); or the last (cheapest: rollouts share their states up to it). noisy_roles: the roles (columns of the
     policy's vocabulary) whose weights are explored, all where none is listed; the others take their mean and give no gradient
-    (parameters that they share with explored ones still move: train the heads alone to leave them as they are). What is wrong
-    with classes may be mended in the last layer (Kirichenko et al. 2022, arXiv 2204.02937). current_states: share of prompts
-    that start from a state which the policy just made of a fresh W0, not from W0 itself.
+    on the first pass (parameters that they share with explored ones still move: train the heads alone to leave them as they
+    are). What is wrong with classes may be mended in the last layer (Kirichenko et al. 2022, arXiv 2204.02937).
+    current_states: share of prompts that start from a state which the policy just made of a fresh W0, not from W0 itself.
     """
 
     prompts: int = 16

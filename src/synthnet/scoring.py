@@ -62,7 +62,7 @@ def check_reward(reward: RewardConfig, has_hooks: bool = False) -> None:
     """Refuse rewards that cannot be measured."""
     at_least(2, "reward", reward, "batch")
     at_least(1, "reward", reward, "copies")
-    at_least(0, "reward", reward, "input_noise", "warp", "copy_noise")
+    at_least(0, "reward", reward, "input_noise", "copy_noise")
     weights = reward.weights.values()
     if not all(math.isfinite(weight) for weight in [*weights, *reward.python_weights]) or not (any(weights) or has_hooks):
         raise InputError(f"reward weights must be finite and not all zero, got {reward.weights}")

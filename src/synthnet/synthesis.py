@@ -43,7 +43,7 @@ def policy_path(name: str | Path) -> Path:
 
 def find_policy(arch: Arch, task: str | None = None) -> str:
     """The name of the bundled policy that was trained on this architecture, else of one that was trained on several of its kind
-    and covers it, first of all on nets as deep; where any was trained for the named task, of those alone.
+    and covers it, first of all where its depth is known; where any was trained for the named task, of those alone.
 
     Raises: InputError when there is none.
     """
@@ -52,13 +52,18 @@ def find_policy(arch: Arch, task: str | None = None) -> str:
     own = {
         name: record for name, record in records.items() if task in (record["record"].get("task"), *record.get("data_sets", ()))
     }
-    covering, nearest = None, -1
+    covering, nearest = None, None
     for name, record in (own or records).items():
         archs = list(map(Arch.from_dict, record["archs"]))
         if arch in archs:
             return name
         near = _depth_known(archs, arch)
-        if near > nearest and len(archs) > 1 and archs[0].builder == arch.builder and _covers(record, arch):
+        if (
+            (nearest is None or near > nearest)
+            and len(archs) > 1
+            and archs[0].builder == arch.builder
+            and _covers(record, arch)
+        ):
             covering, nearest = name, near
     if covering is None:
         raise InputError(
@@ -67,10 +72,11 @@ def find_policy(arch: Arch, task: str | None = None) -> str:
     return covering
 
 
-def _depth_known(archs: list[Arch], arch: Arch) -> int:
-    """2 where one of these is as deep (has as many tensors), 1 where there are shallower and deeper ones, else 0."""
+def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:
+    """How well these know the depth of a net, the more the larger: whether it lies within theirs (in numbers of tensors), and
+    minus how far the nearest of them is."""
     mine, depths = len(arch.spec().tensors), [len(other.spec().tensors) for other in archs]
-    return 2 if mine in depths else int(min(depths) < mine < max(depths))
+    return min(depths) <= mine <= max(depths), -min(abs(mine - depth) for depth in depths)
 
 
 def _covers(record: dict, arch: Arch) -> bool:

@@ -30,7 +30,7 @@ from synthnet.tracking import open_run
 from synthnet.train_pairs import PairsConfig, draw_pairs, move, pairs_loss
 from synthnet.training import LoopConfig, OptimConfig, check_steps, train
 from synthnet.validation import CollapseWatch, Validation
-from synthnet.variation import Variation
+from synthnet.variation import Variation, check_warp
 from synthnet.zoo import Zoo
 
 
@@ -84,9 +84,7 @@ def check_distil(config: DistilConfig, policy: Policy) -> None:
             "distil.apart and distil.differ compare nets of different seeds: distil.nets must be at least 2 a process, "
             f"got {config.nets}"
         )
-    at_least(
-        0, "distil", config, "join", "standardised", "input_noise", "warp", "anchor", "stay", "apart", "differ", "apart_ratio"
-    )
+    at_least(0, "distil", config, "join", "standardised", "input_noise", "anchor", "stay", "apart", "differ", "apart_ratio")
     if config.graded is not None:
         at_least(1, "distil", config, "graded")
     at_least(2, "distil", config, "val_seeds")
@@ -127,7 +125,13 @@ def train_distil(
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of its policy. Soft labels come from the first zoo of each
     data set."""
-    check_distil(config, policy)
+
+    def sound() -> None:
+        check_distil(config, policy)
+        for member in task.members:
+            check_warp("distil.warp", config.warp, member.data("train")[0])
+
+    sound()
     place, members = choose_device(device), task.members
     policy.to(place)
     soft: dict[str, Tensor] = {}
@@ -178,7 +182,7 @@ def train_distil(
             loss, metrics["anchor_loss"] = loss + config.anchor * anchor, anchor.item()
         yield loss, metrics
 
-    live = Live("distil", {"distil": config}, lab, lambda: check_distil(config, policy))
+    live = Live("distil", {"distil": config}, lab, sound)
     with open_run(run_dir, config_yaml, lab) as run:
         before = validation(policy)
         best = train(run, f"distil {task.name}", policy, config, step, watch, live)

@@ -55,7 +55,7 @@ def train_grpo(
     hooks = load_hooks(reward.python, reward.python_weights)
     hooks += [Hook(*each) if isinstance(each, tuple) else Hook(each) for each in reward_funcs]
     check(config, reward, policy, bool(hooks))
-    check_members(config, task)
+    check_members(config, reward, policy, task)
     policy, place = prepare(policy, config, seed), choose_device(device)
     policy.to(place)
     shares = noise_shares(policy, task.members, config, reward, seed)
@@ -105,6 +105,7 @@ def train_grpo(
 
     def sound() -> None:
         check(config, reward, policy, bool(hooks))
+        check_members(config, reward, policy, task)
         if policy.config.action.learn_sigma and config.sigma != started_with:
             raise InputError("grpo.sigma cannot be patched where sigma is learned (action.learn_sigma)")
 

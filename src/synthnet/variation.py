@@ -10,6 +10,7 @@ from torch import Tensor
 from synthnet.errors import InputError
 
 CHANNELS = (1, 3)  # of images whose shape is not stored with them: grey or colour
+LARGEST_WARP = 10
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,28 @@ class Variation:
         return images
 
 
-def warped(images: Tensor, size: float, draw: torch.Generator) -> Tensor:
-    """Square images [example feature…] under affine maps near the identity; what comes in from outside repeats the border."""
-    n, features = len(images), images[0].numel()
+def check_warp(name: str, warp: float, images: Tensor) -> None:
+    """Refuse a warp of no meaning, or of images [example feature…] that are not square."""
+    if not 0 <= warp <= LARGEST_WARP:
+        raise InputError(f"{name} must lie in 0..{LARGEST_WARP}, got {warp}")
+    if warp:
+        image_shape(images)
+
+
+def image_shape(images: Tensor) -> tuple[int, int, int]:
+    """Channels and sides of flattened square images [example feature…]. Raises: InputError for others."""
+    features = images[0].numel()
     sides = [isqrt(features // channels) for channels in CHANNELS]
     square = [(c, side, side) for c, side in zip(CHANNELS, sides, strict=True) if c * side**2 == features]
     if not square:
         raise InputError(f"a warp needs square grey or colour images, got inputs of {features} numbers")
+    return square[0]
+
+
+def warped(images: Tensor, size: float, draw: torch.Generator) -> Tensor:
+    """Square images [example feature…] under affine maps near the identity; what comes in from outside repeats the border."""
+    n, shape = len(images), image_shape(images)
     maps = torch.eye(2, 3) + size * torch.randn((n, 2, 3), generator=draw)
-    grid = F.affine_grid(maps.to(images), [n, *square[0]], align_corners=False)
-    moved = F.grid_sample(images.reshape(n, *square[0]), grid, padding_mode="border", align_corners=False)
+    grid = F.affine_grid(maps.to(images), [n, *shape], align_corners=False)
+    moved = F.grid_sample(images.reshape(n, *shape), grid, padding_mode="border", align_corners=False)
     return moved.reshape(images.shape)
