@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from synthnet.policy import ActionConfig, Policy, PolicyConfig
+from synthnet.stages import run_stage
 from synthnet.tasks import build_task
 
 torch.set_num_threads(1)
@@ -45,3 +46,11 @@ def deep():
 @pytest.fixture
 def policy(tiny):
     return make_policy(tiny)
+
+
+@pytest.fixture(scope="session")
+def zoo_dir(tmp_path_factory):
+    """A zoo of 12 runs and four held out, of digits with eight hidden units; tests leave it as it is."""
+    path = tmp_path_factory.mktemp("zoo") / "zoo"
+    run_stage("zoo", ["task.hidden=[8]", "zoo.runs=12", "zoo.heldout=4", "zoo.shard=6", f"run_dir={path}"])
+    return path

@@ -289,11 +289,11 @@ def test_gaussian_bandit_finds_its_optimum(dims, bound):
 )
 def test_unsound_settings_are_refused_before_any_work(tiny, changes, reason):
     with pytest.raises(InputError, match=reason):
-        check(_config(**changes), RewardConfig(), make_policy(tiny))
+        check(_config(**changes), RewardConfig(), make_policy(tiny), tiny)
 
 
 def test_dropout_in_a_policy_is_refused(tiny):
     policy = make_policy(tiny)
     policy.trunk.dropout = torch.nn.Dropout(0.1)
     with pytest.raises(InputError, match="dropout"):
-        check(_config(), RewardConfig(), policy)
+        check(_config(), RewardConfig(), policy, tiny)

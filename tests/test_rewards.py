@@ -162,8 +162,8 @@ def test_states_are_measured_only_where_a_term_needs_them(tiny):
 def test_a_cost_per_step_that_would_cancel_is_refused(tiny):
     for config in (GrpoConfig(steps=[2]), GrpoConfig(steps=[1, 2], steps_by="group")):
         with pytest.raises(InputError, match="cancels"):
-            check(config, RewardConfig(step_cost=0.1), make_policy(tiny))
-    check(GrpoConfig(steps=[1, 2]), RewardConfig(step_cost=0.1), make_policy(tiny))
+            check(config, RewardConfig(step_cost=0.1), make_policy(tiny), tiny)
+    check(GrpoConfig(steps=[1, 2]), RewardConfig(step_cost=0.1), make_policy(tiny), tiny)
 
 
 @pytest.mark.parametrize(
@@ -171,4 +171,4 @@ def test_a_cost_per_step_that_would_cancel_is_refused(tiny):
 )
 def test_bad_rewards_are_refused(tiny, changes):
     with pytest.raises(InputError):
-        check(GrpoConfig(), RewardConfig(**changes), make_policy(tiny))
+        check(GrpoConfig(), RewardConfig(**changes), make_policy(tiny), tiny)

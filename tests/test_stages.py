@@ -20,13 +20,12 @@ from synthnet.rollout import rollout, synthesize_flat
 from synthnet.scoring import RewardConfig
 from synthnet.snapshot import policy_of_run
 from synthnet.stages import run_stage
-from synthnet.tasks import build_task
 from synthnet.train_corrupt import corrupted_states
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import PairsConfig, draw_chain, draw_pairs
 from synthnet.training import LoopConfig, OptimConfig
 from synthnet.validation import Validation
-from synthnet.zoo import Zoo, ZooConfig, build_zoo, import_zoo
+from synthnet.zoo import Zoo
 
 COLLAPSE = pytest.mark.filterwarnings("ignore:outputs of different seeds")  # untrained policies may do so
 
@@ -34,13 +33,6 @@ SMALL = ["task.hidden=[8]", "backbone.dim=16", "backbone.depth=1", "backbone.hea
 PAIRS = [*SMALL, "pairs.loop.updates=6", "pairs.loop.validate_every=2", "pairs.loop.checkpoint_every=2"]
 GRPO = [*SMALL, "grpo.prompts=2", "grpo.num_generations=4", "grpo.val_seeds=4", "reward.batch=64"]
 LOOP = ["loop.updates=5", "loop.validate_every=2", "loop.checkpoint_every=2"]
-
-
-@pytest.fixture(scope="module")
-def zoo_dir(tmp_path_factory):
-    path = tmp_path_factory.mktemp("zoo") / "zoo"
-    run_stage("zoo", ["task.hidden=[8]", "zoo.runs=12", "zoo.heldout=4", "zoo.shard=6", f"run_dir={path}"])
-    return path
 
 
 def _metrics(run_dir):
@@ -64,86 +56,6 @@ def interrupt_at(call, work, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             work()
     assert len(calls) == call
-
-
-def test_zoo_holds_its_runs_and_the_recipe_works(zoo_dir):
-    zoo = Zoo.open(zoo_dir)
-    states, task = zoo.states("zoo"), build_task("digits-mlp", hidden=[8])
-    assert states.shape == (12, 6, task.network.spec.n_weights)
-    assert zoo.states("heldout").shape[0] == 4
-    assert torch.equal(states[:, 0], task.draw_start("zoo", list(range(12))))
-    assert all(row["val_accuracy"] > 0.8 for row in zoo.index)
-    with pytest.raises(InputError, match="asked for 13"):
-        zoo.states("zoo", 13)
-
-
-def test_a_killed_zoo_resumes_at_the_missing_shard(zoo_dir, tmp_path):
-    task, config = build_task("digits-mlp", hidden=[8]), ZooConfig(runs=12, heldout=4, shard=6)
-    build_zoo(task, config, tmp_path / "z", "same")
-    shards = sorted((tmp_path / "z").glob("states-*"))
-    before = shards[2].read_bytes()
-    kept = shards[0].stat().st_mtime_ns
-    shards[2].unlink()
-    (tmp_path / "z" / "zoo.json").unlink()
-    with pytest.raises(InputError, match="not a finished zoo"):
-        Zoo.open(tmp_path / "z")
-    build_zoo(task, config, tmp_path / "z", "same")
-    assert shards[2].read_bytes() == before
-    assert shards[0].stat().st_mtime_ns == kept
-    assert torch.equal(Zoo.open(tmp_path / "z").states(), Zoo.open(zoo_dir).states())
-
-
-def test_a_population_trains_like_single_nets(tiny):
-    """The batched computation against torch's own modules and Adam, one net at a time, on the same minibatches."""
-    from synthnet.population import Training, train_population
-    from synthnet.seeds import generator
-    from synthnet.tasks import Recipe
-
-    recipe, (inputs, labels) = Recipe(3e-3, 64, 2), tiny.data("train")
-    start = tiny.draw_start("zoo", [0, 1])
-    together = train_population(tiny.network, start, inputs, labels, Training(recipe), [0, 1, 2])
-    assert torch.equal(together[:, 0], start)
-    for index in range(2):
-        module = tiny.arch.build()
-        module.load_state_dict(tiny.network.spec.unflatten(start[index]))
-        optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
-        for epoch in (1, 2):
-            for chosen in torch.randperm(len(inputs), generator=generator(0, "batch-order", epoch)).split(64):
-                optimizer.zero_grad()
-                torch.nn.functional.cross_entropy(module(inputs[chosen]), labels[chosen]).backward()
-                optimizer.step()
-        alone = tiny.network.spec.flatten(module.state_dict())
-        assert (alone - together[index, 2]).norm() < 1e-3 * alone.norm()
-    own = train_population(tiny.network, start, inputs, labels, Training(recipe, per_run_order=True), [2], run_ids=[0, 1])
-    assert not torch.allclose(own[:, 0], together[:, 2], atol=1e-2)
-
-
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_own_runs_are_imported_in_numeric_order(tmp_path, suffix, tiny):
-    from safetensors.torch import save_file
-
-    states = tiny.draw_start("user", list(range(9))).view(3, 3, -1)
-    for run in range(3):
-        folder = tmp_path / "runs" / f"run{run}"
-        folder.mkdir(parents=True)
-        for place, epoch in enumerate((0, 2, 10)):
-            tensors = {n: v.clone() for n, v in tiny.network.spec.unflatten(states[run, place]).items()}
-            path = folder / f"weights_epoch_{epoch}.{suffix}"
-            save_file(tensors, path) if suffix == "safetensors" else torch.save(tensors, path)
-    zoo = import_zoo(tmp_path / "runs", tmp_path / "zoo")
-    assert torch.equal(zoo.states("zoo"), states[:2])
-    assert torch.equal(zoo.states("heldout"), states[2:])
-    assert zoo.arch == tiny.arch
-
-
-def test_import_refuses_pickles_that_are_not_state_dicts(tmp_path):
-    (tmp_path / "a_0.pth").write_bytes(b"nonsense")
-    (tmp_path / "a_1.pth").write_bytes(b"nonsense")
-    with pytest.raises(InputError, match="weights_only"):
-        import_zoo(tmp_path, tmp_path / "zoo")
-    (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="holds no runs"):
-        import_zoo(tmp_path / "none", tmp_path / "zoo")
 
 
 def test_chains_rise_from_the_start_to_the_clean_state():
@@ -234,18 +146,6 @@ def test_zoos_and_policies_of_another_split_are_refused(zoo_dir, tmp_path, tiny)
 def test_settings_out_of_range_are_refused(zoo_dir, tmp_path, setting):
     with pytest.raises(InputError):
         run_stage("pairs", [*PAIRS, setting, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'run'}"])
-
-
-def test_import_neither_overwrites_nor_guesses(tmp_path, tiny, zoo_dir):
-    for name in ("weights_final", "weights_epoch_0"):
-        torch.save(tiny.network.spec.unflatten(tiny.draw_start("user", [0])[0]), tmp_path / f"{name}.pth")
-    with pytest.raises(InputError, match="one numbering"):
-        import_zoo(tmp_path, tmp_path / "zoo")
-    (tmp_path / "weights_final.pth").rename(tmp_path / "weights_epoch_1.pth")
-    before = (zoo_dir / "index.jsonl").read_text()
-    with pytest.raises(InputError, match="not an empty folder"):
-        import_zoo(tmp_path, zoo_dir)
-    assert (zoo_dir / "index.jsonl").read_text() == before
 
 
 @COLLAPSE

@@ -8,11 +8,9 @@ from synthnet.seeds import generator
 from synthnet.variation import Variation, warped
 
 
-class FixedDraw:
+def draw_known(monkeypatch, maps):
     """`torch.randn` as known numbers."""
-
-    def __init__(self, monkeypatch, maps):
-        monkeypatch.setattr(torch, "randn", lambda *_, **__: torch.tensor(maps))
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: torch.tensor(maps))
 
 
 def ramp(side=8):
@@ -27,13 +25,13 @@ def test_nothing_asked_changes_nothing_and_draws_nothing():
 
 
 def test_a_shift_moves_by_its_share_of_half_a_side_and_repeats_the_border(monkeypatch):
-    FixedDraw(monkeypatch, [[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])  # of 0.25: a quarter of four pixels, so one to the left
+    draw_known(monkeypatch, [[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]])  # of 0.25: a quarter of four pixels, so one to the left
     moved = warped(ramp(), 0.25, None).reshape(8, 8)
     assert torch.allclose(moved, torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 7]).expand(8, 8), atol=1e-5)
 
 
 def test_a_quarter_turn(monkeypatch):
-    FixedDraw(monkeypatch, [[[-1.0, -1.0, 0.0], [1.0, -1.0, 0.0]]])
+    draw_known(monkeypatch, [[[-1.0, -1.0, 0.0], [1.0, -1.0, 0.0]]])
     turned = warped(ramp(), 1.0, None).reshape(8, 8)
     assert torch.allclose(turned, torch.arange(7.0, -1, -1)[:, None].expand(8, 8), atol=1e-5)
 

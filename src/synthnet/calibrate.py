@@ -10,7 +10,7 @@ from torch import Tensor
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.experience import collect
-from synthnet.grpo_settings import GrpoConfig, check, check_members
+from synthnet.grpo_settings import GrpoConfig, check
 from synthnet.policy import Policy
 from synthnet.reward_hook import Hook, load_hooks
 from synthnet.rewards import terms
@@ -47,8 +47,7 @@ def calibrate(
     the reward's head-room and whose spread is at least three times the minibatch noise: take the largest such."""
     config = replace(config, sigma=SIGMAS[0])  # what is asked for here need not be given
     hooks = load_hooks(reward.python, reward.python_weights)
-    check(config, reward, policy, bool(hooks))
-    check_members(config, reward, policy, task)
+    check(config, reward, policy, task, bool(hooks))
     policy, place = prepare(policy, config, seed), choose_device(device)
     policy.to(place)
     best = sum(weight * getattr(terms()[name], "BEST", 1.0) for name, weight in reward.weights.items())

@@ -58,9 +58,9 @@ def collect(
             config.steps,
             config.prompts,
             reward.batch,
-            Variation(reward.input_noise, reward.warp),
             seed,
             update,
+            vary=Variation(reward.input_noise, reward.warp),
         )
         for member in members
     ]

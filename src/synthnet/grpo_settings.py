@@ -89,17 +89,7 @@ CHOICES = {
 }
 
 
-def check_members(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task) -> None:
-    """Refuse what members of several data sets cannot share, and what one of them has no use for."""
-    if config.mixed and len({member.data_set for member in task.members}) > 1:
-        raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
-    for member in task.members:
-        check_warp("reward.warp", reward.warp, member.data(reward.split)[0])
-        if not explored_weights(policy, member.network, config.noisy_roles).any():
-            raise InputError(f"grpo.noisy_roles: {member.arch} has none of {', '.join(config.noisy_roles)}")
-
-
-def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, has_hooks: bool = False) -> None:
+def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, has_hooks: bool = False) -> None:
     """Refuse unsound settings before any work, with the reason."""
     for name, known in CHOICES.items():
         if getattr(config, name) not in known:
@@ -119,6 +109,17 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, has_hooks: b
         raise InputError(f"this policy acts through codes: set grpo.action=code grpo.code_dim={policy.code_dim}")
     if config.action == "code" and config.trainable != "all":
         raise InputError("grpo.action=code trains the code head alone: leave grpo.trainable at all")
+    _check_members(config, reward, policy, task)
+
+
+def _check_members(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task) -> None:
+    """Refuse what members of several data sets cannot share, and what one of them has no use for."""
+    if config.mixed and len({member.data_set for member in task.members}) > 1:
+        raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
+    for member in task.members:
+        check_warp("reward.warp", reward.warp, member.data(reward.split)[0])
+        if not explored_weights(policy, member.network, config.noisy_roles).any():
+            raise InputError(f"grpo.noisy_roles: {member.arch} has none of {', '.join(config.noisy_roles)}")
 
 
 def _check_sampling(config: GrpoConfig, policy: Policy) -> None:

@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 
 from synthnet.errors import InputError, unknown
 from synthnet.lab import Schedule
+from synthnet.variation import LARGEST_WARP
 
 LIVE_SECTIONS = {  # what a run of each stage listens to
     "corrupt": ("corrupt", "backbone"),
@@ -59,7 +60,7 @@ _DISTIL = {
     **dict.fromkeys(("anchor", "stay", "apart"), _WEIGHT),
     "apart_ratio": Bounds(0, 2),
     "input_noise": Bounds(0, 10),
-    "warp": Bounds(0, 10),
+    "warp": Bounds(0, LARGEST_WARP),
     "steps": _STEPS,
     "graded": _STEPS,
     "nets": _COUNT,
@@ -107,7 +108,7 @@ _REWARD = {
     **dict.fromkeys((*_TERMS, "worst_class", "calibration"), Bounds(-1e3, 1e3)),
     "batch": Bounds(2, 10_000_000),
     "input_noise": Bounds(0, 10),
-    "warp": Bounds(0, 10),
+    "warp": Bounds(0, LARGEST_WARP),
     "copies": Bounds(1, 100),
     "copy_noise": Bounds(0, 10),
     "dtype": ("float32", "bfloat16"),

@@ -11,6 +11,7 @@ from synthnet.gradients import chain_gradients, has_closed_form
 from synthnet.plan import Job, Plan, choose
 from synthnet.seeds import generator
 from synthnet.tasks import Recipe, Task
+from synthnet.variation import Variation
 from synthnet.workers import spread
 
 PROBE_STEPS = 3
@@ -112,14 +113,12 @@ def _train(
     """Train nets together; `n_steps` ends it early."""
     recipe, taken = training.recipe, 0
     learners = Learners(network, start, recipe.learning_rate, backend)
-    noise = generator(training.order_seed, "input-noise")
+    vary, noise = Variation(training.input_noise), generator(training.order_seed, "input-noise")
     saved = {0: start} if 0 in save_epochs else {}
     for epoch in range(1, max(save_epochs, default=0) + 1):
         for chosen in batch_orders(training, epoch, len(inputs), run_ids).split(recipe.batch_size, dim=-1):
             x, y = inputs[chosen.to(inputs.device)], labels[chosen.to(labels.device)]
-            if training.input_noise:
-                x = x + training.input_noise * torch.randn(x.shape, generator=noise).to(x)
-            learners.step(x, y)
+            learners.step(vary(x, noise), y)
             taken += 1
             if taken == n_steps:
                 return learners.weights()

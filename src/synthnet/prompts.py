@@ -8,7 +8,7 @@ from torch import Tensor
 
 from synthnet.seeds import generator
 from synthnet.tasks import Task
-from synthnet.variation import Variation
+from synthnet.variation import AS_THEY_ARE, Variation
 
 # Start seeds of each stage begin far above those of any zoo, so that no stage sees another's start weights.
 FIRST_SEED = {"distil": 1 << 23, "grpo": 1 << 24, "critic": 1 << 26, "role-noise": 1 << 27}
@@ -31,15 +31,14 @@ def draw_prompt(
     steps: Sequence[int],
     n_starts: int,
     n_images: int,
-    vary: Variation,
     seed: int,
     update: int,
     labels: Tensor | None = None,
+    vary: Variation = AS_THEY_ARE,
 ) -> Prompt:
     """The prompt of one update, on images of a split: a pure function of (stage, seed, update).
 
-    The images are varied as `vary` says. Each start state is used in one update only.
-    `labels`: other ones than the data's own.
+    Each start state is used in one update only. `labels`: other ones than the data's own. `vary`: what becomes of the images.
     """
     draw, (inputs, own) = generator(seed, stage, update), task.data(split)
     labels = own if labels is None else labels

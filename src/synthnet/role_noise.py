@@ -18,7 +18,6 @@ from synthnet.rewards import quality
 from synthnet.rollout import rollout
 from synthnet.seeds import generator
 from synthnet.tasks import Task
-from synthnet.variation import Variation
 
 PROBE = 0.05  # scale units: small enough that the spread is proportional to it
 MOST = 50.0  # times the noise of the role that is felt most; dead weights would ask for infinitely much
@@ -36,7 +35,7 @@ def role_shares(policy: Policy, members: Sequence[Task], split: str, seed: int) 
     """
     felt, times = torch.zeros(len(policy.vocabulary)), torch.zeros(len(policy.vocabulary))
     for member in members:
-        prompt = draw_prompt("role-noise", member, split, policy.device, [1], PROMPTS, IMAGES, Variation(), seed, 0)
+        prompt = draw_prompt("role-noise", member, split, policy.device, [1], PROMPTS, IMAGES, seed, 0)
         nets = rollout(policy, prompt.start, 1, member.network)[-1]
         columns = policy.layout(member.network).column_of
         noise = standard_noise((DRAWS // 2, nets.shape[1]), generator(seed, "role-noise-draws"), nets.device)

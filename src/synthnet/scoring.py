@@ -13,6 +13,7 @@ from synthnet.functional import Network, predictions, score
 from synthnet.rewards import Scored, needs, quality, terms
 from synthnet.sampling import Cohort
 from synthnet.start import init_scale
+from synthnet.variation import Variation
 
 SICK_IMAGES = 64  # on how many images a unit must stay silent to count as dead
 COLLAPSED = 0.05  # root mean square in scale units below which a layer counts as collapsed (a uniform start has 0.58)
@@ -128,7 +129,7 @@ def _copies(net: Network, final: Tensor, images: Tensor, labels: Tensor, reward:
     """Quality [rollout copy] on noisy copies of the images."""
     found = []
     for _ in range(reward.copies):
-        noisy = images + reward.copy_noise * torch.randn(images.shape, generator=draw).to(images)
+        noisy = Variation(reward.copy_noise)(images, draw)
         found.append(quality(*score(net, final, noisy, labels, dtype=getattr(torch, reward.dtype)), net.module.n_classes))
     return torch.stack(found, 1)
 

@@ -52,24 +52,17 @@ def find_policy(arch: Arch, task: str | None = None) -> str:
     own = {
         name: record for name, record in records.items() if task in (record["record"].get("task"), *record.get("data_sets", ()))
     }
-    covering, nearest = None, None
-    for name, record in (own or records).items():
-        archs = list(map(Arch.from_dict, record["archs"]))
-        if arch in archs:
+    archs = {name: list(map(Arch.from_dict, record["archs"])) for name, record in (own or records).items()}
+    for name, trained in archs.items():
+        if arch in trained:
             return name
-        near = _depth_known(archs, arch)
-        if (
-            (nearest is None or near > nearest)
-            and len(archs) > 1
-            and archs[0].builder == arch.builder
-            and _covers(record, arch)
-        ):
-            covering, nearest = name, near
-    if covering is None:
-        raise InputError(
-            f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file"
-        )
-    return covering
+    of_its_kind = [name for name, trained in archs.items() if len(trained) > 1 and trained[0].builder == arch.builder]
+    for name in sorted(of_its_kind, key=lambda name: _depth_known(archs[name], arch), reverse=True):
+        if _covers(records[name], arch):
+            return name
+    raise InputError(
+        f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file"
+    )
 
 
 def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:

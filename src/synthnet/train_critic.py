@@ -24,7 +24,6 @@ from synthnet.tasks import Task
 from synthnet.tracking import open_run
 from synthnet.training import LoopConfig, OptimConfig, train
 from synthnet.validation import Validation
-from synthnet.variation import Variation
 
 
 @dataclass
@@ -62,16 +61,7 @@ def train_critic(
     def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
         net = members[update % len(members)].network
         prompt = draw_prompt(
-            "critic",
-            members[update % len(members)],
-            config.split,
-            place,
-            steps,
-            config.nets,
-            config.images,
-            Variation(),
-            seed,
-            update,
+            "critic", members[update % len(members)], config.split, place, steps, config.nets, config.images, seed, update
         )
         visited = visit(learner, prompt.start, prompt.n_steps, net, generator(seed, "critic-visit", update))
         ahead = prospects(learner, visited, net, prompt.images, prompt.labels)

@@ -156,10 +156,10 @@ def train_distil(
             config.steps,
             config.nets,
             config.images,
-            Variation(config.input_noise, config.warp),
             seed,
             update,
             soft.get(members[turn].data_set),
+            Variation(config.input_noise, config.warp),
         )
         start = start[ranks.own_share(config.nets, "distil.nets")]
         final = rollout(learner, start, n_steps, net, graded=config.graded)[-1]

@@ -18,7 +18,7 @@ from synthnet import ranks
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.experience import Experience, collect, validation_reward
-from synthnet.grpo_settings import GrpoConfig, check, check_members
+from synthnet.grpo_settings import GrpoConfig, check
 from synthnet.guards import drift
 from synthnet.lab import LabConfig
 from synthnet.live import Live
@@ -54,8 +54,7 @@ def train_grpo(
     weight) pairs, beside those of the settings (`reward_hook.py` has their signature)."""
     hooks = load_hooks(reward.python, reward.python_weights)
     hooks += [Hook(*each) if isinstance(each, tuple) else Hook(each) for each in reward_funcs]
-    check(config, reward, policy, bool(hooks))
-    check_members(config, reward, policy, task)
+    check(config, reward, policy, task, bool(hooks))
     policy, place = prepare(policy, config, seed), choose_device(device)
     policy.to(place)
     shares = noise_shares(policy, task.members, config, reward, seed)
@@ -104,8 +103,7 @@ def train_grpo(
     started_with = config.sigma
 
     def sound() -> None:
-        check(config, reward, policy, bool(hooks))
-        check_members(config, reward, policy, task)
+        check(config, reward, policy, task, bool(hooks))
         if policy.config.action.learn_sigma and config.sigma != started_with:
             raise InputError("grpo.sigma cannot be patched where sigma is learned (action.learn_sigma)")
 

@@ -31,6 +31,9 @@ class Variation:
         return images
 
 
+AS_THEY_ARE = Variation()
+
+
 def check_warp(name: str, warp: float, images: Tensor) -> None:
     """Refuse a warp of no meaning, or of images [example feature…] that are not square."""
     if not 0 <= warp <= LARGEST_WARP:
