@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import make_policy
+from conftest import TINY_TRUNK, make_policy
 from synthnet import training
 from synthnet.errors import InputError
 from synthnet.grpo_settings import GrpoConfig
@@ -19,7 +19,7 @@ from synthnet.policy_file import load_policy
 from synthnet.rollout import rollout, synthesize_flat
 from synthnet.scoring import RewardConfig
 from synthnet.snapshot import policy_of_run
-from synthnet.stages import run_stage
+from synthnet.stages import run_stage, run_stages
 from synthnet.train_corrupt import corrupted_states
 from synthnet.train_grpo import train_grpo
 from synthnet.train_pairs import PairsConfig, draw_chain, draw_pairs
@@ -29,7 +29,7 @@ from synthnet.zoo import Zoo
 
 COLLAPSE = pytest.mark.filterwarnings("ignore:outputs of different seeds")  # untrained policies may do so
 
-SMALL = ["task.hidden=[8]", "backbone.dim=16", "backbone.depth=1", "backbone.heads=2", "pairs.batch=8", "pairs.val_seeds=4"]
+SMALL = ["task.hidden=[8]", "backbone.dim=16", "backbone.depth=2", "backbone.heads=2", "pairs.batch=8", "pairs.val_seeds=4"]
 PAIRS = [*SMALL, "pairs.loop.updates=6", "pairs.loop.validate_every=2", "pairs.loop.checkpoint_every=2"]
 GRPO = [*SMALL, "grpo.prompts=2", "grpo.num_generations=4", "grpo.val_seeds=4", "reward.batch=64"]
 LOOP = ["loop.updates=5", "loop.validate_every=2", "loop.checkpoint_every=2"]
@@ -184,7 +184,7 @@ def test_distil_learns_from_warped_images(zoo_dir, tmp_path, tiny):
         losses += [row["target_loss"] for row in rows if "target_loss" in row]
     assert len(losses) == 2 and abs(losses[0] - losses[1]) > 1e-3
     for wrong in ("-0.1", "11", "inf"):
-        with pytest.raises(InputError, match=r"distil\.warp must lie in 0\.\.10"):
+        with pytest.raises(InputError, match=r"distil\.warp must lie in 0 to 10"):
             run_stage("distil", [*SMALL, *quick, f"distil.warp={wrong}", f"policy_from={tmp_path / 'p.safetensors'}"])
 
 
@@ -294,11 +294,43 @@ def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
     for settings, message in (
         (["pairs.source=both"], "need pairs.corruptor"),
         (["pairs.source=none"], "zoo, corruptor or both"),
-        (["pairs.single=-1"], "must not be negative"),
+        (["pairs.single=-1"], r"pairs\.single must lie in"),
+        ([f"pairs.{chain}=0" for chain in ("single", "short", "long", "skipped")], "more than zero"),
         (["pairs.source=both", f"pairs.corruptor={tmp_path / 'p.safetensors'}"], "not a corruptor"),
     ):
         with pytest.raises(InputError, match=message):
             run_stage("pairs", [*base, *settings])
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting"),
+    [
+        ("pairs", "pairs.batch=0"),
+        ("distil", "distil.input_noise=inf"),
+        ("grpo", "grpo.noise_floor=-1"),
+        ("grpo", "reward.gain=nan"),
+        ("critic", "critic.optim.ema=1"),
+    ],
+)
+def test_what_a_patch_may_not_set_no_run_begins_with(tmp_path, stage, setting):
+    """Neither the stage nor `run`, which would otherwise find out after the stages before it."""
+    with pytest.raises(InputError, match=rf"{setting.partition('=')[0]} must lie in"):
+        run_stage(stage, [*SMALL, setting, f"run_dir={tmp_path / 'r'}"])
+    with pytest.raises(InputError, match="must lie in"):
+        run_stages([*SMALL, setting, f"stages=[zoo,{stage}]", f"run_dir={tmp_path / 'r'}"])
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_setting_that_says_another_policy_than_policy_from_is_refused(tmp_path, tiny, monkeypatch):
+    """Unless a forward reads it anew, as what mixtures of experts are weighed by. Ignored settings are wrong conclusions."""
+    make_policy(tiny, {**TINY_TRUNK, "experts": 2}).save(tmp_path / "p.safetensors")
+    monkeypatch.setattr("synthnet.stages.train_grpo", lambda policy, *others: policy)
+    base = ["task.hidden=[8]", f"policy_from={tmp_path / 'p.safetensors'}"]
+    for wrong in ("backbone.depth=3", "backbone=perceiver_io", "tokens.depth=ends", "k_max=5", "action.sigma=0.3"):
+        with pytest.raises(InputError, match=rf"{wrong.partition('=')[0]} is .* here and .* in the policy"):
+            run_stage("grpo", [*base, wrong])
+    same = run_stage("grpo", [*base, "backbone.depth=2", "backbone=set_transformer", "backbone.balance=0.25"])
+    assert same.settings == {"temperature": 1.0, "balance": 0.25, "z": 0.001}
 
 
 def test_a_gradient_flows_through_the_graded_steps_only(tiny, policy):

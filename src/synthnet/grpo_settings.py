@@ -130,12 +130,11 @@ def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
     if config.mirrored and config.num_generations % 2:
         raise InputError(f"grpo.mirrored pairs rollouts: num_generations must be even, got {config.num_generations}")
     check_steps("grpo.steps", config.steps, policy)
-    at_least(1, "grpo", config, "prompts", "num_iterations", "code_dim", "lora_rank", "ref_model_sync_steps")
+    at_least(1, "grpo", config, "code_dim", "lora_rank")
     at_least(2, "grpo", config, "val_seeds")
     most = config.prompts // ranks.world()
     if not 1 <= config.micro_batches <= most:
         raise InputError(f"grpo.micro_batches must lie in 1..{most}, the prompts of a process, got {config.micro_batches}")
-    at_least(0, "grpo", config, "signal_every", "noise_floor")
     ranks.own_share(config.prompts, "grpo.prompts")
     if ranks.world() > 1 and config.current_states:
         raise InputError("grpo.current_states needs one process: which prompts it replaces depends on the whole update")

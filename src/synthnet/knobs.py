@@ -57,7 +57,7 @@ _LOOP = {"validate_every": _BIG, "checkpoint_every": _BIG, "patience": Bounds(0,
 _STEPS = Bounds(1, 64)
 _PAIRS = {**dict.fromkeys(("single", "short", "long", "skipped"), _WEIGHT), "rollin": _SHARE, "function": _WEIGHT}
 _DISTIL = {
-    **dict.fromkeys(("anchor", "stay", "apart"), _WEIGHT),
+    **dict.fromkeys(("anchor", "stay", "apart", "differ"), _WEIGHT),
     "apart_ratio": Bounds(0, 2),
     "input_noise": Bounds(0, 10),
     "warp": Bounds(0, LARGEST_WARP),
@@ -195,12 +195,16 @@ class _Turn:
 
 
 class Dials:
-    """The hot knobs of one run: their course by the settings and schedules, and what patches made of it."""
+    """The hot knobs of one run: their course by the settings and schedules, and what patches made of it.
+
+    Raises: InputError where a setting or the end of a schedule is none of a knob's values.
+    """
 
     def __init__(self, sections: Mapping[str, object], schedules: Mapping[str, Schedule]):
         self.sections = sections
         self.kinds = {group: type(section) for group, section in sections.items()}
         self.base = {name: self._read(name) for name in HOT if name.partition(".")[0] in sections}
+        self.check({name: value for name, value in self.base.items() if value not in (None, [])})  # which leave it to the stage
         self.schedules = dict(schedules)
         for name, schedule in self.schedules.items():
             schedule.check(name)

@@ -4,6 +4,7 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from synthnet.calibrate import calibrate, recommended
 from synthnet.config import Config, compose
 from synthnet.errors import InputError, unknown
 from synthnet.functional import Network
-from synthnet.knobs import HOT, STAGES
+from synthnet.knobs import HOT, LIVE_SECTIONS, STAGES, Dials
 from synthnet.plan import set_memory_budget
 from synthnet.policy import Policy
 from synthnet.policy_file import load_policy
@@ -58,9 +59,11 @@ def run_stages(settings: list[str]) -> Path:
 
 
 def check_stages(config: Config) -> list[str]:
-    """The stages of a configuration. Raises: InputError where there are none, or unknown ones."""
+    """The stages of a configuration. Raises: InputError where there are none, unknown ones, or what one cannot work with."""
     if not config.stages or (strange := [stage for stage in config.stages if stage not in STAGES]):
         raise InputError(f"stages must list some of {', '.join(STAGES)}, got {config.stages or strange}")
+    for stage in config.stages:
+        check_knobs(stage, config)
     return config.stages
 
 
@@ -92,9 +95,7 @@ def run_stage(stage: str, settings: list[str]) -> Path:
 def _run_stage(stage: str, settings: list[str]) -> Path:
     config, text = compose(settings)
     _use_resources(config)
-    for name in config.lab.schedules:
-        if name not in HOT:
-            raise unknown("hot knob in lab.schedules", name, HOT)
+    check_knobs(stage, config)
     if stage in ("pairs", "distil", "grpo"):
         ranks.start()
     elif ranks.world() > 1:
@@ -106,24 +107,42 @@ def _run_stage(stage: str, settings: list[str]) -> Path:
         return build_zoo(task, config.zoo, run_dir, text, config.device)
     if stage == "grpo":
         return train_grpo(
-            _start_policy(config, task), task, config.grpo, config.reward, run_dir, text, config.seed, config.device, config.lab
+            _start_policy(config, task, settings),
+            task,
+            config.grpo,
+            config.reward,
+            run_dir,
+            text,
+            config.seed,
+            config.device,
+            config.lab,
         )
     if stage == "critic":
-        policy = _start_policy(config, task)
+        policy = _start_policy(config, task, settings)
         return train_critic(policy, task, config.critic, run_dir, text, config.seed, config.device, config.lab)
     zoos = _open_zoos(config, task)
     if stage == "distil":
-        policy = _start_policy(config, task)
+        policy = _start_policy(config, task, settings)
         return train_distil(
             policy, task, zoos, config.distil, config.pairs, run_dir, text, config.seed, config.device, config.lab
         )
-    policy = _start_policy(config, task) if config.policy_from else _fresh_policy(config, task)
+    policy = _start_policy(config, task, settings) if config.policy_from else _fresh_policy(config, task)
     if stage == "corrupt":
         return train_corrupt(
             policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device, config.lab
         )
     corrupt = _corrupter(config, task) if config.pairs.corruptor else None
     return train_pairs(policy, task, zoos, config.pairs, run_dir, text, config.seed, config.device, config.lab, corrupt)
+
+
+def check_knobs(stage: str, config: Config) -> None:
+    """Refuse, before any work, what a stage's hot knobs cannot hold, and schedules of knobs that no stage has."""
+    schedules = config.lab.schedules
+    for name in schedules:
+        if name not in HOT:
+            raise unknown("hot knob in lab.schedules", name, HOT)
+    sections = {group: getattr(config, group) for group in LIVE_SECTIONS.get(stage, ()) if group != "backbone"}
+    Dials(sections, {name: schedules[name] for name in schedules if name.partition(".")[0] in sections})
 
 
 def _use_resources(config: Config) -> None:
@@ -144,13 +163,14 @@ def _corrupter(config: Config, task: Task) -> Callable[[Tensor, Network], Tensor
     return lambda states, net: corrupted_states(corruptor, states[:, -1], states.shape[1], net, config.seed)
 
 
-def _start_policy(config: Config, task: Task) -> Policy:
+def _start_policy(config: Config, task: Task, settings: list[str]) -> Policy:
     """The policy a stage goes on from: policy_from, a policy file, a bundled policy's name, or a run directory (of a run that
-    was stopped: its best policy so far)."""
+    was stopped: its best policy so far). Raises: InputError where there is none, or where `settings` ask for another one."""
     if not config.policy_from:
         raise InputError("this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name")
     source = Path(config.policy_from)
     policy = load_policy(policy_of_run(source) if source.is_dir() else policy_path(config.policy_from))
+    _check_same_policy(policy, config, settings)
     _meet(policy, task)
     for member in task.members:
         policy.layout(member.network)
@@ -160,6 +180,26 @@ def _start_policy(config: Config, task: Task) -> Policy:
     policy.record["data"] = task.data_key
     policy.drop_critic()  # it foresaw the policy as it was
     return policy.train()
+
+
+def _check_same_policy(policy: Policy, config: Config, settings: list[str]) -> None:
+    """Refuse settings given by name that say another policy than the one that a stage goes on from; what its mixtures of
+    experts read at every forward is taken over."""
+    mine, asked = asdict(policy.config), asdict(config.policy_config())
+    for name in (part.partition("=")[0] for part in settings):
+        group, _, key = name.partition(".")
+        if group not in asked or name == "action":
+            continue
+        has, wants = (
+            (each[group].get(key or "name") if isinstance(each[group], dict) else each[group]) for each in (mine, asked)
+        )
+        if group == "backbone" and key in policy.settings:
+            policy.settings = {**policy.settings, key: wants}
+        elif has != wants:
+            raise InputError(
+                f"{name} is {wants} here and {has} in the policy of policy_from, which keeps what it was made with: leave the "
+                "setting out, or make a new policy with synthnet pairs"
+            )
 
 
 def _fresh_policy(config: Config, task: Task) -> Policy:
@@ -195,7 +235,7 @@ def run_calibration(settings: list[str]) -> str:
     config, _ = compose(settings)
     _use_resources(config)
     task, rows, measured = config.build_task(), [], []
-    policy = _start_policy(config, task)
+    policy = _start_policy(config, task, settings)
     for row in calibrate(policy, task, config.grpo, config.reward, config.seed, config.device):
         measured.append(row)
         dimension = "–" if row.dimension is None else f"{row.dimension:,.0f}"

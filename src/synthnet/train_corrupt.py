@@ -13,7 +13,6 @@ from torch import Tensor
 
 from synthnet.action import standard_noise
 from synthnet.device import choose_device
-from synthnet.errors import at_least
 from synthnet.functional import Network
 from synthnet.lab import LabConfig
 from synthnet.live import Live
@@ -74,7 +73,6 @@ def train_corrupt(
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of the corruptor it wrote."""
     refuse_codes(corruptor)
-    at_least(1, "corrupt", config, "batch")
     check_chains(pairs)
     place, members = choose_device(device), task.members
     corruptor.to(place)

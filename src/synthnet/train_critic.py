@@ -50,7 +50,7 @@ def train_critic(
     lab: LabConfig | None = None,
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of the policy, critic included."""
-    at_least(1, "critic", config, "hidden", "nets", "images")
+    at_least(1, "critic", config, "hidden")
     at_least(2, "critic", config, "val_seeds")
     policy, place, members = policy.with_critic(config.hidden, seed), choose_device(device), task.members
     policy.to(place).requires_grad_(False)

@@ -77,16 +77,14 @@ def check_distil(config: DistilConfig, policy: Policy) -> None:
     if config.labels not in ("soft", "hard"):
         raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
     check_steps("distil.steps", config.steps, policy)
-    at_least(1, "distil", config, "nets", "images", "teachers")
+    at_least(1, "distil", config, "teachers")
     mine = ranks.own_share(config.nets, "distil.nets")
     if (config.apart or config.differ) and mine.stop - mine.start < 2:
         raise InputError(
             "distil.apart and distil.differ compare nets of different seeds: distil.nets must be at least 2 a process, "
             f"got {config.nets}"
         )
-    at_least(0, "distil", config, "join", "standardised", "input_noise", "anchor", "stay", "apart", "differ", "apart_ratio")
-    if config.graded is not None:
-        at_least(1, "distil", config, "graded")
+    at_least(0, "distil", config, "join", "standardised")
     at_least(2, "distil", config, "val_seeds")
 
 

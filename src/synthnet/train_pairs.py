@@ -60,9 +60,8 @@ class PairsConfig:
 
 def check_chains(config: PairsConfig) -> None:
     """Refuse frequencies of chains that nothing can be drawn from."""
-    shares = [getattr(config, name) for name in CHAINS]
-    if min(shares) < 0 or sum(shares) <= 0:
-        raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
+    if not any(getattr(config, name) for name in CHAINS):
+        raise InputError(f"one of pairs.{'/'.join(CHAINS)} must be more than zero")
 
 
 def check_pairs(config: PairsConfig) -> None:
@@ -70,7 +69,6 @@ def check_pairs(config: PairsConfig) -> None:
     check_chains(config)
     if config.source not in ("zoo", "corruptor", "both"):
         raise InputError(f"pairs.source must be zoo, corruptor or both, got {config.source!r}")
-    at_least(1, "pairs", config, "batch", "images")
     at_least(2, "pairs", config, "val_seeds")
     ranks.own_share(config.batch, "pairs.batch")
 
