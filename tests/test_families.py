@@ -20,7 +20,7 @@ from synthnet.rollout import synthesize_flat
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_calibration, run_stage
 from synthnet.tasks import build_task
-from synthnet.train_distil import member_of, standardise
+from synthnet.train_distil import member_of, standardise, travelled
 
 FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
 
@@ -188,6 +188,16 @@ def _start_of(arch):
     return arch.spec().unflatten(build_task("digits-mlp", hidden=[6]).draw_start("val", [0])[0])
 
 
+def test_a_step_is_measured_over_weights_or_over_tensors():
+    """fc1.weight moved by 3, everything else by 1: a large tensor outweighs three small ones, or counts as one of four."""
+    net = build_task("digits-mlp", hidden=[6]).network
+    moves = torch.ones(2, net.spec.n_weights)
+    moves[:, net.spec.slices()["fc1.weight"]] = 3.0
+    large = 64 * 6 / net.spec.n_weights
+    assert travelled(moves, net.spec, "weight").item() == pytest.approx(9 * large + 1 - large)
+    assert travelled(moves, net.spec, "tensor").item() == pytest.approx((9 + 3) / 4)
+
+
 def test_standardised_logits_are_worth_what_they_tell_apart():
     """Neither a scale nor a constant of a class counts, of each net alone; what is the same on all images is a guess."""
     logits = torch.tensor([[[3.0, 0.0], [1.0, 0.0]]])  # centred per class: 1, 0 and -1, 0; their mean square is 1/2
@@ -202,12 +212,13 @@ def test_standardised_logits_are_worth_what_they_tell_apart():
 
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")
 def test_logits_are_standardised_at_the_beginning_only(tmp_path):
-    """The first update's loss is that of standardised logits; from then on both runs minimise the same loss."""
+    """The first update's loss is that of standardised logits; from then on both runs minimise the same loss. Until then the
+    newest policy is kept, whatever its raw logits are worth."""
     run_stage("zoo", [*FAMILY, "zoo.runs=4", "zoo.heldout=2", "zoo.shard=4", f"run_dir={tmp_path / 'zoo'}"])
     base = [*FAMILY, "backbone.heads=2", "pairs.batch=4", "pairs.val_seeds=3", f"zoo_dir={tmp_path / 'zoo'}"]
     pairs = run_stage("pairs", [*base, "pairs.loop.updates=1", f"run_dir={tmp_path / 'pairs'}"])
-    losses = []
-    for first in (0, 1, 2):
+    losses, scores = [], []
+    for first in (0, 1, 2, 3):
         out = tmp_path / f"distil-{first}"
         quick = [
             "distil.loop.updates=2",
@@ -218,6 +229,9 @@ def test_logits_are_standardised_at_the_beginning_only(tmp_path):
         run_stage("distil", [*base, *quick, f"policy_from={pairs}", f"run_dir={out}"])
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses.append([row["target_loss"] for row in rows if "target_loss" in row])
-    never, once, twice = losses
+        scores.append([row["val/score"] for row in rows if "val/score" in row])
+    never, once, twice, always = losses
+    assert once[0] == always[0]
+    assert scores[3] == [-2, -1] and scores[2][0] == -2 and min(scores[2][1], *scores[0]) > -1
     assert never[0] != pytest.approx(once[0], abs=0.01) and once[0] == twice[0]
     assert never[1] == pytest.approx(once[1], abs=1e-4) and once[1] != pytest.approx(twice[1], abs=0.01)

@@ -12,7 +12,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # A module imports only from lines above its own; plug-in folders stand where their packages do.
 ORDER = [
     ["errors", "seeds", "interrupt"],
-    ["journal", "lab", "ranks", "variation"],
+    ["journal", "lab", "optimizer", "ranks", "variation"],
     ["user_code"],
     ["device", "figures", "files", "progress", "modules", "workers", "forms", "axes", "executors"],
     ["parts", "weights", "runs", "data", "plan", "knobs", "population_rules", "axis_rules"],

@@ -81,10 +81,12 @@ def test_pairs_are_transitions_of_one_run():
     assert ((batch.rollin_steps == 0) | (source % 100 > 0)).all()
 
 
-def test_pairs_resume_equals_uninterrupted_and_foreign_settings_are_refused(zoo_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_pairs_resume_equals_uninterrupted_and_foreign_settings_are_refused(zoo_dir, tmp_path, monkeypatch, rule):
     whole, split = tmp_path / "whole", tmp_path / "split"
-    run_stage("pairs", [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={whole}"])
-    settings = [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={split}"]
+    base = [*PAIRS, f"pairs.optim.rule={rule}", f"zoo_dir={zoo_dir}"]
+    run_stage("pairs", [*base, f"run_dir={whole}"])
+    settings = [*base, f"run_dir={split}"]
     interrupt_at(3, lambda: run_stage("pairs", settings), monkeypatch)
     run_stage("pairs", settings)
     assert _metrics(split) == _metrics(whole)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from synthnet import ranks
+from synthnet.optimizer import Optimizer
 from synthnet.policy import Policy
 from synthnet.runs import RunDirectory
 from synthnet.trainable import merged
@@ -15,17 +16,17 @@ from synthnet.trainable import merged
 BEST = "checkpoints/best.safetensors"
 
 
-def save_state(run: RunDirectory, modules: Mapping[str, nn.Module], optimizer, state: dict) -> None:
+def save_state(run: RunDirectory, modules: Mapping[str, nn.Module], optimizer: Optimizer, state: dict) -> None:
     """Write the checkpoint: every module, the optimiser's slots, and the loop's own figures."""
     tensors = {}
     for part, module in modules.items():
         tensors |= {f"{part}/{name}": value for name, value in module.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
+    for index, slots in optimizer.slots.items():
         tensors |= {f"optimizer/{index}/{slot}": torch.as_tensor(value) for slot, value in slots.items()}
     run.save_checkpoint(tensors, state["update"], {**state, "settings": modules["best"].settings})
 
 
-def restore_state(loaded, modules: Mapping[str, nn.Module], optimizer, state: dict) -> None:
+def restore_state(loaded, modules: Mapping[str, nn.Module], optimizer: Optimizer, state: dict) -> None:
     """Put a loaded checkpoint back where it came from."""
     tensors, _, record = loaded
     for part, module in modules.items():
@@ -36,7 +37,7 @@ def restore_state(loaded, modules: Mapping[str, nn.Module], optimizer, state: di
         if name.startswith("optimizer/"):
             _, index, slot = name.split("/")
             slots.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.slots = slots
     if settings := record.pop("settings"):
         modules["best"].settings = settings
     state.update(record)

@@ -31,6 +31,7 @@ from synthnet.train_pairs import PairsConfig, draw_pairs, move, pairs_loss
 from synthnet.training import LoopConfig, OptimConfig, check_steps, train
 from synthnet.validation import CollapseWatch, Validation
 from synthnet.variation import Variation, check_warp
+from synthnet.weights import WeightSpec
 from synthnet.zoo import Zoo
 
 
@@ -40,11 +41,13 @@ class DistilConfig:
 
     steps: the K that chains may have, one drawn per update. join: after how many updates the next of a family's members
     joins (0: all are there from the start), so that what is hard to begin with begins as what is easy. standardised: for how
-    many updates at the beginning the loss sees logits as `standardise` leaves them. labels: soft (mean
+    many updates at the beginning the loss sees logits as `standardise` leaves them; accuracy says nothing of them yet, so until
+    then the newest policy counts as the best, and less than any that is judged. labels: soft (mean
     prediction of `teachers` zoo nets) or hard. graded: through how many of a chain's last steps the gradient flows (None:
     all); the steps before take the policy as it is.
     input_noise, warp: how training images are varied (`variation.Variation`). anchor: weight of the pairs loss (0: off).
-    stay: weight of the squared distance from the start weights, mean over weights in scale units. Conventional training
+    stay: weight of the squared distance from the start weights in scale units, the mean over weights or (stay_by=tensor) the
+    mean over tensors of their means, where a norm or a position counts as much as a large matrix. Conventional training
     leaves a net near its start where the data does not move it; a policy that erases the start is on its way to one solution
     for all. apart: weight of what nets of different seeds lack to `apart_ratio` times the aligned distance of the zoo's nets
     (`identity.shortfall`). differ: likewise of what their predictions lack to `apart_ratio` times the differences between the
@@ -61,6 +64,7 @@ class DistilConfig:
     warp: float = 0.0
     anchor: float = 0.0
     stay: float = 0.0
+    stay_by: str = "weight"
     apart: float = 0.0
     differ: float = 0.0
     apart_ratio: float = 0.9
@@ -76,6 +80,8 @@ def check_distil(config: DistilConfig, policy: Policy) -> None:
     """Refuse settings that the stage cannot work with, before any work."""
     if config.labels not in ("soft", "hard"):
         raise InputError(f"distil.labels must be soft or hard, got {config.labels!r}")
+    if config.stay_by not in ("weight", "tensor"):
+        raise InputError(f"distil.stay_by must be weight or tensor, got {config.stay_by!r}")
     check_steps("distil.steps", config.steps, policy)
     at_least(1, "distil", config, "teachers")
     mine = ranks.own_share(config.nets, "distil.nets")
@@ -101,6 +107,12 @@ def standardise(logits: Tensor) -> Tensor:
     """
     centred = logits - logits.mean(-2, keepdim=True)
     return centred / (centred.square().mean((-2, -1), keepdim=True) + 1e-12).sqrt()
+
+
+def travelled(moves: Tensor, spec: WeightSpec, by: str) -> Tensor:
+    """Mean square of moves [net weight] over weights, or the mean over tensors of theirs."""
+    squares = moves.square().mean(0)
+    return squares.mean() if by == "weight" else torch.stack([squares[part].mean() for part in spec.slices().values()]).mean()
 
 
 @torch.no_grad()
@@ -165,7 +177,7 @@ def train_distil(
         seen = standardise(logits) if update < config.standardised else logits
         target_loss = cross_entropy(seen, targets).mean()
         loss, metrics = target_loss, {"target_loss": target_loss.item(), "n_steps": n_steps}
-        distance = ((final - start) / learner.scale(net)).square().mean()
+        distance = travelled((final - start) / learner.scale(net), net.spec, config.stay_by)
         loss, metrics["moved"] = loss + config.stay * distance, distance.item()
         if config.apart:
             lack = shortfall(net.symmetry, final, config.apart_ratio * distances(turn))
@@ -180,9 +192,14 @@ def train_distil(
             loss, metrics["anchor_loss"] = loss + config.anchor * anchor, anchor.item()
         yield loss, metrics
 
+    def validate(average: Policy, progress: float) -> dict:
+        metrics = watch(average, progress)
+        blind = progress * config.loop.updates < config.standardised
+        return {**metrics, "score": progress - 2} if blind else metrics
+
     live = Live("distil", {"distil": config}, lab, sound)
     with open_run(run_dir, config_yaml, lab) as run:
         before = validation(policy)
-        best = train(run, f"distil {task.name}", policy, config, step, watch, live)
+        best = train(run, f"distil {task.name}", policy, config, step, validate, live)
         best.record["best_k"] = validation.best_steps(best)
         return finish(run, best, "distil", {"seed": seed, "before": before, "after": validation(best)})

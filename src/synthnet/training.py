@@ -22,6 +22,7 @@ from synthnet.errors import InputError
 from synthnet.guards import GuardConfig
 from synthnet.interrupt import StopRequest
 from synthnet.live import Live
+from synthnet.optimizer import Optimizer
 from synthnet.policy import Policy
 from synthnet.progress import Bar
 from synthnet.runs import RunDirectory
@@ -44,7 +45,8 @@ FRESH = {
 
 @dataclass
 class OptimConfig:
-    """AdamW with linear warm-up and cosine decay to `final_rate` of the peak; gradients are clipped by global norm."""
+    """Linear warm-up and cosine decay to `final_rate` of the peak; gradients are clipped by global norm. rule: adamw, or muon
+    for the trunk's matrices (`optimizer.Optimizer`)."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -52,6 +54,7 @@ class OptimConfig:
     warmup: int = 50
     final_rate: float = 0.02
     ema: float = 0.995
+    rule: str = "adamw"
 
 
 @dataclass
@@ -101,7 +104,7 @@ def train(
     """
     check_settings(config.loop, config.optim)
     live.open(run.path, policy)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=config.optim.learning_rate, weight_decay=config.optim.weight_decay)
+    optimizer = Optimizer(policy.parameters(), config.optim.rule)
     course = _Course(run, live, config, policy, copy.deepcopy(policy), copy.deepcopy(policy), optimizer, companions, retreat)
     state, modules = course.state, course.modules
     if (loaded := run.load_checkpoint()) is not None:
@@ -143,7 +146,7 @@ class _Course:
     policy: Policy
     average: Policy
     best: Policy
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     companions: Mapping[str, nn.Module]
     retreat: Callable[[Policy], None]
     state: dict = field(default_factory=lambda: dict(FRESH))
@@ -173,11 +176,10 @@ class _Course:
     def apply(self, step) -> dict:
         """One update; without the optimiser's step where the gradient is not finite."""
         optim, update, policy = self.config.optim, self.state["update"], self.policy
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.state["rate"] * rate_at(update, self.config.loop.updates, optim)
-            group["weight_decay"] = optim.weight_decay
+        rate = self.state["rate"] * rate_at(update, self.config.loop.updates, optim)
+        self.optimizer.set(rate, optim.weight_decay)
         loss, metrics, norm = torch.zeros(()), {}, torch.zeros(())
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         finite = True
         for loss, metrics in step(update, policy):
             if loss.requires_grad:  # else the step has accumulated its gradients itself
@@ -188,11 +190,10 @@ class _Course:
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), optim.max_grad_norm)
             if finite := bool(torch.isfinite(norm)):
                 self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad()
             if not finite:
                 break
         self.state["skipped"] = 0 if finite else self.state["skipped"] + 1
-        rate = self.optimizer.param_groups[0]["lr"]
         own = {"loss": loss.item(), "grad_norm": norm.item(), "learning_rate": rate, "skipped": int(not finite), **metrics}
         return ranks.average(own)
 
@@ -251,7 +252,7 @@ class _Course:
         for module in (self.policy, self.average):
             module.load_state_dict(self.best.state_dict())
         self.retreat(self.best)
-        self.optimizer.state.clear()
+        self.optimizer.forget()
 
     def save(self, title: str) -> None:
         save_state(self.run, self.modules, self.optimizer, self.state)

@@ -1,0 +1,71 @@
+"""The optimiser of a policy: AdamW for everything, or Muon for the matrices of its trunk and AdamW for the rest."""
+
+from collections.abc import Iterable
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from synthnet.errors import InputError
+
+RULES = ("adamw", "muon")
+SMALLEST_SIDE = 8  # of a matrix that Muon takes: thinner ones (tables, heads of few outputs) have little to orthogonalise
+
+
+class Optimizer:
+    """One or two of torch's optimisers as one: their groups side by side, their slots numbered on.
+
+    muon: momentum of matrices is orthogonalised before each step (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon),
+    and scaled to the root mean square that AdamW's steps have (Liu et al. 2025, arXiv 2502.16982), so that one learning rate
+    serves both. Raises: InputError for another rule, or where torch has no Muon (before 2.9).
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], rule: str = "adamw"):
+        if rule not in RULES:
+            raise InputError(f"optim.rule must be one of {', '.join(RULES)}, got {rule!r}")
+        if rule == "muon" and not hasattr(torch.optim, "Muon"):
+            raise InputError(f"optim.rule=muon needs torch 2.9 or newer, this is {torch.__version__}: pass optim.rule=adamw")
+        parameters = list(parameters)
+        matrices = [one for one in parameters if rule == "muon" and one.ndim == 2 and min(one.shape) >= SMALLEST_SIDE]
+        taken = {id(one) for one in matrices}
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW([one for one in parameters if id(one) not in taken])]
+        if matrices:
+            self.parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
+
+    def set(self, learning_rate: float, weight_decay: float) -> None:
+        for group in chain.from_iterable(part.param_groups for part in self.parts):
+            group.update(lr=learning_rate, weight_decay=weight_decay)
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def forget(self) -> None:
+        """Drop all momenta."""
+        for part in self.parts:
+            part.state.clear()
+
+    @property
+    def slots(self) -> dict[int, dict[str, Tensor]]:
+        """Number of a parameter -> what its optimiser keeps of it."""
+        kept, first = {}, 0
+        for part in self.parts:
+            kept |= {first + number: slots for number, slots in part.state_dict()["state"].items()}
+            first += _count(part)
+        return kept
+
+    @slots.setter
+    def slots(self, kept: dict[int, dict[str, Tensor]]) -> None:
+        first = 0
+        for part in self.parts:
+            mine = {number: kept[first + number] for number in range(_count(part)) if first + number in kept}
+            part.load_state_dict({"state": mine, "param_groups": part.state_dict()["param_groups"]})
+            first += _count(part)
+
+
+def _count(part: torch.optim.Optimizer) -> int:
+    return sum(len(group["params"]) for group in part.param_groups)

@@ -1,0 +1,86 @@
+"""The optimiser of policies: AdamW as torch has it, Muon for matrices, slots that survive a checkpoint."""
+
+import pytest
+import torch
+from torch import nn
+
+from synthnet.errors import InputError
+from synthnet.optimizer import Optimizer
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 24), nn.LayerNorm(24), nn.Linear(24, 3))
+
+
+def _run(optimizer, net, steps=3, seed=1):
+    draw = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.set(1e-2, 0.1)
+        optimizer.zero_grad()
+        net(torch.randn(16, 12, generator=draw)).square().sum().backward()
+        optimizer.step()
+    return [value.clone() for value in net.state_dict().values()]
+
+
+def test_the_default_is_torchs_adamw_bit_for_bit(net):
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    ours = _run(Optimizer(net.parameters()), net)
+    net.load_state_dict(state)
+    theirs = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.1)
+    draw = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        theirs.zero_grad()
+        net(torch.randn(16, 12, generator=draw)).square().sum().backward()
+        theirs.step()
+    assert all(map(torch.equal, ours, net.state_dict().values()))
+
+
+def test_muon_turns_every_direction_of_a_matrix_alike(net):
+    """Singular values of its step lie near one another, and its root mean square is that of AdamW's steps: 0.2 of the rate.
+    Vectors, and matrices with a side below 8, are AdamW's, whose first step moves every weight by the rate."""
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer = Optimizer(net.parameters(), "muon")
+    optimizer.set(1e-2, 0.0)
+    (net(torch.randn(64, 12)) ** 3).sum().backward()
+    optimizer.step()
+    moves = {name: value - before[name] for name, value in net.state_dict().items()}
+    stretch = torch.linalg.svdvals(moves["0.weight"])
+    assert stretch.min() > 0.4 * stretch.max(), "a gradient's own singular values lie a factor of 10 and more apart"
+    assert moves["0.weight"].square().mean().sqrt().item() == pytest.approx(0.2e-2, rel=0.3)
+    for name in ("0.bias", "1.weight", "2.weight"):
+        assert torch.allclose(moves[name].abs(), torch.full_like(moves[name], 1e-2), rtol=1e-3), name
+
+
+def test_a_learning_rate_of_zero_moves_nothing_under_either_rule(net):
+    for rule in ("adamw", "muon"):
+        before, optimizer = [value.clone() for value in net.parameters()], Optimizer(net.parameters(), rule)
+        optimizer.set(0.0, 0.0)
+        net(torch.randn(4, 12)).sum().backward()
+        optimizer.step()
+        assert all(map(torch.equal, before, net.parameters()))
+
+
+@pytest.mark.parametrize("rule", ["adamw", "muon"])
+def test_slots_go_on_where_they_were_and_are_forgotten_when_asked(net, rule):
+    optimizer = Optimizer(net.parameters(), rule)
+    _run(optimizer, net)
+    assert len(optimizer.slots) == len(list(net.parameters()))
+    kept, state = optimizer.slots, {name: value.clone() for name, value in net.state_dict().items()}
+    kept = {number: {slot: torch.as_tensor(value).clone() for slot, value in slots.items()} for number, slots in kept.items()}
+    went_on = _run(optimizer, net, seed=2)
+    net.load_state_dict(state)
+    again = Optimizer(net.parameters(), rule)
+    again.slots = kept
+    assert all(map(torch.equal, went_on, _run(again, net, seed=2)))
+    again.forget()
+    assert again.slots == {}
+
+
+def test_rules_that_are_not_there_are_refused(net, monkeypatch):
+    with pytest.raises(InputError, match="one of adamw, muon, got 'sgd'"):
+        Optimizer(net.parameters(), "sgd")
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(InputError, match=r"needs torch 2\.9 or newer"):
+        Optimizer(net.parameters(), "muon")
