@@ -53,6 +53,7 @@ ORDER = [
     ["knob_table", "sweep_report"],
     ["audit_page"],
     ["audit_run"],
+    ["policy_start"],
     ["stages"],
     ["demo", "runs_table"],
     ["control"],

@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 
 from conftest import TINY_TRUNK, make_policy
 from synthnet import training
+from synthnet.config import compose
 from synthnet.errors import InputError
 from synthnet.grpo_settings import GrpoConfig
 from synthnet.guards import GuardConfig
 from synthnet.policy_file import load_policy
+from synthnet.policy_start import fresh_policy
 from synthnet.rollout import rollout, synthesize_flat
 from synthnet.scoring import RewardConfig
 from synthnet.snapshot import policy_of_run
@@ -333,6 +335,25 @@ def test_a_setting_that_says_another_policy_than_policy_from_is_refused(tmp_path
             run_stage("grpo", [*base, wrong])
     same = run_stage("grpo", [*base, "backbone.depth=2", "backbone=set_transformer", "backbone.balance=0.25"])
     assert same.settings == {"temperature": 1.0, "balance": 0.25, "z": 0.001}
+
+
+def test_distil_begins_with_a_new_policy_where_it_first_sees_standardised_logits(zoo_dir, tmp_path):
+    """The same as from a file of that new policy, bit for bit; without, it would lead nowhere and is refused."""
+    quick = ["distil.loop.updates=2", "distil.nets=2", "distil.images=32", "distil.val_seeds=2", "distil.optim.warmup=0"]
+    base = [*SMALL, *quick, f"zoo_dir={zoo_dir}"]
+    made = run_stage("distil", [*base, "distil.standardised=2", f"run_dir={tmp_path / 'new'}"])
+    config, _ = compose(base)
+    new = fresh_policy(config, config.build_task())
+    new.save(tmp_path / "new.safetensors")
+    same = run_stage(
+        "distil", [*base, "distil.standardised=2", f"policy_from={tmp_path}/new.safetensors", f"run_dir={tmp_path / 'old'}"]
+    )
+    first, second = load_file(made), load_file(same)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], value) for name, value in new.state_dict().items()), "it must have learned"
+    assert load_policy(made).record["task"] == "digits-mlp"
+    with pytest.raises(InputError, match=r"distil\.standardised=N"):
+        run_stage("distil", [*base, f"run_dir={tmp_path / 'none'}"])
 
 
 def test_a_gradient_flows_through_the_graded_steps_only(tiny, policy):

@@ -4,7 +4,6 @@
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,12 +16,10 @@ from synthnet.errors import InputError, unknown
 from synthnet.functional import Network
 from synthnet.knobs import HOT, LIVE_SECTIONS, STAGES, Dials
 from synthnet.plan import set_memory_budget
-from synthnet.policy import Policy
 from synthnet.policy_file import load_policy
+from synthnet.policy_start import fresh_policy, start_policy
 from synthnet.runs import RunDirectory, started_by
-from synthnet.snapshot import policy_of_run
 from synthnet.status import read_settings
-from synthnet.synthesis import policy_path
 from synthnet.tasks import Task, build_task, check_same_data
 from synthnet.train_corrupt import corrupted_states, train_corrupt
 from synthnet.train_critic import train_critic
@@ -106,27 +103,18 @@ def _run_stage(stage: str, settings: list[str]) -> Path:
         text = compose([part for part in settings if part.partition("=")[0] not in ZOO_WORKERS])[1]  # any may go on with it
         return build_zoo(task, config.zoo, run_dir, text, config.device)
     if stage == "grpo":
-        return train_grpo(
-            _start_policy(config, task, settings),
-            task,
-            config.grpo,
-            config.reward,
-            run_dir,
-            text,
-            config.seed,
-            config.device,
-            config.lab,
-        )
+        policy = start_policy(config, task, settings)
+        return train_grpo(policy, task, config.grpo, config.reward, run_dir, text, config.seed, config.device, config.lab)
     if stage == "critic":
-        policy = _start_policy(config, task, settings)
+        policy = start_policy(config, task, settings)
         return train_critic(policy, task, config.critic, run_dir, text, config.seed, config.device, config.lab)
     zoos = _open_zoos(config, task)
+    new = not config.policy_from and (stage != "distil" or config.distil.standardised)  # without it, distil leads nowhere
+    policy = fresh_policy(config, task) if new else start_policy(config, task, settings)
     if stage == "distil":
-        policy = _start_policy(config, task, settings)
         return train_distil(
             policy, task, zoos, config.distil, config.pairs, run_dir, text, config.seed, config.device, config.lab
         )
-    policy = _start_policy(config, task, settings) if config.policy_from else _fresh_policy(config, task)
     if stage == "corrupt":
         return train_corrupt(
             policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device, config.lab
@@ -163,59 +151,6 @@ def _corrupter(config: Config, task: Task) -> Callable[[Tensor, Network], Tensor
     return lambda states, net: corrupted_states(corruptor, states[:, -1], states.shape[1], net, config.seed)
 
 
-def _start_policy(config: Config, task: Task, settings: list[str]) -> Policy:
-    """The policy a stage goes on from: policy_from, a policy file, a bundled policy's name, or a run directory (of a run that
-    was stopped: its best policy so far). Raises: InputError where there is none, or where `settings` ask for another one."""
-    if not config.policy_from:
-        raise InputError("this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name")
-    source = Path(config.policy_from)
-    policy = load_policy(policy_of_run(source) if source.is_dir() else policy_path(config.policy_from))
-    _check_same_policy(policy, config, settings)
-    _meet(policy, task)
-    for member in task.members:
-        policy.layout(member.network)
-        if member.arch not in policy.archs:
-            policy.archs = [*policy.archs, member.arch]
-    check_same_data(policy.record.get("data"), task, str(source))
-    policy.record["data"] = task.data_key
-    policy.drop_critic()  # it foresaw the policy as it was
-    return policy.train()
-
-
-def _check_same_policy(policy: Policy, config: Config, settings: list[str]) -> None:
-    """Refuse settings given by name that say another policy than the one that a stage goes on from; what its mixtures of
-    experts read at every forward is taken over."""
-    mine, asked = asdict(policy.config), asdict(config.policy_config())
-    for name in (part.partition("=")[0] for part in settings):
-        group, _, key = name.partition(".")
-        if group not in asked or name == "action":
-            continue
-        has, wants = (
-            (each[group].get(key or "name") if isinstance(each[group], dict) else each[group]) for each in (mine, asked)
-        )
-        if group == "backbone" and key in policy.settings:
-            policy.settings = {**policy.settings, key: wants}
-        elif has != wants:
-            raise InputError(
-                f"{name} is {wants} here and {has} in the policy of policy_from, which keeps what it was made with: leave the "
-                "setting out, or make a new policy with synthnet pairs"
-            )
-
-
-def _fresh_policy(config: Config, task: Task) -> Policy:
-    """A policy that knows nothing yet, for the architectures and the data of a task's members."""
-    archs = list(dict.fromkeys(member.arch for member in task.members))
-    policy = Policy.create(config.policy_config(), archs, config.seed)
-    _meet(policy, task)
-    return policy
-
-
-def _meet(policy: Policy, task: Task) -> None:
-    """Let a policy that is told of data keep the statistics of the tasks that it is trained for."""
-    if policy.reads_data:
-        policy.data_sets |= {member.name: [round(x, 4) for x in member.statistics.tolist()] for member in task.members}
-
-
 def _open_zoos(config: Config, task: Task) -> list[Zoo]:
     """The zoo of each member that a stage reads, checked. Raises: InputError for another architecture or other data."""
     folder, zoos = config.zoo_dir or f"runs/zoo-{task.name}-0", []
@@ -235,7 +170,7 @@ def run_calibration(settings: list[str]) -> str:
     config, _ = compose(settings)
     _use_resources(config)
     task, rows, measured = config.build_task(), [], []
-    policy = _start_policy(config, task, settings)
+    policy = start_policy(config, task, settings)
     for row in calibrate(policy, task, config.grpo, config.reward, config.seed, config.device):
         measured.append(row)
         dimension = "–" if row.dimension is None else f"{row.dimension:,.0f}"
