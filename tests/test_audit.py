@@ -251,7 +251,7 @@ def test_audit_refuses_zoos_of_other_nets_or_too_few_runs(zoo, tiny, policy, tmp
     policy.save(tmp_path / "q.safetensors")
     command[1] = str(tmp_path / "q.safetensors")
     assert main(command) == 2
-    assert "training images of the one are test images of the other" in capsys.readouterr().err
+    assert "split_seed is 7 there and 0 here" in capsys.readouterr().err
 
 
 def test_a_killed_audit_goes_on_where_it_was_and_workers_find_what_one_process_finds(zoo, tiny, policy, tmp_path, monkeypatch):

@@ -138,10 +138,12 @@ def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
 
     Raises: InputError when the recorded data key (None: unknown) is not the task's, and no part of it is.
     """
-    if recorded is not None and task.data_key not in (recorded, *recorded.get("joint", ())):
+    own = task.data_key
+    if recorded is not None and own not in (recorded, *recorded.get("joint", ())):
+        apart = [key for key in {**recorded, **own} if recorded.get(key) != own.get(key)]
         raise InputError(
-            f"{owner} was made on {recorded}, but this is {task.data_key}: "
-            "training images of the one are test images of the other"
+            f"{owner} was made on other images, so what it learned from could be what it is judged on here: "
+            + ", ".join(f"{key} is {recorded.get(key)} there and {own.get(key)} here" for key in apart)
         )
 
 
