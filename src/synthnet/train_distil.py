@@ -44,7 +44,7 @@ class DistilConfig:
     many updates at the beginning the loss sees logits as `standardise` leaves them; accuracy says nothing of them yet, so until
     then the newest policy counts as the best, and less than any that is judged. labels: soft (mean
     prediction of `teachers` zoo nets) or hard. graded: through how many of a chain's last steps the gradient flows (None:
-    all); the steps before take the policy as it is.
+    all); the steps before take the policy as it is, and what it does with more than `graded` steps left is never learned.
     input_noise, warp: how training images are varied (`variation.Variation`). anchor: weight of the pairs loss (0: off).
     stay: weight of the squared distance from the start weights in scale units, the mean over weights or (stay_by=tensor) the
     mean over tensors of their means, where a norm or a position counts as much as a large matrix. Conventional training
