@@ -151,3 +151,9 @@ def test_malformed_requests_leave_a_live_run_untouched(line, tmp_path_factory):
         assert live.version == 0
     else:
         live.dials.check(entry.get("values", {}))
+
+
+def test_a_schedule_ends_where_it_says():
+    """0.2 + (1e-4 - 0.2) is less than 1e-4, and so beyond the bounds of grpo.epsilon."""
+    for shape in ("linear", "cosine"):
+        assert Schedule(start=0.2, end=1e-4, over=7, shape=shape).value(100) == 1e-4

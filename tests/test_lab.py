@@ -203,8 +203,9 @@ def test_a_scripted_session_survives_kill_9_and_equals_its_replay(start, tmp_pat
 
 def test_forks_reuse_what_fits(start, tmp_path):
     run = tmp_path / "run"
-    run_stage("grpo", _settings(start, run, "grpo.loop.updates=1"))
+    run_stage("grpo", _settings(start, run, "grpo.loop.updates=1", f"k_max={load_policy(start).config.k_max}"))
     stage, made = fork_settings(run, ["grpo.prompts=3"], None)
+    assert not any(text.startswith("k_max") for text in made), "the old run's policy brings it along"
     assert stage == "grpo"
     assert {"grpo.prompts=3", f"policy_from={run / 'policy.safetensors'}", f"run_dir={tmp_path / 'run-2'}"} <= set(made)
     assert "grpo.prompts=2" not in made

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def test_pairs_are_transitions_of_one_run():
     assert ((batch.rollin_steps == 0) | (source % 100 > 0)).all()
 
 
-@pytest.mark.parametrize("rule", ["adamw", "muon"])
+@pytest.mark.parametrize("rule", ["adamw", *(["muon"] if hasattr(torch.optim, "Muon") else [])])
 def test_pairs_resume_equals_uninterrupted_and_foreign_settings_are_refused(zoo_dir, tmp_path, monkeypatch, rule):
     whole, split = tmp_path / "whole", tmp_path / "split"
     base = [*PAIRS, f"pairs.optim.rule={rule}", f"zoo_dir={zoo_dir}"]
@@ -299,7 +300,7 @@ def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
         (["pairs.source=both"], "need pairs.corruptor"),
         (["pairs.source=none"], "zoo, corruptor or both"),
         (["pairs.single=-1"], r"pairs\.single must lie in"),
-        ([f"pairs.{chain}=0" for chain in ("single", "short", "long", "skipped")], "more than zero"),
+        ([f"pairs.{chain}=0" for chain in ("single", "short", "long", "skipped")], "not all zero"),
         (["pairs.source=both", f"pairs.corruptor={tmp_path / 'p.safetensors'}"], "not a corruptor"),
     ):
         with pytest.raises(InputError, match=message):
@@ -335,6 +336,30 @@ def test_a_setting_that_says_another_policy_than_policy_from_is_refused(tmp_path
             run_stage("grpo", [*base, wrong])
     same = run_stage("grpo", [*base, "backbone.depth=2", "backbone=set_transformer", "backbone.balance=0.25"])
     assert same.settings == {"temperature": 1.0, "balance": 0.25, "z": 0.001}
+
+
+def test_settings_that_a_policy_file_is_too_old_for_or_that_are_not_of_policies_are_no_matter(tmp_path, tiny, monkeypatch):
+    """A file without tokens.depth means its default; critic.* are of a stage, though a policy has a field of that name."""
+    policy = make_policy(tiny).with_critic(8, 0)
+    policy.config.tokens = {"name": "unit"}
+    policy.save(tmp_path / "p.safetensors")
+    monkeypatch.setattr("synthnet.stages.train_critic", lambda policy, *others: policy)
+    base = ["task.hidden=[8]", f"policy_from={tmp_path / 'p.safetensors'}"]
+    made = run_stage("critic", [*base, "critic.nets=9", "critic=default", "tokens.depth=relative", "backbone.experts=0"])
+    assert made.critic is None, "it foresaw the policy as it was"
+    with pytest.raises(InputError, match=r"tokens\.depth is ends here and relative"):
+        run_stage("critic", [*base, "tokens.depth=ends"])
+
+
+def test_a_run_tells_what_a_policy_is_built_of_to_its_first_stage_only(tmp_path, monkeypatch):
+    """GRPO leaves a policy with another action.sigma, patches with another backbone.balance; later stages take it as it is."""
+    told = {}
+    monkeypatch.setattr("synthnet.stages.run_stage", lambda stage, settings: told.setdefault(stage, settings) and Path(stage))
+    shape = {"backbone.dim=16", "action.sigma=0.1", "tokens.depth=ends", "k_max=4"}
+    run_stages([*shape, "grpo.sigma=0.05", "stages=[zoo,pairs,grpo,critic]", f"run_dir={tmp_path / 'r'}"])
+    assert shape <= set(told["zoo"]) and shape <= set(told["pairs"])
+    for later in ("grpo", "critic"):
+        assert not shape & set(told[later]) and "grpo.sigma=0.05" in told[later]
 
 
 def test_distil_begins_with_a_new_policy_where_it_first_sees_standardised_logits(zoo_dir, tmp_path):

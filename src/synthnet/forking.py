@@ -2,15 +2,17 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from synthnet.errors import InputError
-from synthnet.knobs import LIVE_SECTIONS
+from synthnet.knobs import LIVE_SECTIONS, MixtureKnobs
 from synthnet.live import APPLIED, REQUESTS
 from synthnet.snapshot import policy_of_run
 from synthnet.status import COMMANDS, RunStatus, read_status
 
 SHAPING = ("tokens", "backbone", "action", "k_max")  # settings that a policy of other ones does not fit
+MIXTURE = tuple(f"backbone.{field.name}" for field in fields(MixtureKnobs))  # of which any policy takes these
 
 
 def resume_settings(folder: Path) -> tuple[str, list[str]]:
@@ -34,10 +36,12 @@ def fork_settings(folder: Path, changes: list[str], run_dir: str | None) -> tupl
     target = run_dir or next_free(folder)
     settings = with_settings(_settings(status, changes), changes)
     keys = {text.partition("=")[0] for text in changes}
-    rebuilt = any(key.partition(".")[0] in SHAPING for key in keys)
+    rebuilt = any(key.partition(".")[0] in SHAPING and key not in MIXTURE for key in keys)
     made = policy_of_run(folder)
     if status.stage in ("distil", "grpo", "critic") and not rebuilt and "policy_from" not in keys and made.exists():
-        settings = with_settings(settings, [f"policy_from={made}"])
+        begun = ["distil.standardised=0"] if any(text.startswith("distil.standardised=") for text in settings) else []
+        settings = with_settings(without_shape(settings), [*begun, f"policy_from={made}"])
+        settings = with_settings(settings, changes)
     return status.stage, with_settings(settings, [f"run_dir={target}"])
 
 
@@ -61,6 +65,11 @@ def with_settings(settings: list[str], changes: list[str]) -> list[str]:
     """Settings of which those with the same key as a change are replaced by it."""
     keys = {text.partition("=")[0] for text in changes}
     return [*(text for text in settings if text.partition("=")[0] not in keys), *changes]
+
+
+def without_shape(settings: list[str]) -> list[str]:
+    """Settings but for those of what a policy is built of, which a policy that is there already brings along."""
+    return [text for text in settings if text.partition("=")[0].partition(".")[0] not in SHAPING]
 
 
 def next_free(folder: Path) -> str:

@@ -33,6 +33,8 @@ class Schedule:
         if self.shape == "constant":
             return self.start
         progress = min(max((update - self.begin) / self.over, 0.0), 1.0)
+        if progress == 1.0:
+            return self.end  # exactly: the sum below may end beyond it, and beyond a knob's bounds
         if self.shape == "cosine":
             progress = 0.5 * (1 - math.cos(math.pi * progress))
         return self.start + (self.end - self.start) * progress

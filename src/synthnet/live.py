@@ -42,6 +42,7 @@ class Live:
         self.sections = {group: sections[group] for group in LIVE_SECTIONS[stage] if group in sections}
         self.schedules = lab.schedules if lab else {}
         self.check = check
+        Dials(self.sections, {})  # a value out of its bounds is refused before any work
         self._entries: list[dict] = []
         self._seen, self._size, self._repeated, self.version = 0, -1, 0, 0
 

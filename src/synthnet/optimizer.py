@@ -1,6 +1,5 @@
-"""The optimiser of a policy: AdamW for everything, or Muon for the matrices of its trunk and AdamW for the rest."""
+"""The optimiser of a policy: AdamW for everything, or Muon for its matrices and AdamW for the rest."""
 
-from collections.abc import Iterable
 from itertools import chain
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from synthnet.errors import InputError
 
 RULES = ("adamw", "muon")
-SMALLEST_SIDE = 8  # of a matrix that Muon takes: thinner ones (tables, heads of few outputs) have little to orthogonalise
+SMALLEST_SIDE = 8  # of a matrix that Muon takes: thinner ones (heads of few outputs, LoRA factors) have little to orthogonalise
 
 
 class Optimizer:
@@ -17,18 +16,19 @@ class Optimizer:
 
     muon: momentum of matrices is orthogonalised before each step (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon),
     and scaled to the root mean square that AdamW's steps have (Liu et al. 2025, arXiv 2502.16982), so that one learning rate
-    serves both. Raises: InputError for another rule, or where torch has no Muon (before 2.9).
+    serves both. Tables, of which an update touches some rows only, and stacks of experts' matrices stay with AdamW.
+    Raises: InputError for another rule, or where torch has no Muon (before 2.9).
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], rule: str = "adamw"):
+    def __init__(self, policy: nn.Module, rule: str = "adamw"):
         if rule not in RULES:
             raise InputError(f"optim.rule must be one of {', '.join(RULES)}, got {rule!r}")
         if rule == "muon" and not hasattr(torch.optim, "Muon"):
             raise InputError(f"optim.rule=muon needs torch 2.9 or newer, this is {torch.__version__}: pass optim.rule=adamw")
-        parameters = list(parameters)
-        matrices = [one for one in parameters if rule == "muon" and one.ndim == 2 and min(one.shape) >= SMALLEST_SIDE]
+        matrices = _matrices(policy) if rule == "muon" else []
         taken = {id(one) for one in matrices}
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW([one for one in parameters if id(one) not in taken])]
+        rest = [one for one in policy.parameters() if id(one) not in taken]
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest)]
         if matrices:
             self.parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
 
@@ -65,6 +65,11 @@ class Optimizer:
             mine = {number: kept[first + number] for number in range(_count(part)) if first + number in kept}
             part.load_state_dict({"state": mine, "param_groups": part.state_dict()["param_groups"]})
             first += _count(part)
+
+
+def _matrices(policy: nn.Module) -> list[nn.Parameter]:
+    tables = {id(module.weight) for module in policy.modules() if isinstance(module, nn.Embedding)}
+    return [one for one in policy.parameters() if one.ndim == 2 and min(one.shape) >= SMALLEST_SIDE and id(one) not in tables]
 
 
 def _count(part: torch.optim.Optimizer) -> int:

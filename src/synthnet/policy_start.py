@@ -3,8 +3,10 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from synthnet.config import Config
+from synthnet.config import PACKAGES, Config, plugins
 from synthnet.errors import InputError
+from synthnet.forking import SHAPING
+from synthnet.knobs import MixtureKnobs, check_value
 from synthnet.policy import Policy
 from synthnet.policy_file import load_policy
 from synthnet.snapshot import policy_of_run
@@ -38,15 +40,18 @@ def _check_same_policy(policy: Policy, config: Config, settings: list[str]) -> N
     """Refuse settings given by name that say another policy than the one that a stage goes on from; what its mixtures of
     experts read at every forward is taken over."""
     mine, asked = asdict(policy.config), asdict(config.policy_config())
+    for group in PACKAGES:
+        if group in mine:  # files know nothing of settings younger than they are
+            mine[group] = asdict(plugins(group)[mine[group]["name"]](**mine[group]))
     for name in (part.partition("=")[0] for part in settings):
         group, _, key = name.partition(".")
-        if group not in asked or name == "action":
+        if group not in SHAPING or name == "action":
             continue
         has, wants = (
             (each[group].get(key or "name") if isinstance(each[group], dict) else each[group]) for each in (mine, asked)
         )
         if group == "backbone" and key in policy.settings:
-            policy.settings = {**policy.settings, key: wants}
+            policy.settings = {**policy.settings, key: check_value(name, wants, {"backbone": MixtureKnobs})}
         elif has != wants:
             raise InputError(
                 f"{name} is {wants} here and {has} in the policy of policy_from, which keeps what it was made with: leave the "

@@ -13,6 +13,7 @@ from synthnet import ranks
 from synthnet.calibrate import calibrate, recommended
 from synthnet.config import Config, compose
 from synthnet.errors import InputError, unknown
+from synthnet.forking import without_shape
 from synthnet.functional import Network
 from synthnet.knobs import HOT, LIVE_SECTIONS, STAGES, Dials
 from synthnet.plan import set_memory_budget
@@ -45,7 +46,7 @@ def run_stages(settings: list[str]) -> Path:
     made: Path | None = None
     with started(["synthnet", "run", *settings]), RunDirectory(root, text):
         for stage in config.stages:
-            before = [part for part in own if not made or part.partition("=")[0] != "policy_from"]
+            before = [part for part in without_shape(own) if part.partition("=")[0] != "policy_from"] if made else own
             policy = [f"policy_from={made}"] if made else []
             folder = root / stage
             done = folder / "policy.safetensors"
@@ -169,6 +170,7 @@ def run_calibration(settings: list[str]) -> str:
 
     config, _ = compose(settings)
     _use_resources(config)
+    check_knobs("grpo", config)
     task, rows, measured = config.build_task(), [], []
     policy = start_policy(config, task, settings)
     for row in calibrate(policy, task, config.grpo, config.reward, config.seed, config.device):

@@ -73,6 +73,7 @@ def train_corrupt(
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of the corruptor it wrote."""
     refuse_codes(corruptor)
+    live = Live("corrupt", {"corrupt": config}, lab)
     check_chains(pairs)
     place, members = choose_device(device), task.members
     corruptor.to(place)
@@ -90,7 +91,6 @@ def train_corrupt(
         return {**means, "score": -means["start_error"]}
 
     corruptor.record |= {"task": members[0].name, "data": task.data_key, "corruptor": True}
-    live = Live("corrupt", {"corrupt": config}, lab)
     with open_run(run_dir, config_yaml, lab) as run:
         best = train(run, f"corrupt {task.name}", corruptor, config, step, validate, live)
         return finish(run, best, "corrupt", {"seed": seed, "val": validate(best, 1.0)})

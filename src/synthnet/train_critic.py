@@ -50,6 +50,7 @@ def train_critic(
     lab: LabConfig | None = None,
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of the policy, critic included."""
+    live = Live("critic", {"critic": config}, lab)
     at_least(1, "critic", config, "hidden")
     at_least(2, "critic", config, "val_seeds")
     policy, place, members = policy.with_critic(config.hidden, seed), choose_device(device), task.members
@@ -78,7 +79,7 @@ def train_critic(
         return {"score": accuracy, "auto_accuracy": accuracy, "auto_steps": steps_taken}
 
     with open_run(run_dir, config_yaml, lab) as run:
-        best = train(run, f"critic {task.name}", policy, config, step, validate, Live("critic", {"critic": config}, lab))
+        best = train(run, f"critic {task.name}", policy, config, step, validate, live)
         return finish(run, best, "critic", {"seed": seed, "after": validate(best, 1.0)})
 
 

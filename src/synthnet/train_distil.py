@@ -142,6 +142,7 @@ def train_distil(
             check_warp("distil.warp", config.warp, member.data("train")[0])
 
     sound()
+    live = Live("distil", {"distil": config}, lab, sound)
     place, members = choose_device(device), task.members
     policy.to(place)
     soft: dict[str, Tensor] = {}
@@ -194,10 +195,9 @@ def train_distil(
 
     def validate(average: Policy, progress: float) -> dict:
         metrics = watch(average, progress)
-        blind = progress * config.loop.updates < config.standardised
+        blind = round(progress * config.loop.updates) < config.standardised
         return {**metrics, "score": progress - 2} if blind else metrics
 
-    live = Live("distil", {"distil": config}, lab, sound)
     with open_run(run_dir, config_yaml, lab) as run:
         before = validation(policy)
         best = train(run, f"distil {task.name}", policy, config, step, validate, live)

@@ -60,8 +60,9 @@ class PairsConfig:
 
 def check_chains(config: PairsConfig) -> None:
     """Refuse frequencies of chains that nothing can be drawn from."""
-    if not any(getattr(config, name) for name in CHAINS):
-        raise InputError(f"one of pairs.{'/'.join(CHAINS)} must be more than zero")
+    shares = [getattr(config, name) for name in CHAINS]
+    if min(shares) < 0 or not any(shares):
+        raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
 
 
 def check_pairs(config: PairsConfig) -> None:
@@ -181,6 +182,7 @@ def train_pairs(
     """Run the stage on the zoos of the task's members; returns the path of the policy it wrote. Members take turns.
     `corrupt` makes other chains of the zoo's states [run state weights], for pairs.source."""
     refuse_codes(policy)
+    live = Live("pairs", {"pairs": config}, lab, lambda: check_pairs(config))
     check_pairs(config)
     if (config.source != "zoo") != (corrupt is not None):
         raise InputError("pairs.source=corruptor and both need pairs.corruptor=PATH, and pairs.source=zoo takes none")
@@ -213,7 +215,6 @@ def train_pairs(
         return {**validation(average), "heldout_distance": sum(distances) / len(distances)}
 
     policy.record |= {"task": members[0].name, "data": task.data_key, "corruptor": False}
-    live = Live("pairs", {"pairs": config}, lab, lambda: check_pairs(config))
     with open_run(run_dir, config_yaml, lab) as run:
         best = train(run, f"pairs {task.name}", policy, config, step, validate, live)
         best.record["best_k"] = validation.best_steps(best)

@@ -46,7 +46,7 @@ FRESH = {
 @dataclass
 class OptimConfig:
     """Linear warm-up and cosine decay to `final_rate` of the peak; gradients are clipped by global norm. rule: adamw, or muon
-    for the trunk's matrices (`optimizer.Optimizer`)."""
+    for matrices (`optimizer.Optimizer`)."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
@@ -104,7 +104,7 @@ def train(
     """
     check_settings(config.loop, config.optim)
     live.open(run.path, policy)
-    optimizer = Optimizer(policy.parameters(), config.optim.rule)
+    optimizer = Optimizer(policy, config.optim.rule)
     course = _Course(run, live, config, policy, copy.deepcopy(policy), copy.deepcopy(policy), optimizer, companions, retreat)
     state, modules = course.state, course.modules
     if (loaded := run.load_checkpoint()) is not None:
