@@ -18,6 +18,13 @@ from synthnet.files import sha256_of, write_atomic
 from synthnet.policy_file import load_policy
 from synthnet.synthesis import POLICY_DIR
 
+READS = {
+    "pairs": "The pairs stage reads the zoo's weight states and, for its error measure, training images.",
+    "distil": "Distil reads training images, how far apart zoo nets lie and, for soft labels, what they predict there.",
+    "grpo": "GRPO reads rewards measured on train + reward images.",
+    "critic": "The critic's stage reads training images.",
+}
+
 
 def card(name: str, path: Path, report: dict, report_path: str) -> str:
     """The model card as Markdown."""
@@ -38,9 +45,8 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
         "|---|---|---|---|",
         *map(_stage_row, record["stages"]),
         "",
-        "The pairs stage reads the zoo's weight states and, for its error measure, training images; distil reads training",
-        "images and the zoo ensemble's predictions on them; GRPO reads rewards measured on train + reward images. Synthesis",
-        "reads nothing.",
+        *(READS[stage] for stage in READS if stage in {each["stage"] for each in record["stages"]}),
+        "Synthesis reads nothing.",
         "",
         *measured(name, report, report_path),
         "",

@@ -169,7 +169,7 @@ def test_mnist8_is_mnist_averaged_down_and_a_joint_task_has_each_members_own_dat
     assert [member.data_dir for member in build_task("digits-mnist8", data_dir="there").members] == [None, "there"]
     for recorded in (digits.data_key, joint.data_key):
         check_same_data(recorded, digits, "it")
-    with pytest.raises(InputError, match="test images"):
+    with pytest.raises(InputError, match="made on other images"):
         check_same_data(joint.data_key, build_task("digits-mlp"), "it")
 
 

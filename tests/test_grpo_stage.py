@@ -261,7 +261,7 @@ def test_held_back_images_move_from_train_to_reward_and_policies_remember(tmp_pa
     policy = make_policy(tiny)
     policy.record["data"] = tiny.data_key
     policy.save(tmp_path / "p.safetensors")
-    with pytest.raises(InputError, match="training images"):
+    with pytest.raises(InputError, match="held_back is None there and 300 here"):
         run_stage("grpo", [*SMALL, "task.held_back=300", f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
 
 
