@@ -313,6 +313,7 @@ def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
         ("pairs", "pairs.batch=0"),
         ("distil", "distil.input_noise=inf"),
         ("grpo", "grpo.noise_floor=-1"),
+        ("grpo", "grpo.ref_model_sync_steps=0"),
         ("grpo", "reward.gain=nan"),
         ("critic", "critic.optim.ema=1"),
     ],

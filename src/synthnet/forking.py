@@ -34,15 +34,14 @@ def fork_settings(folder: Path, changes: list[str], run_dir: str | None) -> tupl
     """
     status = read_status(folder)
     target = run_dir or next_free(folder)
-    settings = with_settings(_settings(status, changes), changes)
+    settings = _settings(status, changes)
     keys = {text.partition("=")[0] for text in changes}
     rebuilt = any(key.partition(".")[0] in SHAPING and key not in MIXTURE for key in keys)
     made = policy_of_run(folder)
     if status.stage in ("distil", "grpo", "critic") and not rebuilt and "policy_from" not in keys and made.exists():
         begun = ["distil.standardised=0"] if any(text.startswith("distil.standardised=") for text in settings) else []
         settings = with_settings(without_shape(settings), [*begun, f"policy_from={made}"])
-        settings = with_settings(settings, changes)
-    return status.stage, with_settings(settings, [f"run_dir={target}"])
+    return status.stage, with_settings(with_settings(settings, changes), [f"run_dir={target}"])
 
 
 def replay_settings(folder: Path, run_dir: str | None) -> tuple[str, list[str]]:
