@@ -20,7 +20,7 @@ from synthnet.rollout import synthesize_flat
 from synthnet.scoring import RewardConfig
 from synthnet.stages import run_calibration, run_stage
 from synthnet.tasks import build_task
-from synthnet.train_distil import member_of, standardise, travelled
+from synthnet.train_distil import member_of, standardise, travelled, undone
 
 FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
 
@@ -211,6 +211,19 @@ def test_standardised_logits_are_worth_what_they_tell_apart():
 
 
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")
+def test_what_one_more_step_undoes_is_counted_where_the_step_before_was_right():
+    """Known values: nothing where nothing changes; the Kullback-Leibler divergence of the examples that were right, a wrong one
+    free to change; likewise for probabilities as targets. Breaks when the divergence is taken the other way round."""
+    before = torch.tensor([[[0.0, 2.0], [1.0, 0.0]]])
+    after, labels = torch.zeros(1, 2, 2), torch.tensor([1, 1])
+    assert undone(before, before, labels) == 0
+    p = before[0, 0].softmax(-1)
+    expected = (p * (2 * p).log()).sum() / 2
+    assert torch.allclose(undone(before, after, labels), expected)
+    assert torch.allclose(undone(before, after, torch.tensor([[0.1, 0.9], [0.2, 0.8]])), expected)
+    assert undone(before, torch.tensor([[[0.0, 2.0], [0.0, 9.0]]]), labels) == 0, "what was wrong may change"
+
+
 def test_logits_are_standardised_at_the_beginning_only(tmp_path):
     """The first update's loss is that of standardised logits; from then on both runs minimise the same loss. Until then the
     newest policy is kept, whatever its raw logits are worth."""

@@ -22,7 +22,7 @@ ORDER = [
     ["functional"],
     ["identity", "tokens", "queries", "action", "grpo", "rewards"],
     ["tasks"],
-    ["backbones", "population"],
+    ["backbones", "population", "imagined"],
     ["critic"],
     ["status"],
     ["policy", "zoo", "prompts", "netfiles"],

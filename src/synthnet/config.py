@@ -59,6 +59,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     stages: list[str] = field(default_factory=lambda: ["zoo", "pairs", "grpo"])
     k_max: int = 6
+    imagined: int = 0
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -71,7 +72,7 @@ class Config:
         return tasks.build_task(**vars(self.task))
 
     def policy_config(self) -> PolicyConfig:
-        return PolicyConfig(vars(self.tokens), vars(self.backbone), self.action, self.k_max)
+        return PolicyConfig(vars(self.tokens), vars(self.backbone), self.action, self.k_max, imagined=self.imagined)
 
 
 def compose(overrides: list[str]) -> tuple[Config, str]:

@@ -11,7 +11,7 @@ from synthnet.live import APPLIED, REQUESTS
 from synthnet.snapshot import policy_of_run
 from synthnet.status import COMMANDS, RunStatus, read_status
 
-SHAPING = ("tokens", "backbone", "action", "k_max")  # settings that a policy of other ones does not fit
+SHAPING = ("tokens", "backbone", "action", "k_max", "imagined")  # settings that a policy of other ones does not fit
 MIXTURE = tuple(f"backbone.{field.name}" for field in fields(MixtureKnobs))  # of which any policy takes these
 
 

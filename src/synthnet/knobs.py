@@ -57,7 +57,7 @@ _LOOP = {"validate_every": _BIG, "checkpoint_every": _BIG, "patience": Bounds(0,
 _STEPS = Bounds(1, 64)
 _PAIRS = {**dict.fromkeys(("single", "short", "long", "skipped"), _WEIGHT), "rollin": _SHARE, "function": _WEIGHT}
 _DISTIL = {
-    **dict.fromkeys(("anchor", "stay", "apart", "differ"), _WEIGHT),
+    **dict.fromkeys(("anchor", "stay", "apart", "differ", "steady"), _WEIGHT),
     "apart_ratio": Bounds(0, 2),
     "input_noise": Bounds(0, 10),
     "warp": Bounds(0, LARGEST_WARP),

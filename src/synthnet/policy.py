@@ -19,6 +19,7 @@ from synthnet.critic import Critic
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.functional import Network, network
+from synthnet.imagined import Imagined, io_sizes
 from synthnet.seeds import generator
 from synthnet.start import init_scale
 from synthnet.tokens import TokenLayout, build_layout
@@ -38,13 +39,15 @@ class ActionConfig:
 
 @dataclass
 class PolicyConfig:
-    """What a policy is made of; recorded in its file. `critic`: hidden width of its early-stop critic, 0 for none."""
+    """What a policy is made of; recorded in its file. `critic`: hidden width of its early-stop critic, 0 for none. `imagined`:
+    examples that it makes up for each number of steps left (`imagined.Imagined`)."""
 
     tokens: dict = field(default_factory=lambda: {"name": "unit"})
     backbone: dict = field(default_factory=lambda: {"name": "set_transformer"})
     action: ActionConfig = field(default_factory=ActionConfig)
     k_max: int = 6
     critic: int = 0
+    imagined: int = 0
 
 
 class Policy(nn.Module):
@@ -58,6 +61,8 @@ class Policy(nn.Module):
             raise InputError(f"action.sigma must be positive, got {config.action.sigma}")
         if config.k_max < 1:
             raise InputError(f"k_max must be at least 1, got {config.k_max}")
+        if config.imagined < 0:
+            raise InputError(f"imagined must not be negative, got {config.imagined}")
         self.config, self.archs = config, archs
         self.record: dict = {}
         self.data_sets: dict[str, list[float]] = {}  # statistics of the data of each task that it was trained for
@@ -70,6 +75,7 @@ class Policy(nn.Module):
         layout = self._build_layout(network(archs[0]), vocabulary)
         self.trunk = build_backbone(config.backbone, layout, config.k_max)
         self.critic = self._build_critic() if config.critic else None
+        self.imagined = self._build_imagined() if config.imagined else None
         log_sigma = torch.full((len(vocabulary),), config.action.sigma).log()
         if config.action.learn_sigma:
             self.log_sigma = nn.Parameter(log_sigma)
@@ -132,7 +138,7 @@ class Policy(nn.Module):
             mean = self.trunk.code_head(self.trunk.features(layout.encode(scaled), layout, left))
             token_of = torch.zeros(self.code_dim, dtype=torch.long, device=mean.device)
             return WeightGaussian(mean, self.log_sigma.mean().expand(self.code_dim), token_of, 1)
-        mean = self._next(scaled, layout, left, None)
+        mean = self._next(scaled, net, left, None)
         log_sigma = self.log_sigma.index_select(0, layout.column_of)
         return WeightGaussian(mean, log_sigma, layout.token_of, layout.n_action_tokens)
 
@@ -140,11 +146,13 @@ class Policy(nn.Module):
         """The next weights [net weights], in scale units, that an action leads to: itself, or what its code decodes to."""
         if not self.code_dim:
             return action
-        return self._next(scaled, self.layout(net), _as_steps(steps_left, scaled), action)
+        return self._next(scaled, net, _as_steps(steps_left, scaled), action)
 
-    def _next(self, scaled: Tensor, layout: TokenLayout, steps_left: Tensor, code: Tensor | None) -> Tensor:
-        extra = () if code is None else (code,)
+    def _next(self, scaled: Tensor, net: Network, steps_left: Tensor, code: Tensor | None) -> Tensor:
+        layout, extra = self.layout(net), () if code is None else (code,)
         change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left, *extra))
+        if self.imagined is not None:
+            change = change + self.imagined(scaled, self.scale(net), steps_left, net, layout)
         return scaled + change if self.config.action.head == "delta" else change
 
     def judge(self, scaled: Tensor, net: Network) -> Tensor:
@@ -163,6 +171,12 @@ class Policy(nn.Module):
     def _build_critic(self) -> Critic:
         self._check_features("critic")
         return Critic(self.trunk.head.in_features, self.config.critic, self.config.k_max)
+
+    def _build_imagined(self) -> Imagined:
+        nets = [network(arch) for arch in self.archs]
+        if len(sizes := sorted({io_sizes(net) for net in nets})) > 1:
+            raise InputError(f"imagined examples need nets of the same inputs and classes, got {sizes}")
+        return Imagined(self.config.imagined, self.config.k_max, len(self.vocabulary), nets[0])
 
     def _check_features(self, what: str) -> None:
         if not hasattr(self.trunk, "features"):

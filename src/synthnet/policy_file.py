@@ -6,6 +6,8 @@ import torch
 
 from synthnet.arch import Arch
 from synthnet.errors import InputError
+from synthnet.functional import network
+from synthnet.imagined import io_sizes
 from synthnet.policy import READ_FORMATS, ActionConfig, Policy, PolicyConfig
 from synthnet.tokens import STATISTICS
 from synthnet.weights import metadata_json, read_metadata, read_weights
@@ -52,12 +54,17 @@ def _rebuild(record: dict) -> Policy:
         *record["vocabulary"].values(),
         config["k_max"],
         config.get("critic", 0),
+        config.get("imagined", 0),
     ]
     if any(isinstance(size, int) and not 0 <= size <= LARGEST_SIZE for size in sizes):
         raise InputError(f"policy metadata holds a size outside 0..{LARGEST_SIZE}")
     archs = [Arch.from_dict(arch) for arch in record["archs"]]
     if sum(arch.spec().n_weights for arch in archs) > LARGEST_NET:
         raise InputError(f"policy metadata names networks of more than {LARGEST_NET} weights")
+    if config.get("imagined"):
+        n_inputs, n_classes = io_sizes(network(archs[0]))
+        if config["imagined"] * config["k_max"] * (n_inputs + n_classes) > LARGEST_NET:
+            raise InputError(f"policy metadata asks for imagined examples of more than {LARGEST_NET} numbers")
     policy = Policy(PolicyConfig(**config), archs, record["vocabulary"])
     made, stages = record["record"], record["record"].get("stages", [])
     best = made.get("best_k", 1)

@@ -20,7 +20,8 @@ def start_policy(config: Config, task: Task, settings: list[str]) -> Policy:
     if not config.policy_from:
         raise InputError(
             "this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name (distil also "
-            "begins with a new one where its first updates see standardised logits: distil.standardised=N)"
+            "begins with a new one where its first updates see standardised logits, distil.standardised=N, or where the new "
+            "one imagines examples, imagined=N)"
         )
     source = Path(config.policy_from)
     policy = load_policy(policy_of_run(source) if source.is_dir() else policy_path(config.policy_from))

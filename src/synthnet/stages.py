@@ -110,7 +110,8 @@ def _run_stage(stage: str, settings: list[str]) -> Path:
         policy = start_policy(config, task, settings)
         return train_critic(policy, task, config.critic, run_dir, text, config.seed, config.device, config.lab)
     zoos = _open_zoos(config, task)
-    new = not config.policy_from and (stage != "distil" or config.distil.standardised)  # without it, distil leads nowhere
+    leads = stage != "distil" or config.distil.standardised or config.imagined  # distil from nothing else leads nowhere
+    new = not config.policy_from and leads
     policy = fresh_policy(config, task) if new else start_policy(config, task, settings)
     if stage == "distil":
         return train_distil(

@@ -51,7 +51,9 @@ class DistilConfig:
     leaves a net near its start where the data does not move it; a policy that erases the start is on its way to one solution
     for all. apart: weight of what nets of different seeds lack to `apart_ratio` times the aligned distance of the zoo's nets
     (`identity.shortfall`). differ: likewise of what their predictions lack to `apart_ratio` times the differences between the
-    predictions of the zoo's nets on the same images (`identity.prediction_shortfall`).
+    predictions of the zoo's nets on the same images (`identity.prediction_shortfall`). steady: weight of the divergence of
+    the predictions after K steps from those after K − 1 from the same start weights, on images that those had right: one more
+    step must not undo what one less had learned (`undone`).
     """
 
     steps: list[int] = field(default_factory=lambda: [1, 2])
@@ -67,6 +69,7 @@ class DistilConfig:
     stay_by: str = "weight"
     apart: float = 0.0
     differ: float = 0.0
+    steady: float = 0.0
     apart_ratio: float = 0.9
     nets: int = 32
     images: int = 256
@@ -113,6 +116,15 @@ def travelled(moves: Tensor, spec: WeightSpec, by: str) -> Tensor:
     """Mean square of moves [net weight] over weights, or the mean over tensors of theirs."""
     squares = moves.square().mean(0)
     return squares.mean() if by == "weight" else torch.stack([squares[part].mean() for part in spec.slices().values()]).mean()
+
+
+def undone(before: Tensor, after: Tensor, targets: Tensor) -> Tensor:
+    """Divergence, in nats, of predictions from logits [net example class] from what they were before, the mean over all
+    examples, of which only those count that were right (as positive-congruent training weighs them, Yan et al. 2021, arXiv
+    2011.09161). Targets: class ids [example] or probabilities [example class]."""
+    right = before.argmax(-1) == (targets.argmax(-1) if targets.is_floating_point() else targets)
+    told = before.log_softmax(-1)
+    return (right * (told.exp() * (told - after.log_softmax(-1))).sum(-1)).mean()
 
 
 @torch.no_grad()
@@ -187,6 +199,11 @@ def train_distil(
             trained = predictions(net, references(turn)[:16], images)
             lack = prediction_shortfall(logits.softmax(-1), trained, config.apart_ratio)
             loss, metrics["likeness"] = loss + config.differ * lack, lack.item()
+        if config.steady and n_steps > 1:
+            with torch.no_grad():
+                before = net.logits(rollout(learner, start, n_steps - 1, net)[-1], images)
+            worse = undone(before, logits, targets)
+            loss, metrics["undone"] = loss + config.steady * worse, worse.item()
         if config.anchor:
             batch = draw_pairs(pairs, states()[turn], learner.config.k_max, generator(seed, "distil-anchor", update))
             anchor = pairs_loss(learner, move(batch, place), net, pairs.function, images)
