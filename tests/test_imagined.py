@@ -170,7 +170,13 @@ def test_distil_teaches_a_new_policy_its_examples(zoo_dir, tmp_path):
         "backbone.heads=2",
     ]
     distil = ["distil.steps=[2]", "distil.nets=4", "distil.images=64", "distil.labels=hard", "distil.optim.learning_rate=1e-2"]
-    length = ["distil.loop.updates=60", "distil.loop.validate_every=60", "distil.val_seeds=4", "distil.optim.warmup=2", "distil.optim.ema=0.9"]
+    length = [
+        "distil.loop.updates=60",
+        "distil.loop.validate_every=60",
+        "distil.val_seeds=4",
+        "distil.optim.warmup=2",
+        "distil.optim.ema=0.9",
+    ]
     made = run_stage("distil", [*small, *distil, *length, "imagined=40", f"run_dir={tmp_path / 'run'}"])
     policy = load_policy(made)
     after = policy.record["stages"][-1]["after"]["accuracy_k2"]
