@@ -20,8 +20,8 @@ from synthnet.weights import read_metadata
 BACKBONE = {"name": "set_transformer", "dim": 16, "heads": 2, "edge_dim": 8, "condition": 8, "depth": 1, "summary": 1}
 
 
-def imagining(*tasks, count=20, tokens=None, k_max=3) -> Policy:
-    config = PolicyConfig(tokens or {"name": "unit", "depth": "untold"}, BACKBONE, k_max=k_max, imagined=count)
+def imagining(*tasks, count=20, tokens=None, k_max=3, backbone=BACKBONE) -> Policy:
+    config = PolicyConfig(tokens or {"name": "unit", "depth": "untold"}, backbone, k_max=k_max, imagined=count)
     return Policy.create(config, [task.arch for task in tasks], 0)
 
 
@@ -139,10 +139,23 @@ def test_a_policy_that_imagines_serves_a_depth_that_it_never_saw(tmp_path):
 def test_a_policy_for_nets_of_other_inputs_or_of_a_negative_number_is_refused(tiny):
     with pytest.raises(InputError, match="must not be negative, got -1"):
         imagining(tiny, count=-1)
+    with pytest.raises(InputError, match="backbone none learns nothing without imagined examples"):
+        make_policy(tiny, {"name": "none"})
     with pytest.raises(InputError, match=r"same inputs and classes, got \[\(64, 10\), \(784, 10\)\]"):
         imagining(tiny, build_task("mnist5k-mlp"))
     plain = make_policy(tiny)
     assert plain.imagined is None and not any(name.startswith("imagined") for name in plain.state_dict())
+
+
+def test_without_a_trunk_the_examples_are_all_there_is(tiny):
+    policy, with_trunk, net = imagining(tiny, backbone={"name": "none"}), imagining(tiny), tiny.network
+    assert {name.partition(".")[0] for name, _ in policy.named_parameters()} == {"imagined"}
+    policy.imagined.load_state_dict(with_trunk.imagined.state_dict())
+    start = tiny.draw_start("val", [0]) / policy.scale(net)
+    with torch.no_grad():
+        assert torch.allclose(move(policy, start, 2, net), move(with_trunk, start, 2, net), atol=1e-6)
+    with pytest.raises(InputError, match="needs a trunk over tokens=unit"):
+        policy.with_critic(4, 0)
 
 
 def test_a_file_cannot_ask_for_more_than_memory_holds(tiny, tmp_path):

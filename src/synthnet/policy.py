@@ -76,6 +76,8 @@ class Policy(nn.Module):
         self.trunk = build_backbone(config.backbone, layout, config.k_max)
         self.critic = self._build_critic() if config.critic else None
         self.imagined = self._build_imagined() if config.imagined else None
+        if self.imagined is None and not any(True for _ in self.trunk.parameters()):
+            raise InputError(f"backbone {config.backbone['name']} learns nothing without imagined examples: pass imagined=N")
         log_sigma = torch.full((len(vocabulary),), config.action.sigma).log()
         if config.action.learn_sigma:
             self.log_sigma = nn.Parameter(log_sigma)
@@ -180,7 +182,7 @@ class Policy(nn.Module):
 
     def _check_features(self, what: str) -> None:
         if not hasattr(self.trunk, "features"):
-            raise InputError(f"trunk {self.config.backbone['name']} has no {what}: that needs tokens=unit")
+            raise InputError(f"trunk {self.config.backbone['name']} has no {what}: that needs a trunk over tokens=unit")
 
     def with_code(self, dims: int, seed: int) -> "Policy":
         """The same policy with latent codes of `dims` numbers as its actions: its mean code is zero, which decodes to what
