@@ -10,7 +10,7 @@ from conftest import make_policy
 from synthnet.errors import InputError
 from synthnet.functional import cross_entropy
 from synthnet.imagined import GAIN, Imagined, orthogonalised, unit
-from synthnet.policy import Policy, PolicyConfig
+from synthnet.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.policy_file import load_policy
 from synthnet.rollout import rollout
 from synthnet.stages import run_stage
@@ -139,6 +139,8 @@ def test_a_policy_that_imagines_serves_a_depth_that_it_never_saw(tmp_path):
 def test_a_policy_for_nets_of_other_inputs_or_of_a_negative_number_is_refused(tiny):
     with pytest.raises(InputError, match="must not be negative, got -1"):
         imagining(tiny, count=-1)
+    with pytest.raises(InputError, match=r"need action\.head=delta"):
+        Policy.create(PolicyConfig(backbone=BACKBONE, action=ActionConfig("x0"), imagined=2), [tiny.arch], 0)
     with pytest.raises(InputError, match="backbone none learns nothing without imagined examples"):
         make_policy(tiny, {"name": "none"})
     with pytest.raises(InputError, match=r"same inputs and classes, got \[\(64, 10\), \(784, 10\)\]"):

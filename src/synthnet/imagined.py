@@ -36,9 +36,7 @@ class Imagined(nn.Module):
         """The move [net weights] of weights [net weights], both in scale units, at steps left [net]."""
         turn = steps_left.clamp(1, self.images.shape[0]) - 1
         outputs, _ = net.activations(self.images[0])
-        size = max(
-            1, int(CHUNK_BYTES // (4 * self.images.shape[1] * outputs))
-        )  # nets, so that scoring many takes no more memory
+        size = max(1, int(CHUNK_BYTES // (4 * self.images.shape[1] * outputs)))  # nets at a time
         parts = zip((scaled * scale).split(size), turn.split(size), strict=True)
         along = torch.cat([self._directions(weights, turns, net) for weights, turns in parts])
         keep, rate = ((GAIN * part[0]).exp()[turn][:, layout.column_of] for part in (self.keep, self.rate))

@@ -63,6 +63,8 @@ class Policy(nn.Module):
             raise InputError(f"k_max must be at least 1, got {config.k_max}")
         if config.imagined < 0:
             raise InputError(f"imagined must not be negative, got {config.imagined}")
+        if config.imagined and config.action.head != "delta":
+            raise InputError("imagined examples move the weights that are there: they need action.head=delta")
         self.config, self.archs = config, archs
         self.record: dict = {}
         self.data_sets: dict[str, list[float]] = {}  # statistics of the data of each task that it was trained for
