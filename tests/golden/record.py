@@ -40,7 +40,7 @@ TRUNK = ["backbone.dim=16", "backbone.depth=2", "backbone.heads=2", "backbone.ed
 FAMILY = ["task=digits-mlp-family", "task.members=[[6],[5,4]]", "task.heldout=[]"]
 LOOP = ["loop.updates=3", "loop.validate_every=2", "loop.checkpoint_every=2", "val_seeds=2"]
 PAIRS = ["pairs.batch=8", "pairs.val_steps=[1,2]"]
-DISTIL = ["distil.nets=4", "distil.images=32", "distil.teachers=4", "distil.input_noise=0.1", "distil.warp=0.02"]
+DISTIL = ["distil.nets=4", "distil.images=32", "distil.input_noise=0.1", "distil.warp=0.02"]
 GRPO = ["grpo.prompts=4", "grpo.num_generations=4", "reward.batch=64", "grpo.signal_every=2"]
 TERMS = ["accuracy", "bounded_loss", "gain", "efficiency", "step_cost", "stability", "robustness", "diversity", "worst_class"]
 
@@ -66,14 +66,14 @@ def stage_runs(root: Path) -> dict[str, list[str]]:
         "distil": ["distil", *SMALL, pairs, zoo, *DISTIL, *loop("distil"), "distil.steps=[1,2,3]", "distil.apart=1",
                    "distil.differ=0.5", "distil.steady=0.5", "distil.anchor=0.1", "distil.stay=0.01", "distil.graded=2"],
         "distil-new": ["distil", *FAMILY, *SMALL[1:], *TRUNK, family, *DISTIL, *loop("distil"), "distil.labels=hard",
-                       "distil.standardised=1", "distil.join=1", "distil.stay=0.01", "distil.stay_by=tensor", "imagined=3",
+                       "distil.standardised=1", "distil.stay=0.01", "distil.stay_by=tensor", "imagined=3",
                        "distil.optim.rule=muon"],
         "grpo": ["grpo", *from_pairs, "grpo.steps=[1,2]"],
         "grpo-terms": ["grpo", *from_pairs, "grpo.steps=[1,3]", *every, "grpo.steps_by=rollout", "grpo.beta=0.1",
                        "grpo.sync_ref_model=true", "grpo.ref_model_sync_steps=1", "grpo.num_iterations=2",
                        "grpo.target_kl=10", "reward.warp=0.02", "reward.input_noise=0.1"],
         "grpo-roles": ["grpo", *from_pairs, "grpo.noisy_steps=last", "grpo.sigma_by=role", "grpo.sigma=0.05",
-                       "grpo.micro_batches=2", "grpo.steps=[2]", "grpo.loss_type=grpo", "grpo.delta=2",
+                       "grpo.steps=[2]", "grpo.loss_type=grpo", "grpo.delta=2",
                        "grpo.importance_sampling_level=sequence", "grpo.select=reward"],
         "grpo-code": ["grpo", *from_pairs, "grpo.action=code", "grpo.code_dim=4", "grpo.grouping=process",
                       "grpo.discount=0.9", "grpo.noisy_steps=one", "grpo.steps=[2]", "grpo.loss_type=dr_grpo"],
@@ -161,7 +161,7 @@ def machine() -> dict:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {"torch": torch.__version__, "cpu": model, "python": platform.python_version()}
+    return {"torch": torch.__version__, "cpu": f"{model}, {torch.backends.cpu.get_cpu_capability()}"}
 
 
 def record(root: Path) -> dict:
