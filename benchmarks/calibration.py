@@ -14,14 +14,14 @@ import json
 import torch
 from torch import Tensor
 
-from synthnet.evaluation import interval, split_data, summary, task_of_policy
+from synthnet.audit.evaluation import interval, split_data, summary, task_of_policy
+from synthnet.engine.network import Network, predictions
+from synthnet.engine.population import grow_twins
 from synthnet.files import write_atomic
-from synthnet.functional import Network, predictions
-from synthnet.policy_file import load_policy
-from synthnet.population import grow_twins
+from synthnet.grpo.rewards.calibration import calibration_error
+from synthnet.policy.file import load_policy
+from synthnet.policy.rollout import synthesize_flat
 from synthnet.report import percent, table
-from synthnet.rewards.calibration import calibration_error
-from synthnet.rollout import synthesize_flat
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path
 

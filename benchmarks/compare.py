@@ -6,9 +6,9 @@ python benchmarks/compare.py -o FILE.json NAME=POLICY [NAME=POLICY …] [--seeds
 import argparse
 import json
 
-from synthnet.evaluation import evaluate_policy, task_of_policy
+from synthnet.audit.evaluation import evaluate_policy, task_of_policy
 from synthnet.files import write_atomic
-from synthnet.policy_file import load_policy
+from synthnet.policy.file import load_policy
 from synthnet.report import percent, table
 from synthnet.synthesis import policy_path
 

@@ -15,22 +15,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
+from synthnet.audit.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
+from synthnet.engine.network import score
+from synthnet.engine.population import Training, grow_twins, train_population
 from synthnet.files import write_atomic
-from synthnet.functional import score
-from synthnet.policy import Policy
-from synthnet.policy_file import load_policy
-from synthnet.population import Training, grow_twins, train_population
+from synthnet.grpo.rewards import quality
+from synthnet.grpo.role_noise import role_shares
+from synthnet.nets.start import init_scale
+from synthnet.policy.file import load_policy
+from synthnet.policy.policy import Policy
+from synthnet.policy.rollout import rollout
 from synthnet.report import percent, table
-from synthnet.rewards import quality
-from synthnet.role_noise import role_shares
-from synthnet.rollout import rollout
 from synthnet.seeds import generator
-from synthnet.start import init_scale
 from synthnet.synthesis import policy_path
-from synthnet.tasks import Recipe, Task
-from synthnet.train_distil import ensemble_labels
-from synthnet.zoo import Zoo
+from synthnet.tasks.task import Recipe, Task
+from synthnet.train.distil import ensemble_labels
+from synthnet.train.zoo import Zoo
 
 RATES, EPOCHS = (1.0, 0.33, 3.0), (1.0, 0.5, 2.0)
 NOISES = (0.05, 0.1)  # standard deviations in units of each tensor's initial scale

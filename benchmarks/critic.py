@@ -12,12 +12,12 @@ import json
 import torch
 from torch import Tensor
 
-from synthnet.evaluation import interval, split_data, summary, task_of_policy
+from synthnet.audit.evaluation import interval, split_data, summary, task_of_policy
+from synthnet.engine.network import score
 from synthnet.files import write_atomic
-from synthnet.functional import score
-from synthnet.policy_file import load_policy
+from synthnet.policy.file import load_policy
+from synthnet.policy.rollout import synthesize_auto, synthesize_flat
 from synthnet.report import percent, table
-from synthnet.rollout import synthesize_auto, synthesize_flat
 from synthnet.synthesis import policy_path
 
 

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthnet.arch import Arch
+from synthnet.engine.network import Network, network, score
+from synthnet.engine.population import Training, batch_orders, grow_twins, train_population
 from synthnet.files import write_atomic
-from synthnet.functional import Network, network, score
-from synthnet.population import Training, batch_orders, grow_twins, train_population
+from synthnet.nets.arch import Arch
+from synthnet.nets.start import draw_init
 from synthnet.report import table
-from synthnet.start import draw_init
-from synthnet.tasks import Recipe, build_task
+from synthnet.tasks.task import Recipe, build_task
 
 BATCH, STEPS, IMAGES, RATE, LOOP_NETS = 64, 20, 512, 2e-3, 16
 ARCHS = {  # architecture, nets, nets at a time in training

@@ -10,9 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from synthnet.executors import build_executor
 from synthnet.files import write_atomic
 from synthnet.report import table
+from synthnet.runs.executors import build_executor
 
 
 def measure(name: str, trials: int, folder: Path) -> dict:

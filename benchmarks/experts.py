@@ -12,13 +12,13 @@ import json
 
 import torch
 
-from synthnet.expert_roles import choices, information, loads
 from synthnet.files import write_atomic
-from synthnet.policy_file import load_policy
+from synthnet.policy.experts import choices, information, loads
+from synthnet.policy.file import load_policy
 from synthnet.report import table
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path
-from synthnet.tasks import build_task
+from synthnet.tasks.task import build_task
 
 
 def main() -> None:

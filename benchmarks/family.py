@@ -11,15 +11,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from synthnet.evaluation import evaluate_policy
+from synthnet.audit.evaluation import evaluate_policy
+from synthnet.engine.population import grow_twins
 from synthnet.files import write_atomic, write_safetensors
-from synthnet.policy import Policy
-from synthnet.policy_file import load_policy
-from synthnet.population import grow_twins
+from synthnet.nets.weights import read_weights
+from synthnet.policy.file import load_policy
+from synthnet.policy.policy import Policy
 from synthnet.report import percent, table
 from synthnet.synthesis import policy_path
-from synthnet.tasks import Task, build_task
-from synthnet.weights import read_weights
+from synthnet.tasks.task import Task, build_task
 
 LARGE = 20_000
 

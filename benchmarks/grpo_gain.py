@@ -18,20 +18,20 @@ import torch
 from controls import tuned, tuned_best_of
 from torch import Tensor
 
-from synthnet.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
+from synthnet.audit.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
+from synthnet.engine.network import score
+from synthnet.engine.population import grow_twins
 from synthnet.files import write_atomic
-from synthnet.functional import score
-from synthnet.grpo import mirrored
-from synthnet.policy import Policy
-from synthnet.policy_file import load_policy
-from synthnet.population import grow_twins
+from synthnet.grpo.objective import mirrored
+from synthnet.grpo.rewards import quality
+from synthnet.nets.start import init_scale
+from synthnet.policy.file import load_policy
+from synthnet.policy.policy import Policy
+from synthnet.policy.rollout import synthesize_flat
 from synthnet.report import percent, table
-from synthnet.rewards import quality
-from synthnet.rollout import synthesize_flat
 from synthnet.seeds import generator
-from synthnet.start import init_scale
 from synthnet.synthesis import policy_path
-from synthnet.tasks import Task
+from synthnet.tasks.task import Task
 
 ES_GROUP = 64  # mirrored evaluations per step of evolution strategies
 ES_SETTINGS = ((0.05, 0.05), (0.1, 0.05), (0.1, 0.1), (0.2, 0.1))  # sigma and learning rate, in scale units

@@ -12,11 +12,11 @@ import json
 import re
 from pathlib import Path
 
+from synthnet.audit.evaluation import evaluate_policy
 from synthnet.config import compose
-from synthnet.evaluation import evaluate_policy
+from synthnet.engine.population import grow_twins
 from synthnet.files import write_atomic
-from synthnet.policy_file import load_policy
-from synthnet.population import grow_twins
+from synthnet.policy.file import load_policy
 from synthnet.report import percent, table
 from synthnet.stages import run_stage
 from synthnet.synthesis import policy_path

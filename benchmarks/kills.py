@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 
 from synthnet.files import write_atomic
-from synthnet.journal import records
 from synthnet.report import table
+from synthnet.runs.journal import records
 
 SMALL = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "lab.tensorboard=false"]
 TRUNK = ["backbone.dim=16", "backbone.depth=1", "backbone.heads=2"]

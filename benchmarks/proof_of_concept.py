@@ -15,17 +15,17 @@ import time
 import torch
 from torch import Tensor
 
-from synthnet.evaluation import split_data
+from synthnet.audit.evaluation import split_data
+from synthnet.audit.novelty import error_iou
+from synthnet.engine.network import Network, predictions
 from synthnet.files import write_atomic
-from synthnet.functional import Network, predictions
-from synthnet.novelty import error_iou
-from synthnet.policy import ActionConfig, Policy, PolicyConfig
+from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
+from synthnet.policy.rollout import synthesize_flat
 from synthnet.progress import Bar
 from synthnet.report import percent, table
-from synthnet.rollout import synthesize_flat
 from synthnet.seeds import generator
-from synthnet.tasks import Task, build_task
-from synthnet.zoo import Zoo
+from synthnet.tasks.task import Task, build_task
+from synthnet.train.zoo import Zoo
 
 EPOCHS = 50
 STEPS = (6, 11)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from synthnet.files import sha256_of, write_atomic
-from synthnet.policy_file import load_policy
+from synthnet.policy.file import load_policy
 from synthnet.synthesis import POLICY_DIR
 
 READS = {

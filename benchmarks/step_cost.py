@@ -11,12 +11,12 @@ import time
 
 import torch
 
-from synthnet.arch import Arch
+from synthnet.engine.network import network
 from synthnet.files import write_atomic
-from synthnet.functional import network
-from synthnet.policy import Policy, PolicyConfig
-from synthnet.rollout import rollout
-from synthnet.start import draw_init
+from synthnet.nets.arch import Arch
+from synthnet.nets.start import draw_init
+from synthnet.policy.policy import Policy, PolicyConfig
+from synthnet.policy.rollout import rollout
 
 ROUNDS = 3
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import torch
 from engine import alternating, on_one_thread, train_loop
 
+from synthnet.engine.network import score
+from synthnet.engine.population import Training, train_population
 from synthnet.files import write_atomic
-from synthnet.functional import score
-from synthnet.policy_file import load_policy
-from synthnet.population import Training, train_population
+from synthnet.policy.file import load_policy
+from synthnet.policy.rollout import synthesize_flat
 from synthnet.report import table
-from synthnet.rollout import synthesize_flat
 from synthnet.synthesis import policy_path
-from synthnet.tasks import Task, build_task
+from synthnet.tasks.task import Task, build_task
 
 NETS = 256
 

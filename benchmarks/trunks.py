@@ -18,17 +18,17 @@ from pathlib import Path
 import torch
 from family import kept_twins
 
-from synthnet.evaluation import evaluate_policy
-from synthnet.expert_roles import choices, information
+from synthnet.audit.evaluation import evaluate_policy
 from synthnet.files import write_atomic
-from synthnet.policy import Policy, PolicyConfig
-from synthnet.policy_file import load_policy
+from synthnet.policy.experts import choices, information
+from synthnet.policy.file import load_policy
+from synthnet.policy.policy import Policy, PolicyConfig
 from synthnet.report import percent, table
-from synthnet.tasks import Task, build_task
-from synthnet.train_distil import DistilConfig, train_distil
-from synthnet.train_pairs import PairsConfig, train_pairs
-from synthnet.training import LoopConfig
-from synthnet.zoo import Zoo
+from synthnet.tasks.task import Task, build_task
+from synthnet.train.distil import DistilConfig, train_distil
+from synthnet.train.loop import LoopConfig
+from synthnet.train.pairs import PairsConfig, train_pairs
+from synthnet.train.zoo import Zoo
 
 PROBES = (2, 8, 56)  # updates: a warm-up, and two runs whose difference tells how long an update takes
 UNIT, FIXED = {"name": "unit", "classes": True}, {"name": "unit", "classes": False}

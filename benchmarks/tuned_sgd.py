@@ -13,11 +13,11 @@ from pathlib import Path
 from controls import trained, tuned_recipe
 from family import LARGE, kept_twins
 
-from synthnet.evaluation import split_data, summary
+from synthnet.audit.evaluation import split_data, summary
+from synthnet.engine.network import score
 from synthnet.files import write_atomic
-from synthnet.functional import score
 from synthnet.report import percent, table
-from synthnet.tasks import Task, build_task
+from synthnet.tasks.task import Task, build_task
 
 TUNING_SEEDS = 4
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from synthnet.policy import ActionConfig, Policy, PolicyConfig
+from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.stages import run_stage
-from synthnet.tasks import build_task
+from synthnet.tasks.task import build_task
 
 torch.set_num_threads(1)
 

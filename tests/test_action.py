@@ -2,7 +2,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from conftest import make_policy
-from synthnet.action import WeightGaussian
+from synthnet.policy.action import WeightGaussian
 
 
 def _pair():

@@ -6,21 +6,21 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from synthnet.audit import OURS, Source, audit, controls, sgd_epochs, sources
-from synthnet.audit_page import page
-from synthnet.audit_run import Case, _alone
-from synthnet.baselines import checkpoints
-from synthnet.baselines.ddpm import Ddpm, DdpmConfig, kept_signal
+from synthnet.audit.audit import OURS, Source, audit, controls, sgd_epochs, sources
+from synthnet.audit.baselines import checkpoints
+from synthnet.audit.baselines.ddpm import Ddpm, DdpmConfig, kept_signal
+from synthnet.audit.connectivity import barrier
+from synthnet.audit.measures import Field, measure
+from synthnet.audit.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant
+from synthnet.audit.page import page
+from synthnet.audit.run import Case, _alone
+from synthnet.audit.sequence import compare_sequences, nearest_states
+from synthnet.audit.verdicts import judge
 from synthnet.cli import main
-from synthnet.connectivity import barrier
+from synthnet.engine.population import Training, train_population
 from synthnet.errors import InputError
-from synthnet.measured import Field, measure
-from synthnet.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant
-from synthnet.population import Training, train_population
-from synthnet.sequence import compare_sequences, nearest_states
-from synthnet.start import init_scale
-from synthnet.verdicts import judge
-from synthnet.zoo import Zoo, ZooConfig, build_zoo
+from synthnet.nets.start import init_scale
+from synthnet.train.zoo import Zoo, ZooConfig, build_zoo
 
 N_TRAINING, N_HELDOUT, N_HONEST = 96, 32, 32
 
@@ -147,7 +147,7 @@ def test_a_permuted_rescaled_copy_is_far_in_raw_distance_and_at_zero_when_aligne
 def test_the_pruned_search_finds_what_trying_every_net_finds(field):
     symmetry = field.network.symmetry
     fast = nearest_aligned(symmetry, field.twins[:3], field.training[:20])
-    from synthnet.identity import canonical
+    from synthnet.nets.identity import canonical
 
     nets, training = canonical(symmetry, field.twins[:3]), canonical(symmetry, field.training[:20])
     slow = torch.stack([min((symmetry.align(net, t)[0] - t).norm() for t in training) for net in nets])

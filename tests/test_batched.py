@@ -7,15 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from synthnet import modules
-from synthnet.arch import Arch
+from synthnet.engine.gradients import DERIVATIVES, chain_gradients
+from synthnet.engine.network import BACKENDS, Network, cross_entropy, score
+from synthnet.engine.plan import Plan
+from synthnet.engine.population import Training, batch_orders, train_population
 from synthnet.errors import InputError
-from synthnet.functional import BACKENDS, Network, cross_entropy, score
-from synthnet.gradients import DERIVATIVES, chain_gradients
-from synthnet.plan import Plan
-from synthnet.population import Training, batch_orders, train_population
-from synthnet.start import draw_init
-from synthnet.tasks import Recipe
+from synthnet.nets import modules
+from synthnet.nets.arch import Arch
+from synthnet.nets.start import draw_init
+from synthnet.tasks.task import Recipe
 
 
 class Odds(nn.Module):
@@ -153,7 +153,7 @@ def test_a_module_that_cannot_be_traced_is_served_by_the_loop():
 
 def test_a_rule_that_disagrees_is_not_used(monkeypatch):
     """Control for the check that every backend passes before its first use."""
-    from synthnet import population_rules
+    from synthnet.engine import rules as population_rules
 
     net, _, inputs = population("cnn")
     wrong = lambda call, value: value._replace(data=population_rules._pool(call, value).data + 0.1)  # noqa: E731

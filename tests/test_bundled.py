@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from synthnet.functional import score
-from synthnet.policy_file import load_policy
-from synthnet.population import grow_twins
-from synthnet.rollout import synthesize_flat
+from synthnet.engine.network import score
+from synthnet.engine.population import grow_twins
+from synthnet.policy.file import load_policy
+from synthnet.policy.rollout import synthesize_flat
 from synthnet.synthesis import POLICY_DIR, bundled_policies, find_policy
-from synthnet.tasks import build_task
+from synthnet.tasks.task import build_task
 
 FAMILIES = {
     "mnist5k-cnn-family": {"channels": [7, 13]},

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from conftest import make_policy
 from synthnet.cli import main
-from synthnet.tasks import build_task
-from synthnet.weights import read_weights
+from synthnet.nets.weights import read_weights
+from synthnet.tasks.task import build_task
 
 
 @pytest.fixture

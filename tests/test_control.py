@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from conftest import make_policy
-from synthnet.control import server
-from synthnet.control.server import WRITES, bounded_overrides, build_app, token_of
 from synthnet.errors import InputError
-from synthnet.journal import append, records
+from synthnet.runs.journal import append, records
+from synthnet.runs.serve import server
+from synthnet.runs.serve.server import WRITES, bounded_overrides, build_app, token_of
+from synthnet.runs.status import list_runs, read_status
 from synthnet.stages import run_stage
-from synthnet.status import list_runs, read_status
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds")
 QUICK = [

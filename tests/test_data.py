@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from synthnet import data
+from synthnet.engine.network import score
+from synthnet.engine.population import grow_twins
 from synthnet.errors import InputError
-from synthnet.functional import score
-from synthnet.population import grow_twins
-from synthnet.tasks import Recipe, build_task, check_same_data, task_names
-from synthnet.tokens import STATISTICS
+from synthnet.policy.tokens import STATISTICS
+from synthnet.tasks import data
+from synthnet.tasks.task import Recipe, build_task, check_same_data, task_names
 
 
 def write_idx(path, array):

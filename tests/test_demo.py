@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from conftest import make_policy
-from synthnet import demo
+from synthnet.commands import demo
 from synthnet.errors import InputError
-from synthnet.tasks import build_task
-from synthnet.weights import read_weights
+from synthnet.nets.weights import read_weights
+from synthnet.tasks.task import build_task
 
 
 def test_demo_leaves_files_a_table_and_a_figure(tmp_path, monkeypatch, capsys):

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from conftest import TINY_TRUNK, make_policy
-from synthnet.backbones._moe import mixtures, replayed_experts
-from synthnet.experience import collect, step_gains
-from synthnet.grpo_settings import GrpoConfig
-from synthnet.policy_gradient import policy_loss, split_steps, token_counts
-from synthnet.reward_hook import Hook
-from synthnet.rollout import synthesize_flat
-from synthnet.sampling import Cohort, SamplingConfig, current_states, draw_cohorts, group_noise, sample_rollouts
-from synthnet.scoring import RewardConfig, measure
-from synthnet.signal import effective_dimension, half_batch_cosine, reward_snr
-from synthnet.train_grpo import mix_reference
+from synthnet.grpo.config import GrpoConfig
+from synthnet.grpo.experience import collect, step_gains
+from synthnet.grpo.hooks import Hook
+from synthnet.grpo.loop import mix_reference
+from synthnet.grpo.loss import policy_loss, split_steps, token_counts
+from synthnet.grpo.sample import Cohort, SamplingConfig, current_states, draw_cohorts, group_noise, sample_rollouts
+from synthnet.grpo.score import RewardConfig, measure
+from synthnet.grpo.signal import effective_dimension, half_batch_cosine, reward_snr
+from synthnet.policy.rollout import synthesize_flat
+from synthnet.policy.trunks._moe import mixtures, replayed_experts
 
 
 def _config(**changes):

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from synthnet.cli import main
 from synthnet.errors import InputError
-from synthnet.exr import from_image, read_exr, to_image, write_exr
-from synthnet.weights import WeightState, read_metadata
+from synthnet.nets.exr import from_image, read_exr, to_image, write_exr
+from synthnet.nets.weights import WeightState, read_metadata
 
 TENSORS = {
     "conv.weight": torch.randn(3, 2, 5, 4),

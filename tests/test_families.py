@@ -9,18 +9,18 @@ from safetensors.torch import load_file, save_file
 
 from conftest import make_policy
 from synthnet.cli import main
+from synthnet.engine.network import cross_entropy
 from synthnet.errors import InputError
-from synthnet.experience import collect
-from synthnet.functional import cross_entropy
-from synthnet.grpo_settings import GrpoConfig
-from synthnet.policy import Policy
-from synthnet.policy_file import load_policy
-from synthnet.policy_gradient import policy_loss
-from synthnet.rollout import synthesize_flat
-from synthnet.scoring import RewardConfig
+from synthnet.grpo.config import GrpoConfig
+from synthnet.grpo.experience import collect
+from synthnet.grpo.loss import policy_loss
+from synthnet.grpo.score import RewardConfig
+from synthnet.policy.file import load_policy
+from synthnet.policy.policy import Policy
+from synthnet.policy.rollout import synthesize_flat
 from synthnet.stages import run_calibration, run_stage
-from synthnet.tasks import build_task
-from synthnet.train_distil import member_of, standardise, travelled, undone
+from synthnet.tasks.task import build_task
+from synthnet.train.distil import member_of, standardise, travelled, undone
 
 FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
 

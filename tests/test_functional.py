@@ -3,12 +3,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from synthnet import functional
-from synthnet.arch import Arch
+from synthnet.engine import network as functional
+from synthnet.engine.network import Network, accuracy, cross_entropy, layer_errors, score
+from synthnet.engine.plan import Plan
 from synthnet.errors import InputError
-from synthnet.functional import Network, accuracy, cross_entropy, layer_errors, score
-from synthnet.plan import Plan
-from synthnet.tasks import build_task
+from synthnet.nets.arch import Arch
+from synthnet.tasks.task import build_task
 
 
 @pytest.mark.parametrize("own_inputs", [False, True])

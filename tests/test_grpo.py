@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from conftest import make_policy
-from synthnet.action import WeightGaussian
 from synthnet.errors import InputError
-from synthnet.grpo import (
+from synthnet.grpo.config import GrpoConfig, check
+from synthnet.grpo.objective import (
     check_mix,
     controlled,
     discounted,
@@ -19,9 +19,9 @@ from synthnet.grpo import (
     surrogate,
     token_weights,
 )
-from synthnet.grpo_settings import GrpoConfig, check
-from synthnet.guards import GuardConfig
-from synthnet.scoring import RewardConfig
+from synthnet.grpo.score import RewardConfig
+from synthnet.policy.action import WeightGaussian
+from synthnet.train.guards import GuardConfig
 
 
 def _config(**changes):

@@ -7,23 +7,23 @@ import pytest
 import torch
 
 from conftest import TINY_TRUNK, make_policy
-from synthnet.calibrate import Measured, recommended
 from synthnet.cli import main
-from synthnet.critic import Critic, best_k, lag
 from synthnet.errors import InputError
-from synthnet.grpo_settings import GrpoConfig
-from synthnet.guards import GuardConfig, drift
-from synthnet.policy_file import load_policy
-from synthnet.rollout import synthesize_auto, synthesize_flat
-from synthnet.scoring import RewardConfig
+from synthnet.grpo.calibrate import Measured, recommended
+from synthnet.grpo.config import GrpoConfig
+from synthnet.grpo.loop import train_grpo
+from synthnet.grpo.score import RewardConfig
+from synthnet.policy.critic import Critic, best_k, lag
+from synthnet.policy.file import load_policy
+from synthnet.policy.rollout import synthesize_auto, synthesize_flat
 from synthnet.stages import run_calibration, run_stage
 from synthnet.synthesis import synthesize
-from synthnet.tasks import build_task
-from synthnet.train_critic import prospects
-from synthnet.train_grpo import train_grpo
-from synthnet.train_pairs import refuse_codes
-from synthnet.training import LoopConfig
-from synthnet.validation import Validation
+from synthnet.tasks.task import build_task
+from synthnet.train.critic import prospects
+from synthnet.train.guards import GuardConfig, drift
+from synthnet.train.loop import LoopConfig
+from synthnet.train.pairs import refuse_codes
+from synthnet.train.validation import Validation
 
 QUICK = {"prompts": 2, "num_generations": 4, "steps": [1, 2], "val_seeds": 4}
 LINE = [f"grpo.{name}={value}" for name, value in QUICK.items() if name != "steps"]

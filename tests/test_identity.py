@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from synthnet.identity import (
+from synthnet.nets.identity import (
     aligned_distance,
     disagreement,
     ensemble_gain,

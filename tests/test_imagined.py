@@ -7,15 +7,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import make_policy
+from synthnet.engine.network import cross_entropy
 from synthnet.errors import InputError
-from synthnet.functional import cross_entropy
-from synthnet.imagined import GAIN, Imagined, orthogonalised, unit
-from synthnet.policy import ActionConfig, Policy, PolicyConfig
-from synthnet.policy_file import load_policy
-from synthnet.rollout import rollout
+from synthnet.nets.weights import read_metadata
+from synthnet.policy.file import load_policy
+from synthnet.policy.imagined import GAIN, Imagined, orthogonalised, unit
+from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
+from synthnet.policy.rollout import rollout
 from synthnet.stages import run_stage
-from synthnet.tasks import build_task
-from synthnet.weights import read_metadata
+from synthnet.tasks.task import build_task
 
 BACKBONE = {"name": "set_transformer", "dim": 16, "heads": 2, "edge_dim": 8, "condition": 8, "depth": 1, "summary": 1}
 

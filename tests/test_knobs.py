@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from synthnet.config import GROUPS
 from synthnet.errors import InputError
-from synthnet.grpo_settings import GrpoConfig
-from synthnet.journal import records
-from synthnet.knobs import HOT, Dials, check_value
-from synthnet.lab import Schedule
-from synthnet.live import Live
-from synthnet.scoring import RewardConfig
+from synthnet.grpo.config import GrpoConfig
+from synthnet.grpo.score import RewardConfig
+from synthnet.runs.journal import records
+from synthnet.runs.knobs import HOT, Dials, check_value
+from synthnet.runs.lab import Schedule
+from synthnet.runs.live import Live
 
 SECTIONS = {"grpo": GrpoConfig, "reward": RewardConfig}
 
@@ -89,7 +89,7 @@ def test_null_is_a_value_where_the_setting_may_have_none():
 
 def test_every_hot_knob_is_a_setting_and_takes_its_own_default():
     """A knob renamed in its dataclass, or bounds that leave its default out, break this."""
-    from synthnet.backbones._units import UnitConfig
+    from synthnet.policy.trunks._units import UnitConfig
 
     sections = {**GROUPS, "backbone": UnitConfig}
     dials = Dials({group: kind() for group, kind in sections.items()}, {})
@@ -100,8 +100,8 @@ def test_every_hot_knob_is_a_setting_and_takes_its_own_default():
 
 
 def test_the_knob_table_is_the_documented_one(request):
-    from synthnet.knob_table import knob_rows
     from synthnet.report import markdown
+    from synthnet.runs.knob_table import knob_rows
 
     columns, rows = knob_rows()
     assert len({row[0] for row in rows}) == len(rows)

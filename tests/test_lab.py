@@ -13,17 +13,17 @@ import pytest
 from safetensors.torch import load_file
 
 from conftest import make_policy
-from synthnet import training
 from synthnet.cli import main
 from synthnet.errors import InputError
-from synthnet.forking import fork_settings, with_settings
-from synthnet.journal import append, records
-from synthnet.lab import LabConfig, Schedule
-from synthnet.live import Live
-from synthnet.policy_file import load_policy
+from synthnet.policy.file import load_policy
+from synthnet.runs.fork import fork_settings, with_settings
+from synthnet.runs.journal import append, records
+from synthnet.runs.lab import LabConfig, Schedule
+from synthnet.runs.live import Live
+from synthnet.runs.status import list_runs, read_status
 from synthnet.stages import run_stage
-from synthnet.status import list_runs, read_status
-from synthnet.train_pairs import PairsConfig, check_pairs
+from synthnet.train import loop as training
+from synthnet.train.pairs import PairsConfig, check_pairs
 
 QUICK = [
     "task=digits-mlp", "task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1]",
@@ -114,7 +114,7 @@ def test_a_patch_that_breaks_the_run_is_taken_back_by_its_guard(start, tmp_path)
 
 
 def test_three_gradients_in_a_row_that_are_not_finite_go_back_to_the_best(start, tmp_path, monkeypatch):
-    from synthnet import train_grpo
+    from synthnet.grpo import loop as train_grpo
 
     honest = train_grpo._loss
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from synthnet.journal import append, records
+from synthnet.runs.journal import append, records
 from synthnet.stages import run_stage
 
 

@@ -17,9 +17,9 @@ import pytest
 from conftest import make_policy
 from malformed import MUTATIONS, mutant
 from synthnet.cli import main
+from synthnet.nets.weights import read_weights
 from synthnet.stages import run_stage
 from synthnet.synthesis import policy_path
-from synthnet.weights import read_weights
 
 COUNT = int(os.environ.get("MALFORMED", "320"))
 SECONDS, MEGABYTES = 10.0, 400  # the most that one file may take, and that all may add to the memory of the process

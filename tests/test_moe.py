@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from conftest import make_policy
-from synthnet.backbones._moe import MixtureOfExperts
 from synthnet.errors import InputError
-from synthnet.expert_roles import choices, information, loads, role_metrics, roles
+from synthnet.policy.experts import choices, information, loads, role_metrics, roles
+from synthnet.policy.trunks._moe import MixtureOfExperts
 from synthnet.seeds import generator
-from synthnet.train_pairs import PairsConfig, draw_pairs, pairs_loss
+from synthnet.train.pairs import PairsConfig, draw_pairs, pairs_loss
 
 
 def mixture(**settings) -> MixtureOfExperts:

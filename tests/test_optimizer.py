@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from synthnet.errors import InputError
-from synthnet.optimizer import Optimizer
+from synthnet.train.optimizer import Optimizer
 
 
 @pytest.fixture

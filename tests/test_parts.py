@@ -12,10 +12,10 @@ import torch
 
 from synthnet.cli import main
 from synthnet.errors import InputError
-from synthnet.executors import build_executor
-from synthnet.lab import WorkersConfig
-from synthnet.parts import TRIES, run_parts
-from synthnet.zoo import Zoo
+from synthnet.runs.executors import build_executor
+from synthnet.runs.jobs import TRIES, run_parts
+from synthnet.runs.lab import WorkersConfig
+from synthnet.train.zoo import Zoo
 
 SMALL = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "zoo.runs=24", "zoo.heldout=8", "zoo.shard=4"]
 

@@ -6,8 +6,8 @@ import threading
 import pytest
 import torch
 
+from synthnet.engine.plan import CACHE_BYTES, Job, Plan, choose, modelled, set_memory_budget
 from synthnet.errors import InputError
-from synthnet.plan import CACHE_BYTES, Job, Plan, choose, modelled, set_memory_budget
 from synthnet.workers import spread
 
 CPU = torch.device("cpu")

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from conftest import make_policy
-from synthnet import ranks
 from synthnet.errors import InputError
-from synthnet.journal import append, records
+from synthnet.runs import ranks
+from synthnet.runs.journal import append, records
 from synthnet.stages import run_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds")

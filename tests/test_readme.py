@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import save_file
 
 import synthnet
-from synthnet.tasks import build_task
+from synthnet.tasks.task import build_task
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -7,12 +7,12 @@ import torch
 
 from conftest import make_policy
 from synthnet.errors import InputError
-from synthnet.grpo import group_advantages
-from synthnet.grpo_settings import GrpoConfig, check
-from synthnet.rewards import Scored, join, needs, terms, total
-from synthnet.rewards.calibration import calibration_error
-from synthnet.sampling import draw_cohorts
-from synthnet.scoring import RewardConfig, illness, measure
+from synthnet.grpo.config import GrpoConfig, check
+from synthnet.grpo.objective import group_advantages
+from synthnet.grpo.rewards import Scored, join, needs, terms, total
+from synthnet.grpo.rewards.calibration import calibration_error
+from synthnet.grpo.sample import draw_cohorts
+from synthnet.grpo.score import RewardConfig, illness, measure
 
 
 def scored(accuracy, loss=None, norm=None, probabilities=None, labels=None, **changes) -> Scored:

@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from conftest import TINY_TRUNK
+from synthnet.audit.evaluation import task_of_policy
+from synthnet.engine.network import score
 from synthnet.errors import InputError
-from synthnet.evaluation import task_of_policy
-from synthnet.functional import score
-from synthnet.grpo_settings import GrpoConfig
-from synthnet.policy import Policy, PolicyConfig
-from synthnet.policy_file import load_policy
-from synthnet.rewards import quality
-from synthnet.role_noise import MOST, role_shares
-from synthnet.rollout import synthesize_flat
-from synthnet.sampling import Cohort, SamplingConfig, sample_rollouts
-from synthnet.scoring import RewardConfig
+from synthnet.grpo.config import GrpoConfig
+from synthnet.grpo.loop import noise_shares, train_grpo
+from synthnet.grpo.rewards import quality
+from synthnet.grpo.role_noise import MOST, role_shares
+from synthnet.grpo.sample import Cohort, SamplingConfig, sample_rollouts
+from synthnet.grpo.score import RewardConfig
+from synthnet.policy.file import load_policy
+from synthnet.policy.policy import Policy, PolicyConfig
+from synthnet.policy.rollout import synthesize_flat
 from synthnet.stages import run_calibration
 from synthnet.synthesis import policy_path
-from synthnet.tasks import build_task
-from synthnet.train_grpo import noise_shares, train_grpo
-from synthnet.training import LoopConfig
+from synthnet.tasks.task import build_task
+from synthnet.train.loop import LoopConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds")
 ROLE = {"prompts": 2, "num_generations": 4, "steps": [1], "val_seeds": 4, "sigma": 0.02, "sigma_by": "role"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from synthnet.errors import InputError
-from synthnet.runs import RunDirectory
+from synthnet.runs.directory import RunDirectory
 
 
 def test_a_run_has_one_owner_at_a_time(tmp_path):

@@ -12,23 +12,23 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import TINY_TRUNK, make_policy
-from synthnet import training
 from synthnet.config import compose
 from synthnet.errors import InputError
-from synthnet.grpo_settings import GrpoConfig
-from synthnet.guards import GuardConfig
-from synthnet.policy_file import load_policy
-from synthnet.policy_start import fresh_policy
-from synthnet.rollout import rollout, synthesize_flat
-from synthnet.scoring import RewardConfig
-from synthnet.snapshot import policy_of_run
+from synthnet.grpo.config import GrpoConfig
+from synthnet.grpo.loop import train_grpo
+from synthnet.grpo.score import RewardConfig
+from synthnet.policy.file import load_policy
+from synthnet.policy.rollout import rollout, synthesize_flat
 from synthnet.stages import run_stage, run_stages
-from synthnet.train_corrupt import corrupted_states
-from synthnet.train_grpo import train_grpo
-from synthnet.train_pairs import PairsConfig, draw_chain, draw_pairs
-from synthnet.training import LoopConfig, OptimConfig
-from synthnet.validation import Validation
-from synthnet.zoo import Zoo
+from synthnet.train import loop as training
+from synthnet.train.corrupt import corrupted_states
+from synthnet.train.guards import GuardConfig
+from synthnet.train.loop import LoopConfig, OptimConfig
+from synthnet.train.pairs import PairsConfig, draw_chain, draw_pairs
+from synthnet.train.snapshot import policy_of_run
+from synthnet.train.start import fresh_policy
+from synthnet.train.validation import Validation
+from synthnet.train.zoo import Zoo
 
 COLLAPSE = pytest.mark.filterwarnings("ignore:outputs of different seeds")  # untrained policies may do so
 

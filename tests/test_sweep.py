@@ -13,9 +13,9 @@ import pytest
 from conftest import make_policy
 from synthnet.cli import main
 from synthnet.errors import InputError
-from synthnet.executors import build_executor
-from synthnet.status import read_status
-from synthnet.sweep import Axis, parse_space
+from synthnet.runs.executors import build_executor
+from synthnet.runs.status import read_status
+from synthnet.runs.sweep import Axis, parse_space
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds", "ignore::ResourceWarning")
 QUICK = [

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from synthnet.chain import UntraceableError, trace
-from synthnet.functional import Network
-from synthnet.start import init_scale
-from synthnet.weights import WeightSpec
+from synthnet.engine.network import Network
+from synthnet.nets.chain import UntraceableError, trace
+from synthnet.nets.start import init_scale
+from synthnet.nets.weights import WeightSpec
 
 
 def _symmetry(task):

@@ -2,16 +2,16 @@ import pytest
 import torch
 
 from conftest import TINY_TRUNK, make_policy
-from synthnet.arch import Arch
 from synthnet.cli import main
+from synthnet.engine.network import network
 from synthnet.errors import InputError
-from synthnet.functional import network
-from synthnet.policy import Policy, PolicyConfig
-from synthnet.rollout import rollout
-from synthnet.start import draw_init
-from synthnet.tasks import build_task
-from synthnet.tokens import Tokens, build_layout
-from synthnet.weights import read_weights
+from synthnet.nets.arch import Arch
+from synthnet.nets.start import draw_init
+from synthnet.nets.weights import read_weights
+from synthnet.policy.policy import Policy, PolicyConfig
+from synthnet.policy.rollout import rollout
+from synthnet.policy.tokens import Tokens, build_layout
+from synthnet.tasks.task import build_task
 
 
 def _layout(task, scheme):
@@ -235,7 +235,7 @@ def test_classes_as_units_have_identities_and_are_never_permuted(cnn):
 @pytest.mark.parametrize("tile", [1 << 16, 20])
 def test_streamed_edges_give_the_same_bits_as_held_ones(deep, backbone, tile, monkeypatch):
     """In one tile and in several; a tile read in another order, or an exchange left out of the past, breaks this."""
-    from synthnet.backbones import _edges
+    from synthnet.policy.trunks import _edges
 
     monkeypatch.setattr(_edges, "TILE", tile)
     policy = make_policy(deep, {"name": backbone, "dim": 16, "heads": 2, "edge_dim": 8})

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from synthnet import modules
-from synthnet.axes import UntraceableError
-from synthnet.functional import Network
-from synthnet.start import draw_init, init_scale
+from synthnet.engine.network import Network
+from synthnet.nets import modules
+from synthnet.nets.axes import UntraceableError
+from synthnet.nets.start import draw_init, init_scale
 
 
 class Residual(nn.Module):
@@ -174,7 +174,7 @@ def test_control_flow_is_refused_with_a_reason():
 
 def test_a_wrong_rule_is_caught_by_the_check(monkeypatch):
     """Control for the numerical check: cumsum taken for an element-wise operation."""
-    from synthnet import axis_rules
+    from synthnet.nets import rules as axis_rules
 
     monkeypatch.setitem(axis_rules.RULES, torch.ops.aten.cumsum, axis_rules._same)
     with pytest.raises(UntraceableError, match="changes its outputs"):

@@ -5,7 +5,7 @@ import torch
 
 from conftest import make_policy
 from synthnet.errors import InputError
-from synthnet.trainable import freeze_all_but, merged
+from synthnet.policy.trainable import freeze_all_but, merged
 
 
 @pytest.mark.parametrize("part", ["head", "film", "lora"])

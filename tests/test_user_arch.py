@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from synthnet.arch import Arch
-from synthnet.policy import Policy, PolicyConfig
-from synthnet.user_arch import UserArch
-from synthnet.weights import read_metadata, read_weights
+from synthnet.nets.arch import Arch
+from synthnet.nets.user_arch import UserArch
+from synthnet.nets.weights import read_metadata, read_weights
+from synthnet.policy.policy import Policy, PolicyConfig
 from test_cli import run
 
 MINE = """

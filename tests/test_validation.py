@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from synthnet.population import grow_twins
-from synthnet.validation import Validation
+from synthnet.engine.population import grow_twins
+from synthnet.train.validation import Validation
 
 
 def test_a_loss_above_that_of_guessing_counts_as_guessing(tiny):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from synthnet.engine.variation import Variation, warped
 from synthnet.errors import InputError
 from synthnet.seeds import generator
-from synthnet.variation import Variation, warped
 
 
 def draw_known(monkeypatch, maps):

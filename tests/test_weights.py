@@ -11,7 +11,7 @@ from torch import nn
 
 from synthnet import files
 from synthnet.errors import InputError
-from synthnet.weights import FLOAT_DTYPES, INTEGER_DTYPES, WeightSpec, WeightState, read_weights, write_weights
+from synthnet.nets.weights import FLOAT_DTYPES, INTEGER_DTYPES, WeightSpec, WeightState, read_weights, write_weights
 
 STATUS = Path("/proc/self/status")
 
@@ -162,7 +162,7 @@ def test_our_files_are_those_of_the_library_but_for_the_order_in_the_header(tmp_
 READING = """
 from pathlib import Path
 import sys
-from synthnet.weights import read_weights
+from synthnet.nets.weights import read_weights
 
 def private_bytes():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from synthnet.errors import InputError
-from synthnet.tasks import build_task
-from synthnet.zoo import Zoo, ZooConfig, build_zoo, import_zoo
+from synthnet.tasks.task import build_task
+from synthnet.train.zoo import Zoo, ZooConfig, build_zoo, import_zoo
 
 
 def test_zoo_holds_its_runs_and_the_recipe_works(zoo_dir):
@@ -37,9 +37,9 @@ def test_a_killed_zoo_resumes_at_the_missing_shard(zoo_dir, tmp_path):
 
 def test_a_population_trains_like_single_nets(tiny):
     """The batched computation against torch's own modules and Adam, one net at a time, on the same minibatches."""
-    from synthnet.population import Training, train_population
+    from synthnet.engine.population import Training, train_population
     from synthnet.seeds import generator
-    from synthnet.tasks import Recipe
+    from synthnet.tasks.task import Recipe
 
     recipe, (inputs, labels) = Recipe(3e-3, 64, 2), tiny.data("train")
     start = tiny.draw_start("zoo", [0, 1])

@@ -6,9 +6,10 @@ import sys
 import warnings
 from importlib.metadata import version
 
-from synthnet import commands, lab_commands
+from synthnet.commands import lab as lab_commands
+from synthnet.commands import use as commands
 from synthnet.errors import InputError
-from synthnet.lab import EXECUTORS
+from synthnet.runs.lab import EXECUTORS
 
 LONGEST_MESSAGE = 1200
 TRAINING = {

@@ -11,18 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synthnet import backbones, tasks, tokens
 from synthnet.errors import InputError, missing_extra, unknown
-from synthnet.grpo_settings import GrpoConfig
-from synthnet.lab import LabConfig, SweepConfig
-from synthnet.policy import ActionConfig, PolicyConfig
-from synthnet.scoring import RewardConfig
-from synthnet.tasks import Task
-from synthnet.train_corrupt import CorruptConfig
-from synthnet.train_critic import CriticConfig
-from synthnet.train_distil import DistilConfig
-from synthnet.train_pairs import PairsConfig
-from synthnet.zoo import ZooConfig
+from synthnet.grpo.config import GrpoConfig
+from synthnet.grpo.score import RewardConfig
+from synthnet.policy import tokens
+from synthnet.policy import trunks as backbones
+from synthnet.policy.policy import ActionConfig, PolicyConfig
+from synthnet.runs.lab import LabConfig, SweepConfig
+from synthnet.tasks import problems
+from synthnet.tasks.task import Task, build_task
+from synthnet.train.corrupt import CorruptConfig
+from synthnet.train.critic import CriticConfig
+from synthnet.train.distil import DistilConfig
+from synthnet.train.pairs import PairsConfig
+from synthnet.train.zoo import ZooConfig
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 GROUPS = {
@@ -69,7 +71,7 @@ class Config:
     policy_from: str | None = None
 
     def build_task(self) -> Task:
-        return tasks.build_task(**vars(self.task))
+        return build_task(**vars(self.task))
 
     def policy_config(self) -> PolicyConfig:
         return PolicyConfig(vars(self.tokens), vars(self.backbone), self.action, self.k_max, imagined=self.imagined)
@@ -108,7 +110,7 @@ def compose(overrides: list[str]) -> tuple[Config, str]:
         GlobalHydra.instance().clear()
 
 
-PACKAGES = {"task": tasks, "tokens": tokens, "backbone": backbones}
+PACKAGES = {"task": problems, "tokens": tokens, "backbone": backbones}
 
 
 def plugins(group: str) -> dict[str, type]:

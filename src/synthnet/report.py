@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from synthnet.arch import Arch
+from synthnet.engine.netfiles import find_arch
+from synthnet.engine.network import network
 from synthnet.errors import InputError
-from synthnet.functional import network
-from synthnet.netfiles import find_arch
-from synthnet.policy_file import load_policy
-from synthnet.tokens import build_layout
-from synthnet.user_arch import UserArch
-from synthnet.weights import metadata_json, read_metadata, read_weights
+from synthnet.nets.arch import Arch
+from synthnet.nets.user_arch import UserArch
+from synthnet.nets.weights import metadata_json, read_metadata, read_weights
+from synthnet.policy.file import load_policy
+from synthnet.policy.tokens import build_layout
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -9,25 +9,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet import ranks
-from synthnet.calibrate import calibrate, recommended
 from synthnet.config import Config, compose
+from synthnet.engine.network import Network
+from synthnet.engine.plan import set_memory_budget
 from synthnet.errors import InputError, unknown
-from synthnet.forking import without_shape
-from synthnet.functional import Network
-from synthnet.knobs import HOT, LIVE_SECTIONS, STAGES, Dials
-from synthnet.plan import set_memory_budget
-from synthnet.policy_file import load_policy
-from synthnet.policy_start import fresh_policy, start_policy
-from synthnet.runs import RunDirectory, started_by
-from synthnet.status import read_settings
-from synthnet.tasks import Task, build_task, check_same_data
-from synthnet.train_corrupt import corrupted_states, train_corrupt
-from synthnet.train_critic import train_critic
-from synthnet.train_distil import train_distil
-from synthnet.train_grpo import train_grpo
-from synthnet.train_pairs import train_pairs
-from synthnet.zoo import Zoo, ZooConfig, build_zoo, check_zoo, import_zoo, member_path, shard_path, train_shard
+from synthnet.grpo.calibrate import calibrate, recommended
+from synthnet.grpo.loop import train_grpo
+from synthnet.policy.file import load_policy
+from synthnet.runs import ranks
+from synthnet.runs.directory import RunDirectory, started_by
+from synthnet.runs.fork import without_shape
+from synthnet.runs.knobs import HOT, LIVE_SECTIONS, STAGES, Dials
+from synthnet.runs.status import read_settings
+from synthnet.tasks.task import Task, build_task, check_same_data
+from synthnet.train.corrupt import corrupted_states, train_corrupt
+from synthnet.train.critic import train_critic
+from synthnet.train.distil import train_distil
+from synthnet.train.pairs import train_pairs
+from synthnet.train.start import fresh_policy, start_policy
+from synthnet.train.zoo import Zoo, ZooConfig, build_zoo, check_zoo, import_zoo, member_path, shard_path, train_shard
 
 ZOO_WORKERS = ("zoo.executor", "zoo.workers", "zoo.threads")
 

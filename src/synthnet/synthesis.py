@@ -9,19 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.action import standard_noise
-from synthnet.arch import Arch
 from synthnet.device import choose_device
+from synthnet.engine.netfiles import NetFile, input_files, open_net, output_files, write_all
+from synthnet.engine.network import network
 from synthnet.errors import InputError, unknown
 from synthnet.files import sha256_of
-from synthnet.functional import network
-from synthnet.netfiles import NetFile, input_files, open_net, output_files, write_all
-from synthnet.policy import Policy, layout_of
-from synthnet.policy_file import load_policy
-from synthnet.rollout import rollout, synthesize_auto
+from synthnet.nets.arch import Arch
+from synthnet.nets.user_arch import UserArch
+from synthnet.nets.weights import WeightState, metadata_json, read_metadata
+from synthnet.policy.action import standard_noise
+from synthnet.policy.file import load_policy
+from synthnet.policy.policy import Policy, layout_of
+from synthnet.policy.rollout import rollout, synthesize_auto
 from synthnet.seeds import generator
-from synthnet.user_arch import UserArch
-from synthnet.weights import WeightState, metadata_json, read_metadata
 
 POLICY_DIR = Path(__file__).parent / "policies"
 

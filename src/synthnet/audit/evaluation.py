@@ -1,0 +1,143 @@
+"""Evaluation: the one module that reads the test split. Files against a task's data; policies over fresh seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synthnet.engine.netfiles import input_files, open_net
+from synthnet.engine.network import predictions, score
+from synthnet.engine.population import grow_twins
+from synthnet.errors import InputError
+from synthnet.nets.arch import Arch
+from synthnet.nets.identity import identity_report, own_twin_rank
+from synthnet.policy.policy import Policy
+from synthnet.policy.rollout import synthesize_flat
+from synthnet.seeds import generator
+from synthnet.tasks.task import Task, build_task, check_same_data, data_settings, task_names
+
+BOOTSTRAP_DRAWS = 2000
+
+
+def split_data(task: Task, split: str) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of any split, the test split included."""
+    return task.test_data() if split == "test" else task.data(split)
+
+
+def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
+    """The task a network belongs to: the recorded one (of a family, the task it is a family of), else the built-in task of this
+    very architecture, else the smallest with its kind, inputs and outputs, where all of those have the same data.
+
+    Raises: InputError when none fits, when several with different data do, or when the recorded one has other networks.
+    """
+    fits = [task for name in task_names() if _single(task := build_task(name)) and task.arch.kind == arch.kind]
+    if recorded is not None:
+        task = build_task(recorded, **settings)
+        task = task if _single(task) else task.members[0]
+        if task.name not in [fit.name for fit in fits]:
+            raise InputError(f"{arch} is not a network of task {recorded}, which has {task.arch}")
+        return task.with_arch(arch)
+    fits = [task for task in fits if not task.named_only]
+    fits.sort(key=lambda task: (task.arch != arch, task.network.spec.n_weights))
+    if len({task.data_set for task in fits}) != 1:
+        _, n_inputs, n_classes = arch.kind
+        names = [task.name for task in fits]
+        raise InputError(f"no single task has {n_inputs} inputs and {n_classes} outputs ({names or 'none'}); pass --task NAME")
+    return build_task(fits[0].name, **settings).with_arch(arch)
+
+
+def _single(task: Task) -> bool:
+    """Whether a task is neither a family nor a joint one."""
+    return not task.family and not task.joint
+
+
+def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
+    """The task that a policy was trained on, with its own data, or another split of it."""
+    settings = data_settings(policy.record.get("data"))
+    if split_seed is not None:
+        settings["split_seed"] = split_seed
+    return build_task(policy.record["task"], **settings)
+
+
+def evaluate_files(
+    files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings
+) -> list[dict]:
+    """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""
+    like = build_task(task, **settings).arch if task else None
+    opened = [open_net(path, like) for path in input_files(files)]
+    results = []
+    for file in opened:
+        owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
+        inputs, labels = split_data(owner, split)
+        accuracies, losses = score(file.net, file.flat[None], inputs, labels)
+        row = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels)}
+        results.append({**row, "accuracy": accuracies.item(), "loss": losses.item()})
+    return results
+
+
+def summary(values: Tensor) -> dict:
+    """Mean, standard deviation and distribution of one figure over seeds."""
+    values = values.double().cpu()
+    quantiles = torch.quantile(values, torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)).tolist()
+    return {
+        "mean": values.mean().item(),
+        "sd": values.std().item() if len(values) > 1 else 0.0,
+        "min": values.min().item(),
+        "max": values.max().item(),
+        "quantiles_5_25_50_75_95": quantiles,
+    }
+
+
+def interval(values: Tensor, seed: int = 0) -> list[float]:
+    """Bootstrap 95 % interval of a mean over the last axis [unit]."""
+    draw = generator(seed, "bootstrap")
+    picks = torch.randint(len(values), (BOOTSTRAP_DRAWS, len(values)), generator=draw)
+    means = values.double().cpu()[picks].mean(-1)
+    return torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def evaluate_policy(
+    policy: Policy,
+    task: Task,
+    n_seeds: int = 256,
+    steps: Sequence[int] = (1, 2, 4),
+    split: str = "test",
+    twins: Tensor | None = None,
+) -> dict:
+    """A policy over fresh seeds beside its controls on the same seeds: start weights and SGD twins (grown here unless given,
+    [seed weights]); accuracy for each K, paired differences with bootstrap intervals over seeds and over images, and the
+    identity measures."""
+    check_same_data(policy.record.get("data"), task, "this policy")
+    net, device = task.network, policy.device
+    inputs, labels = (part.to(device) for part in split_data(task, split))
+    start = task.draw_start("test", list(range(n_seeds))).to(device)
+    twins = grow_twins(task, start) if twins is None else twins.to(device)
+    symmetry = net.symmetry
+    twin_probs = predictions(net, twins, inputs)
+    correct_twins = (twin_probs.argmax(-1) == labels).double()
+    report = {
+        "task": task.name,
+        "split": split,
+        "split_seed": task.split_seed,
+        "seeds": n_seeds,
+        "n_images": len(labels),
+        "start": summary(score(net, start, inputs, labels)[0]),
+        "sgd_twins": summary(correct_twins.mean(1)),
+        "steps": {},
+    }
+    for n_steps in steps:
+        outputs = synthesize_flat(policy, start, n_steps, net)[:, -1]
+        probs = predictions(net, outputs, inputs)
+        correct = (probs.argmax(-1) == labels).double()
+        gain = correct - correct_twins
+        report["steps"][str(n_steps)] = {
+            "accuracy": summary(correct.mean(1)),
+            "share_of_sgd": (correct.mean() / correct_twins.mean()).item(),
+            "minus_sgd": gain.mean().item(),
+            "minus_sgd_interval_over_seeds": interval(gain.mean(1)),
+            "minus_sgd_interval_over_images": interval(gain.mean(0)),
+            "identity": identity_report(symmetry, outputs, twins, probs, twin_probs, labels),
+            "own_twin": own_twin_rank(start, outputs, twins),
+        }
+    return report

@@ -1,0 +1,213 @@
+"""What each use command does with its parsed flags. Imports happen inside, so that every command starts fast."""
+
+import json
+import sys
+from pathlib import Path
+
+from synthnet.errors import InputError
+
+
+def like_of(options):
+    """The kind of architecture that the flags name, if they name one."""
+    from synthnet.nets.user_arch import UserArch
+    from synthnet.tasks.task import build_task
+
+    if getattr(options, "arch_py", None):
+        return UserArch.parse(options.arch_py)
+    return build_task(options.task).arch if options.task else None
+
+
+def settings_of(options) -> dict:
+    """--set KEY=VALUE, with values as JSON."""
+    made = {}
+    for entry in options.set or []:
+        key, _, value = entry.partition("=")
+        try:
+            made[key] = json.loads(value)
+        except ValueError as error:
+            raise InputError(f"--set expects KEY=VALUE with a JSON value, as in hidden=[48], got {entry!r}") from error
+        if key in ("split_seed", "data_dir"):
+            raise InputError(f"--set {key}: use --{key.replace('_', '-')} instead")
+    return made
+
+
+def init(options) -> None:
+    from synthnet.engine.netfiles import output_files, write_all
+    from synthnet.nets.weights import WeightState
+    from synthnet.tasks.task import build_task
+
+    if options.count < 1:
+        raise InputError(f"--count must be at least 1, got {options.count}")
+    task = build_task(options.task, **settings_of(options)).members[0]
+    seeds = list(range(options.seed, options.seed + options.count))
+    names = [Path(f"{task.name}-{seed:04d}.safetensors") for seed in seeds]
+    targets = output_files(names, options.out, options.count == 1)
+    states = []
+    for seed, flat in zip(seeds, task.draw_start("user", seeds), strict=True):
+        metadata = {
+            "synthnet.format": "1",
+            "synthnet.arch": json.dumps(task.arch.to_dict()),
+            "synthnet.task": task.name,
+            "synthnet.seed": str(seed),
+        }
+        states.append(WeightState(task.network.spec.unflatten(flat), metadata))
+    write_all(targets, states, options.count == 1)
+    print(f"wrote {len(targets)} start state(s) of {task.name} to {options.out}", file=sys.stderr)
+
+
+def synthesize(options) -> None:
+    from synthnet.synthesis import synthesize
+
+    given = options.files[0] if len(options.files) == 1 else options.files
+    done = synthesize(
+        given,
+        options.policy,
+        options.steps,
+        options.out,
+        options.sample,
+        like_of(options),
+        options.device,
+        options.strict,
+        options.memory,
+    )
+    states = done if isinstance(done, list) else [done]
+    taken = [json.loads(state.metadata["synthnet.provenance"])["steps"] for state in states]
+    steps = f"{taken[0]} step(s) each" if min(taken) == max(taken) else f"{min(taken)} to {max(taken)} steps"
+    print(f"synthesised {len(states)} net(s) in {steps}, without data -> {options.out}", file=sys.stderr)
+
+
+def evaluate(options) -> None:
+    from synthnet.report import print_evaluation, print_policy
+
+    if bool(options.files) == bool(options.policy):
+        raise InputError("name weight files, or --policy, and not both")
+    settings = {"split_seed": options.split_seed or 0, "data_dir": options.data_dir}
+    if options.policy:
+        from synthnet.audit.evaluation import evaluate_policy, task_of
+        from synthnet.device import choose_device
+        from synthnet.policy.file import load_policy
+        from synthnet.synthesis import policy_path
+        from synthnet.tasks.task import build_task, data_settings
+
+        if options.seeds < 2:
+            raise InputError(f"--seeds must be at least 2, got {options.seeds}")
+        if min(options.steps) < 1:
+            raise InputError(f"--steps must be at least 1, got {min(options.steps)}")
+        policy = load_policy(policy_path(options.policy), choose_device(options.device))
+        asked = {} if options.split_seed is None else {"split_seed": options.split_seed}
+        settings |= {**data_settings(policy.record.get("data")), **asked}
+        recorded = options.task or policy.record.get("task")
+        if "joint" in (policy.record.get("data") or {}) and not options.task:
+            raise InputError("this policy was trained for several tasks: pass --task NAME of the one to evaluate")
+        arch = build_task(recorded, **settings_of(options)).arch if options.set and recorded else policy.archs[0]
+        task = task_of(arch, recorded, **settings)
+        report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)
+        print(json.dumps(report, indent=1)) if options.json else print_policy(report)
+        return
+    from synthnet.audit.evaluation import evaluate_files
+
+    results = evaluate_files(options.files, options.split, options.task, **settings)
+    print(json.dumps({"results": results})) if options.json else print_evaluation(results)
+
+
+def inspect(options) -> None:
+    from synthnet.report import describe_file, print_description
+
+    description = describe_file(options.file, like_of(options))
+    print(json.dumps(description)) if options.json else print_description(description)
+
+
+def audit(options) -> None:
+    from synthnet.audit.run import Case, audit_part, audit_policy, print_audit
+    from synthnet.runs.lab import WorkersConfig
+
+    also = {}
+    for entry in options.also:
+        name, _, path = entry.partition("=")
+        if not name or not path or name in also:
+            raise InputError(f"--also expects NAME=POLICY with names that differ, got {entry!r}")
+        also[name] = path
+    folder = Path(options.out or f"runs/audit-{Path(options.policy).stem}")
+    case = Case.open(options.policy, options.zoo, options.training, options.heldout, also, options.task, options.device)
+    if options.part is not None:
+        print(audit_part(case, folder, options.part))
+        return
+    command = ["audit", options.policy, "--zoo", options.zoo, "-o", str(folder), "--device", options.device]
+    command += ["--training", str(options.training), "--heldout", str(options.heldout)]
+    command += [*(["--also", *options.also] if also else []), *(["--task", options.task] if options.task else [])]
+    workers = WorkersConfig(options.executor, options.workers, options.threads)
+    report = audit_policy(case, folder, options.steps, workers, command)
+    print(json.dumps(report)) if options.json else print_audit(report, folder)
+
+
+def sgd(options) -> None:
+    import torch
+
+    from synthnet.audit.evaluation import task_of
+    from synthnet.device import choose_device
+    from synthnet.engine.netfiles import input_files, open_net, output_files, write_all
+    from synthnet.engine.population import grow_twins
+    from synthnet.progress import Bar
+
+    paths = input_files(options.files)
+    single = len(options.files) == 1 and not Path(options.files[0]).is_dir()
+    targets = output_files(paths, options.out, single)
+    files = [open_net(path, like_of(options)) for path in paths]
+    device, grown = choose_device(options.device), {}
+    with Bar("sgd", len(files)) as bar:
+        for arch in dict.fromkeys(file.arch for file in files):
+            members = [i for i, file in enumerate(files) if file.arch == arch]
+            recorded = options.task or files[members[0]].state.metadata.get("synthnet.task")
+            task = task_of(arch, recorded, data_dir=options.data_dir)
+            twins = grow_twins(task, torch.stack([files[i].flat for i in members]).to(device)).cpu()
+            for i, twin in zip(members, twins, strict=True):
+                kept = {key: text for key, text in files[i].state.metadata.items() if key != "synthnet.provenance"}
+                grown[i] = files[i].state.replaced(files[i].net.spec, twin, kept)
+            bar.advance(len(members))
+    write_all(targets, [grown[i] for i in range(len(files))], single)
+
+
+def exr(options) -> None:
+    from synthnet.engine.netfiles import input_files
+    from synthnet.nets.exr import export, read_exr
+    from synthnet.nets.weights import read_weights, write_weights
+    from synthnet.synthesis import synthesize_sequence
+
+    if options.back:
+        if len(options.files) != 1 or options.policy:
+            raise InputError("--import takes one .exr file and no --policy")
+        write_weights(options.out, read_exr(options.files[0]))
+        return
+    paths = input_files(options.files)
+    if options.policy:
+        if len(paths) != 1:
+            raise InputError(f"--policy draws the sequence of one start file, got {len(paths)}")
+        states = synthesize_sequence(paths[0], options.policy, options.steps, like_of(options))
+        names = [f"{paths[0].stem}-w{k}" for k in range(len(states))]
+    else:
+        states, names = [read_weights(path) for path in paths], [path.stem for path in paths]
+    made = export(states, names, options.out)
+    print(f"wrote {len(made)} .exr file(s) to {options.out}", file=sys.stderr)
+
+
+def shard(options) -> None:
+    from synthnet.stages import run_shard
+
+    print(run_shard(Path(options.zoo), options.number))
+
+
+def demo(options) -> None:
+    from synthnet.commands.demo import demo
+
+    demo(options.task, options.nets, options.out, options.train, options.distil, options.device)
+
+
+def config(options) -> None:
+    from synthnet.config import explain
+    from synthnet.report import markdown
+    from synthnet.runs.knob_table import knob_rows
+
+    if options.knobs:
+        print(markdown(*knob_rows()))
+    else:
+        print(explain(options.settings), end="")

@@ -1,0 +1,116 @@
+"""Weight files as the commands meet them: opened and checked against an architecture, named on the command line, written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from synthnet.engine.network import Network, network
+from synthnet.errors import InputError
+from synthnet.files import make_folder
+from synthnet.nets.arch import Arch, recognise
+from synthnet.nets.user_arch import UserArch
+from synthnet.nets.weights import WeightSpec, WeightState, metadata_json, read_weights, write_weights
+
+
+@dataclass(frozen=True)
+class NetFile:
+    """A weight file and the network it belongs to, checked against each other."""
+
+    path: Path
+    state: WeightState
+    arch: Arch | UserArch
+    net: Network
+
+    @property
+    def flat(self) -> Tensor:
+        """Its float weights [weights], float32, in the network's order."""
+        return self.state.flat(self.net.spec)
+
+
+def open_net(path: str | Path, like: Arch | UserArch | None = None) -> NetFile:
+    """Read a weight file and find its architecture: from its metadata, else from its names and shapes; where `like` is given,
+    one with its builder, inputs and classes, whatever its widths.
+
+    Raises: InputError when the file is bad, its architecture unknown, or its tensors are not that architecture's.
+    """
+    state = read_weights(path)
+    arch = find_arch(state, path, like)
+    if arch is None:
+        shown = ", ".join(f"{t.name} {list(t.shape)}" for t in state.spec.tensors[:6])
+        hint = "pass --task NAME or --arch-py FILE.py:FACTORY"
+        raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; {hint}")
+    return NetFile(Path(path), state, arch, network(arch, state.metadata.get("synthnet.task")))
+
+
+def find_arch(state: WeightState, path: str | Path, like: Arch | UserArch | None) -> Arch | UserArch | None:
+    """The architecture of a file's weights, checked against its tensors; None where nothing tells it."""
+    arch = recorded_arch(state.metadata, path) or recognise(state.spec, like)
+    if like is not None and (arch is None or arch.kind != like.kind):
+        arch = like
+    if arch is not None:
+        check_fit(path, arch, network(arch).spec, state.spec)
+    return arch
+
+
+def recorded_arch(metadata: dict[str, str], path: str | Path) -> Arch | None:
+    """The architecture that a file's metadata names, if it names one. Raises: InputError, naming the file."""
+    recorded = metadata_json(metadata, "synthnet.arch", path)
+    if recorded is None:
+        return None
+    try:
+        return Arch.from_dict(recorded)
+    except InputError as error:
+        raise InputError(f"{path}: metadata synthnet.arch: {error}") from error
+
+
+def check_fit(path: str | Path, arch: Arch, expected: WeightSpec, found: WeightSpec) -> None:
+    if wrong := expected.differences(found):
+        more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
+        raise InputError(f"{path} is not {arch}: {'; '.join(wrong[:8])}{more}")
+
+
+def input_files(weights: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The weight files that an argument names: a file, a list of files, or all `.safetensors` of a folder."""
+    given = [weights] if isinstance(weights, str | Path) else list(weights)
+    paths = []
+    for path in map(Path, given):
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        found = sorted(path.glob("*.safetensors"))
+        if not found:
+            raise InputError(f"{path} is a folder without .safetensors files")
+        paths += found
+    if not paths:
+        raise InputError("no weight files were given")
+    return paths
+
+
+def output_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]:
+    """Where results go: `out` itself for one file, else files of the same names in the folder `out`."""
+    out = Path(out)
+    if single:
+        if out.is_dir():
+            raise InputError(f"-o {out} is a folder, but there is one input file: name the output file")
+        return [out]
+    if out.exists() and not out.is_dir():
+        raise InputError(f"-o {out} is a file, but there are several inputs: name a folder")
+    names = [path.name for path in paths]
+    refuse_collisions(names, out)
+    return [out / name for name in names]
+
+
+def refuse_collisions(names: Sequence[str], out: Path) -> None:
+    """Raises: InputError where two results would be one file of the folder `out`."""
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their outputs would collide in {out}")
+
+
+def write_all(targets: Sequence[Path], states: Sequence[WeightState], single: bool) -> None:
+    """Write results; the folder of several is made just before the first."""
+    if not single:
+        make_folder(targets[0].parent)
+    for target, state in zip(targets, states, strict=True):
+        write_weights(target, state)

@@ -1,0 +1,89 @@
+"""Reward functions of the user's own: any callable, given in Python or named in the settings as FILE.py:FUNCTION.
+
+    def reward(*, prompts, completions, trainer_state, log_metric, **columns) -> list[float | None]
+
+As in TRL's `reward_funcs`: keywords only, one number per rollout, groups in a row, None where the function does not apply.
+prompts: each rollout's W0 {name: tensor}; completions: each rollout's `Completion`; trainer_state: {"update", "n_classes"};
+log_metric(name, value) writes a number into the metrics; columns: the reward batch's `images` and `labels`. `async def` is
+fine.
+"""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from synthnet.errors import InputError
+from synthnet.nets.user_code import load_function, split_name
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One rollout: its last weights {name: tensor}, K, and their accuracy and cross-entropy on the reward batch."""
+
+    weights: dict[str, Tensor]
+    n_steps: int
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A reward function, its weight, and its name in the metrics."""
+
+    function: Callable
+    weight: float = 1.0
+
+    def __post_init__(self):
+        if not callable(self.function):
+            raise InputError(f"a reward function should be callable, got {type(self.function).__name__}")
+        if not math.isfinite(self.weight):
+            raise InputError(f"the weight of reward function {self.name} must be finite, got {self.weight}")
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+
+def load_hooks(names: list[str], weights: list[float]) -> list[Hook]:
+    """Hooks from FILE.py:FUNCTION names. Raises: InputError where a file or function is missing, or weights do not match."""
+    if weights and len(weights) != len(names):
+        raise InputError(f"reward.python_weights has {len(weights)} numbers for {len(names)} functions of reward.python")
+    hooks = []
+    for name, weight in zip(names, weights or [1.0] * len(names), strict=True):
+        path, function = split_name(name, "reward.python", "FUNCTION")
+        hooks.append(Hook(load_function(Path(path), function, "reward.python"), weight))
+    return hooks
+
+
+def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict) -> tuple[Tensor, dict[str, float]]:
+    """What a hook says of an update's rollouts [rollout], float64, NaN for None; and the metrics that it logged.
+
+    Raises: InputError where the function fails, or gives anything but one finite number or None per rollout.
+    """
+    logged: dict[str, float] = {}
+    note = lambda name, value: logged.__setitem__(f"hook/{name}", float(value))  # noqa: E731
+    try:
+        given = hook.function(prompts=prompts, completions=completions, trainer_state=state, log_metric=note, **columns)
+        if inspect.isawaitable(given):
+            given = asyncio.run(_wait(given))
+        values = [math.nan if value is None else float(value) for value in given]
+    except Exception as error:  # the user's own code: whatever it raises is the user's to read
+        raise InputError(
+            f"reward function {hook.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if len(values) != len(completions):
+        expected = f"{len(completions)} numbers, one per rollout"
+        raise InputError(f"reward function {hook.name} should return {expected}, got {len(values)}")
+    if any(map(math.isinf, values)):
+        raise InputError(f"reward function {hook.name} gave an infinite reward: give a finite floor, or None")
+    return torch.tensor(values, dtype=torch.float64), logged
+
+
+async def _wait(promise):
+    return await promise

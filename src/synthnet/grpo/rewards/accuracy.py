@@ -1,0 +1,11 @@
+"""Accuracy of the last state, in [0, 1]. Quantised at one over the number of images: alone it ties."""
+
+from torch import Tensor
+
+from synthnet.grpo.rewards import Scored
+
+FLOOR = 0.0
+
+
+def reward(scored: Scored) -> Tensor:
+    return scored.right()[:, -1]

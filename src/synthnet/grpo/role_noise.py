@@ -1,0 +1,54 @@
+"""Action noise by role: what each kind of weight moves the reward, so that noise can be shared out among the roles.
+
+With one sigma for all weights, nearly all of the reward's spread comes from the few weights that it feels most (in a small MLP,
+its last layer), and what the others did is lost in it: their share of the policy gradient is noise (LOG.md has figures).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from synthnet.engine.network import score
+from synthnet.grpo.objective import mirrored
+from synthnet.grpo.rewards import quality
+from synthnet.policy.action import standard_noise
+from synthnet.policy.policy import Policy
+from synthnet.policy.prompts import draw_prompt
+from synthnet.policy.rollout import rollout
+from synthnet.seeds import generator
+from synthnet.tasks.task import Task
+
+PROBE = 0.05  # scale units: small enough that the spread is proportional to it
+MOST = 50.0  # times the noise of the role that is felt most; dead weights would ask for infinitely much
+PROMPTS, DRAWS, IMAGES = 8, 32, 512
+
+
+@torch.no_grad()
+def role_shares(policy: Policy, members: Sequence[Task], split: str, seed: int) -> Tensor:
+    """The noise of each role [role], as a multiple of that of the role which rewards feel most, so that each role alone would
+    spread rewards equally.
+
+    A role is a column of the policy's vocabulary. Measured once, on what one step of this policy makes of fresh start weights:
+    the spread of quality over mirrored draws of small noise on the weights of that role alone, as a root mean square over start
+    weights and over the members that have the role.
+    """
+    felt, times = torch.zeros(len(policy.vocabulary)), torch.zeros(len(policy.vocabulary))
+    for member in members:
+        prompt = draw_prompt("role-noise", member, split, policy.device, [1], PROMPTS, IMAGES, seed, 0)
+        nets = rollout(policy, prompt.start, 1, member.network)[-1]
+        columns = policy.layout(member.network).column_of
+        noise = standard_noise((DRAWS // 2, nets.shape[1]), generator(seed, "role-noise-draws"), nets.device)
+        nudges = PROBE * mirrored(noise) * policy.scale(member.network)
+        for role in columns.unique().tolist():
+            felt[role] += _variance(member, nets, nudges * (columns == role), prompt.images, prompt.labels)
+            times[role] += 1
+    felt = (felt / times.clamp_min(1)).sqrt()
+    shares = (felt.max() / felt).clamp(max=MOST)  # infinite, so the most, for a role that is not felt; NaN where none is
+    return torch.where(times > 0, shares, torch.ones_like(shares)).nan_to_num(nan=1.0)
+
+
+def _variance(member: Task, nets: Tensor, nudges: Tensor, images: Tensor, labels: Tensor) -> float:
+    """Variance of quality over the nudges [draw weights], mean over nets."""
+    spreads = [quality(*score(member.network, weights + nudges, images, labels), member.n_classes).var() for weights in nets]
+    return torch.stack(spreads).mean().item()

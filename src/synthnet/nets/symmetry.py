@@ -1,0 +1,253 @@
+"""Which axis of which tensor belongs to which group of interchangeable units, and what follows: permute, balance, align.
+
+Hidden units can be permuted without changing the function (Hecht-Nielsen 1990); ReLU units can also be rescaled (incoming
+times c, outgoing over c). Axes that are tied to data (inputs, classes, positions) belong to no group.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from synthnet.nets.axes import Axis, Dim, UntraceableError, leaves
+from synthnet.nets.chain import Chain
+from synthnet.nets.weights import WeightSpec
+
+ALIGN_SWEEPS = 50
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A block of one tensor in which every axis is one group of units, or fixed.
+
+    index [*axes] into the flat weights; per axis the group (None: fixed) and the dimension of the tensor that it lies in.
+    """
+
+    tensor: str
+    index: Tensor
+    groups: tuple[str | None, ...]
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """The pieces that a network's weights fall into, and its unit groups with their sizes, in order of depth.
+
+    inner: group -> the group whose every unit has such a group of its own (the dims of a head, the channels of a norm's
+    group): units of an inner group are permuted within each outer unit, independently. scalable: groups whose units can be
+    rescaled.
+    """
+
+    spec: WeightSpec
+    pieces: tuple[Piece, ...]
+    groups: Mapping[str, int]
+    inner: Mapping[str, str]
+    scalable: frozenset[str]
+
+    @classmethod
+    def of_chain(cls, spec: WeightSpec, chain: Chain) -> "Symmetry":
+        """Of a chain of Linear layers, without tracing anything else."""
+        flat, pieces, groups, below = spec.unflatten(spec.positions()), {}, {}, None
+        for index, layer in enumerate(chain.layers):
+            here = None if index == chain.depth - 1 else f"hidden{index + 1}"
+            pieces[layer.weight] = Piece(layer.weight, flat[layer.weight], (here, below), (0, 1))
+            if layer.bias:
+                pieces[layer.bias] = Piece(layer.bias, flat[layer.bias], (here,), (0,))
+            if here:
+                groups[here] = layer.n_out
+            below = here
+        scalable = frozenset(groups) if chain.homogeneous else frozenset()
+        return cls(spec, tuple(pieces[tensor.name] for tensor in spec.floats), groups, {}, scalable)
+
+    @classmethod
+    def of_axes(cls, spec: WeightSpec, found: Mapping[str, list[Dim]]) -> "Symmetry":
+        """From the axes of every tensor (`tracing.parameter_axes`), in order of depth. No group counts as scalable yet."""
+        flat, raw = spec.unflatten(spec.positions()), []
+        for name, dims in found.items():
+            if name in flat:
+                raw += _blocks(name, flat[name], dims)
+        names: dict[int, str] = {}
+        for _, _, axes, _ in raw:
+            for axis in axes:
+                if not axis.fixed:
+                    names.setdefault(id(axis), f"hidden{len(names) + 1}")
+        sizes = {names[id(axis)]: axis.size for _, _, axes, _ in raw for axis in axes if id(axis) in names}
+        pieces = tuple(Piece(name, index, tuple(names.get(id(axis)) for axis in axes), dims) for name, index, axes, dims in raw)
+        return cls(spec, pieces, {group: sizes[group] for group in names.values()}, _inner(pieces), frozenset())
+
+    def permute(self, flat: Tensor, permutations: Mapping[str, Tensor]) -> Tensor:
+        """Weights [... weights] with the units of each named group reordered: new unit i is old unit permutation[i].
+
+        The permutation of an inner group is [outer inner]: one for each (new) outer unit.
+        """
+        order = self.spec.positions()
+        for piece in self.pieces:
+            moved = piece.index
+            for axis, group in enumerate(piece.groups):
+                if group not in permutations:
+                    continue
+                chosen = permutations[group]
+                if chosen.ndim == 1:
+                    moved = moved.index_select(axis, chosen)
+                else:
+                    shape = [1] * (axis - 1) + list(chosen.shape) + [1] * (moved.ndim - axis - 1)
+                    moved = moved.take_along_dim(chosen.view(shape), axis)
+            order[piece.index.reshape(-1)] = moved.reshape(-1)
+        return flat[..., order]
+
+    def rescale(self, flat: Tensor, group: str, factors: Tensor) -> Tensor:
+        """Weights [net weights] with what a group's units receive times `factors` [net unit], and what reads them over it."""
+        flat = flat.clone()
+        for piece in self.pieces:
+            for axis, member in enumerate(piece.groups):
+                if member == group:
+                    place = [-1 if i == axis else 1 for i in range(piece.index.ndim)]
+                    scale = factors.view(len(flat), *place)
+                    flat[:, piece.index] *= scale if piece.dims[axis] == 0 else 1 / scale
+        return flat
+
+    def balance(self, flat: Tensor) -> Tensor:
+        """Weights [net weights] of the same function in which each scalable unit's incoming and outgoing norms are equal.
+
+        Norms include the bias. Sweeps from the first group on until nothing moves.
+        """
+        groups = [group for group in self.groups if group in self.scalable]
+        for _ in range(1 if len(groups) == 1 else ALIGN_SWEEPS):
+            largest = 0.0
+            for group in groups:
+                norms = {True: 0.0, False: 0.0}
+                for piece in self.pieces:
+                    for axis, member in enumerate(piece.groups):
+                        if member == group:
+                            rows = flat[:, piece.index].movedim(axis + 1, 1).reshape(len(flat), self.groups[group], -1)
+                            norms[piece.dims[axis] == 0] = norms[piece.dims[axis] == 0] + rows.square().sum(-1)
+                incoming, outgoing = norms[True], norms[False]
+                ratio = (outgoing / incoming).pow(0.25)
+                ratio = torch.where((outgoing > 0) & (incoming > 0), ratio, torch.ones_like(ratio))
+                flat = self.rescale(flat, group, ratio)
+                largest = max(largest, (ratio - 1).abs().max().item())
+            if largest < 1e-6:
+                break
+        return flat
+
+    def align(self, flat: Tensor, reference: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """One net's weights [weights], its units permuted to lie as near to `reference` [weights] as a fixed point allows.
+
+        Coordinate descent over groups with the Hungarian algorithm (Ainsworth et al. 2022, 'Git Re-Basin', algorithm 1);
+        exact for a single hidden group. Returns the aligned weights and the permutation of each group.
+        """
+        permutations = self.identity()
+        for _ in range(ALIGN_SWEEPS):
+            changed = False
+            for group in self.groups:
+                others = {g: p for g, p in permutations.items() if g != group}
+                gain = self._gain(group, self.permute(flat, others).double(), reference.double())
+                best = torch.stack([torch.as_tensor(linear_sum_assignment(g.numpy(), maximize=True)[1]) for g in gain])
+                now = permutations[group].view(len(gain), -1)
+                rows = torch.arange(gain.shape[1])
+                improvement = sum((g[rows, b] - g[rows, n]).sum() for g, b, n in zip(gain, best, now, strict=True))
+                if improvement > 1e-9:
+                    permutations[group], changed = best.view_as(permutations[group]), True
+            if not changed:
+                break
+        return self.permute(flat, permutations), permutations
+
+    def identity(self) -> dict[str, Tensor]:
+        """The permutation of each group that moves nothing."""
+        return {
+            group: torch.arange(size).expand(self.groups[self.inner[group]], -1) if group in self.inner else torch.arange(size)
+            for group, size in self.groups.items()
+        }
+
+    def random(self, draw: torch.Generator) -> dict[str, Tensor]:
+        """A random permutation of each group, inner groups within each outer unit."""
+        return {
+            group: torch.stack([torch.randperm(size, generator=draw) for _ in range(self.groups[self.inner[group]])])
+            if group in self.inner
+            else torch.randperm(size, generator=draw)
+            for group, size in self.groups.items()
+        }
+
+    def unit_rows(self, group: str, flat: Tensor) -> Tensor:
+        """All weights of each unit of a group that is nobody's inner one [net unit feature], from weights [net weights]."""
+        rows = [
+            flat[:, piece.index].movedim(axis + 1, 1).reshape(len(flat), self.groups[group], -1)
+            for piece in self.pieces
+            for axis, member in enumerate(piece.groups)
+            if member == group
+        ]
+        return torch.cat(rows, dim=2)
+
+    def outside(self, group: str) -> Tensor:
+        """Positions of the weights that no unit of a group owns."""
+        owned = [piece.index.reshape(-1) for piece in self.pieces if group in piece.groups]
+        free = torch.ones(self.spec.n_weights, dtype=torch.bool)
+        free[torch.cat(owned)] = False
+        return free.nonzero().squeeze(1)
+
+    def signature(self, flat: Tensor) -> Tensor:
+        """Numbers [net feature] that no permutation changes: moments of each piece over its units, along its fixed axes."""
+        made = []
+        for piece in self.pieces:
+            hidden = [axis + 1 for axis, group in enumerate(piece.groups) if group is not None]
+            values = flat[:, piece.index]
+            for moment in (values, values.square()):
+                made.append((moment.mean(hidden) if hidden else moment).reshape(len(flat), -1))
+        return torch.cat(made, dim=1)
+
+    def _gain(self, group: str, flat: Tensor, reference: Tensor) -> Tensor:
+        """Inner products [block reference-unit unit] of a group's weights; one block, or one per outer unit."""
+        nested = group in self.inner
+        gain: Tensor | float = 0.0
+        for piece in self.pieces:
+            for axis, member in enumerate(piece.groups):
+                if member == group:
+                    lead = (axis - 1, axis) if nested else (axis,)
+                    rows = [w[piece.index].movedim(lead, tuple(range(len(lead)))) for w in (reference, flat)]
+                    rows = [row.reshape(*row.shape[: len(lead)], -1) for row in rows]
+                    target, own = rows if nested else [row.unsqueeze(0) for row in rows]
+                    gain = gain + target @ own.transpose(1, 2)
+        return gain
+
+
+def _blocks(name: str, index: Tensor, dims: list[Dim]) -> list[tuple[str, Tensor, list[Axis], tuple[int, ...]]]:
+    """A tensor cut where a dimension is a sum of axes, each block with its axes and the dimensions they lie in."""
+    cuts = []
+    for dim in dims:
+        start, segments = 0, []
+        for axes in _segments(name, leaves(dim)):
+            size = prod(axis.size for axis in axes)
+            segments.append((slice(start, start + size), axes))
+            start += size
+        cuts.append(segments)
+    found = []
+    for parts in product(*cuts):
+        axes = [axis for _, part in parts for axis in part]
+        where = tuple(number for number, (_, part) in enumerate(parts) for _ in part)
+        block = index[tuple(place for place, _ in parts)]
+        found.append((name, block.reshape([axis.size for axis in axes]), axes, where))
+    return found
+
+
+def _segments(name: str, axes: list[Axis]) -> list[list[Axis]]:
+    """A dimension, as the products of plain axes that it consists of end to end."""
+    if any(axis.sum for axis in axes[1:]):
+        raise UntraceableError(f"{name}: units from several sources are interleaved")
+    if not axes or not axes[0].sum:
+        return [axes]
+    return [[*head, *axes[1:]] for part in axes[0].sum for head in _segments(name, leaves([part]))]
+
+
+def _inner(pieces: tuple[Piece, ...]) -> dict[str, str]:
+    """Groups that always stand directly behind one and the same other group, within one dimension."""
+    before: dict[str, set[str | None]] = {}
+    for piece in pieces:
+        for axis, group in enumerate(piece.groups):
+            if group is not None:
+                behind = axis > 0 and piece.dims[axis - 1] == piece.dims[axis]
+                before.setdefault(group, set()).add(piece.groups[axis - 1] if behind else None)
+    return {group: outer for group, found in before.items() if len(found) == 1 and (outer := next(iter(found)))}

@@ -1,0 +1,84 @@
+"""A policy from its self-describing file: rebuilt by our own names, with every size bounded before anything is allocated."""
+
+from pathlib import Path
+
+import torch
+
+from synthnet.engine.network import network
+from synthnet.errors import InputError
+from synthnet.nets.arch import Arch
+from synthnet.nets.weights import metadata_json, read_metadata, read_weights
+from synthnet.policy.imagined import io_sizes
+from synthnet.policy.policy import READ_FORMATS, ActionConfig, Policy, PolicyConfig
+from synthnet.policy.tokens import STATISTICS
+
+LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
+LARGEST_STATISTIC = 1e6
+
+
+def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
+    """A policy from its file. Nothing in the file can name code: trunks, tokens and builders are our own, by name.
+
+    Raises: InputError when the file is missing, damaged, or not a policy.
+    """
+    path = Path(path)
+    record = metadata_json(read_metadata(path), "synthnet.policy", path)
+    if record is None:
+        raise InputError(f"{path} is not a policy file: it has no synthnet.policy metadata")
+    if record.get("format") not in READ_FORMATS:
+        raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {READ_FORMATS}")
+    tensors = read_weights(path).tensors
+    if record["format"] == 1 and any("edge_embed." in name for name in tensors):
+        raise InputError(f"{path} has edge tokens in policy format 1, which this SynthNet no longer reads; train it again")
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced at once
+            policy = _rebuild(record)
+        policy.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError, RuntimeError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: its policy metadata is malformed or does not fit its tensors ({text})") from error
+    return policy.to(device).eval()
+
+
+def _rebuild(record: dict) -> Policy:
+    """A policy as its metadata describes it, with sizes bounded before anything is allocated."""
+    config = dict(record["config"])
+    config["action"] = ActionConfig(**config["action"])
+    if record["format"] == 1 and config["backbone"].get("name") in ("set_transformer", "perceiver_io"):
+        config["backbone"] = {"place": False, "condition": 160, **config["backbone"]}  # what format 1 had where it says nothing
+    sizes = [
+        *config["backbone"].values(),
+        *config["tokens"].values(),
+        *record["vocabulary"].values(),
+        config["k_max"],
+        config.get("critic", 0),
+        config.get("imagined", 0),
+    ]
+    if any(isinstance(size, int) and not 0 <= size <= LARGEST_SIZE for size in sizes):
+        raise InputError(f"policy metadata holds a size outside 0..{LARGEST_SIZE}")
+    archs = [Arch.from_dict(arch) for arch in record["archs"]]
+    if sum(arch.spec().n_weights for arch in archs) > LARGEST_NET:
+        raise InputError(f"policy metadata names networks of more than {LARGEST_NET} weights")
+    if config.get("imagined"):
+        n_inputs, n_classes = io_sizes(network(archs[0]))
+        if config["imagined"] * config["k_max"] * (n_inputs + n_classes) > LARGEST_NET:
+            raise InputError(f"policy metadata asks for imagined examples of more than {LARGEST_NET} numbers")
+    policy = Policy(PolicyConfig(**config), archs, record["vocabulary"])
+    made, stages = record["record"], record["record"].get("stages", [])
+    best = made.get("best_k", 1)
+    if type(best) is not int or not 1 <= best <= config["k_max"] or not all(isinstance(s, dict) for s in stages):
+        raise InputError("policy metadata holds a malformed record")
+    policy.record = made
+    policy.data_sets = _checked_statistics(record.get("data_sets", {}))
+    if policy.reads_data and not policy.data_sets:
+        raise InputError("the policy is told of data, and its metadata holds no statistics")
+    return policy
+
+
+def _checked_statistics(found: dict) -> dict[str, list[float]]:
+    for values in found.values():
+        if len(values) != STATISTICS or not all(isinstance(x, int | float) and abs(x) < LARGEST_STATISTIC for x in values):
+            raise InputError("policy metadata holds malformed statistics of a data set")
+    return {name: [float(x) for x in values] for name, values in found.items()}

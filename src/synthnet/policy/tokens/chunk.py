@@ -1,0 +1,73 @@
+"""Chunk tokens: every tensor cut into pieces of fixed size. For any file, with no module at hand; not equivariant."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import cos, log, pi, sin
+
+import torch
+from torch import Tensor
+
+from synthnet.errors import InputError
+from synthnet.nets.symmetry import Symmetry
+from synthnet.nets.weights import TensorSpec, WeightSpec
+from synthnet.policy.tokens import TokenLayout
+
+FOURIER_BANDS = 4
+
+
+@dataclass
+class Config:
+    """`size`: floats per chunk; 0 makes the whole net one token (what a flat trunk reads)."""
+
+    name: str = "chunk"
+    size: int = 256
+
+
+def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabulary: Mapping[str, int] | None) -> TokenLayout:
+    if config.size < 0:
+        raise InputError(f"tokens.size must be 0 (the whole net) or positive, got {config.size}")
+    flat = spec.positions()
+    if config.size == 0:
+        unit_index, descriptors = flat[None], torch.zeros(1, 1)
+    else:
+        pieces = [
+            (t, piece) for t in spec.floats for piece in _pieces(flat[spec.slices()[t.name]], config.size, spec.n_weights)
+        ]
+        unit_index = torch.stack([piece for _, piece in pieces])
+        totals = {t.name: sum(owner.name == t.name for owner, _ in pieces) for t in spec.floats}
+        seen, rows = {}, []
+        for owner, _ in pieces:
+            seen[owner.name] = seen.get(owner.name, -1) + 1
+            order = spec.floats.index(owner) / len(spec.floats)
+            rows.append(_descriptor(owner, order, (seen[owner.name] + 0.5) / totals[owner.name]))
+        descriptors = torch.tensor(rows)
+    width = unit_index.shape[1]
+    if vocabulary and dict(vocabulary) != {"chunk": width}:
+        raise InputError(f"the policy reads chunks {dict(vocabulary)}, this network gives chunks of {width} weights")
+    token_of = torch.empty(spec.n_weights + 1, dtype=torch.int32)
+    token_of[unit_index] = torch.arange(len(unit_index), dtype=torch.int32)[:, None]
+    return TokenLayout(
+        unit_index,
+        descriptors,
+        (),
+        torch.zeros(0, 1),
+        token_of[:-1],
+        len(unit_index),
+        torch.zeros(spec.n_weights, dtype=torch.int32),
+        {"chunk": width},
+    )
+
+
+def _pieces(positions: Tensor, size: int, padding: int) -> list[Tensor]:
+    missing = -len(positions) % size
+    return list(torch.cat([positions, positions.new_full((missing,), padding)]).split(size))
+
+
+def _descriptor(tensor: TensorSpec, order: float, place: float) -> list[float]:
+    """Role, rank, fan-in and fan-out (log), order of the tensor in the file, and Fourier features of both positions."""
+    fan_out = tensor.shape[0] if tensor.shape else 1
+    fan_in = 1
+    for n in tensor.shape[1:]:
+        fan_in *= n
+    waves = [f(2**band * pi * x) for x in (order, place) for band in range(FOURIER_BANDS) for f in (sin, cos)]
+    return [float(tensor.role == "buffer"), len(tensor.shape) / 4, log(fan_out) / 5, log(fan_in) / 5, order, place, *waves]

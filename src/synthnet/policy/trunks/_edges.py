@@ -1,0 +1,79 @@
+"""The states of edges while a trunk thinks: held in memory, or computed again tile by tile from what the units were.
+
+There is a state of `edge_dim` numbers for every pair of units, so for a network of many millions of weights they are what
+fills the memory. A state depends on its own weights and on its two units at each exchange, so it can be forgotten and
+computed again from the few states of units that were kept: more arithmetic, memory of one tile. Both ways work in the same
+tiles in the same order, so they give the same bits.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from synthnet.policy.tokens import EdgeBlock
+
+TILE = 1 << 16  # edges of one net in a tile, as whole rows; every network that trains here has blocks of one tile
+
+
+class Ends(NamedTuple):
+    """What the units of one block give its edges at one exchange: [net out dim] and [net in dim]."""
+
+    out: Tensor
+    into: Tensor
+
+    def tile(self, rows: slice) -> Tensor:
+        """[net rows in dim]."""
+        return self.out[:, rows].unsqueeze(2) + self.into.unsqueeze(1)
+
+
+Update = Callable[[Tensor, Tensor, int], Tensor]  # an edge tile, what its ends give, the block's number -> the tile, updated
+
+
+def tiles(block: EdgeBlock) -> Iterator[slice]:
+    """The rows of a block, so many at a time as make a tile."""
+    n_out, n_in = block.index.shape[:2]
+    size = max(1, TILE // n_in)
+    for first in range(0, n_out, size):
+        yield slice(first, min(first + size, n_out))
+
+
+@dataclass
+class HeldEdges:
+    """The states of every block, in memory: a list of tiles [net rows in dim] for each."""
+
+    states: list[list[Tensor]]
+
+    def read(self, number: int, tile: int, rows: slice) -> Tensor:
+        return self.states[number][tile]
+
+    def keep(self, number: int, tile: int, state: Tensor) -> None:
+        self.states[number] = [*self.states[number][:tile], state, *self.states[number][tile + 1 :]]
+
+    def exchanged(self, update: Update, ends: Sequence[Ends]) -> None:
+        """What was computed is kept already."""
+
+
+@dataclass
+class StreamedEdges:
+    """The states of every block, computed from the start whenever they are read. `enter(number, rows)` gives a tile before the
+    first exchange."""
+
+    enter: Callable[[int, slice], Tensor]
+    past: list[tuple[Update, Sequence[Ends]]] = field(default_factory=list)
+
+    def read(self, number: int, tile: int, rows: slice) -> Tensor:
+        state = self.enter(number, rows)
+        for update, ends in self.past:
+            state = update(state, ends[number].tile(rows), number)
+        return state
+
+    def keep(self, number: int, tile: int, state: Tensor) -> None:
+        """Forgotten: it can be computed again."""
+
+    def exchanged(self, update: Update, ends: Sequence[Ends]) -> None:
+        self.past.append((update, ends))
+
+
+Edges = HeldEdges | StreamedEdges

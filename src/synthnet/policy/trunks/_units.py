@@ -1,0 +1,203 @@
+"""What trunks over unit and edge tokens share: the way in, the exchange between edges and units, the way out."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from synthnet.errors import InputError, at_least
+from synthnet.policy.tokens import STATISTICS, TokenLayout, Tokens
+from synthnet.policy.trunks._attention import Condition, FeedForward, FilmNorm, StepsLeft
+from synthnet.policy.trunks._edges import Edges, Ends, HeldEdges, StreamedEdges, tiles
+from synthnet.policy.trunks._graph import LayerGraph
+from synthnet.policy.trunks._moe import MixtureOfExperts
+
+BYTES = 3 * 4  # of a held state, while its successor is made: itself, the successor, and what lies between
+
+
+@dataclass
+class UnitConfig:
+    """Settings that trunks over unit tokens have in common.
+
+    ffn: hidden width of the feed-forwards as a multiple of `dim`. experts: 0 for a dense feed-forward, else that many, of which
+    a token uses `top_k`, with the gate's `temperature` and the weights of its `balance` and `z` losses. condition: width of
+    what FiLM reads: an embedding of the steps left and, with `place`, one of where a token stands (depth, width of its layer).
+    data: whether FiLM reads statistics of the data set too, which the policy's file keeps (`tasks.Task.statistics`). graph:
+    rounds of a small encoder of the layer graph, likewise (0: none). code: dims of the latent code, for a
+    policy whose actions are codes that FiLM reads too (0: actions are weights).
+    """
+
+    dim: int = 160
+    heads: int = 4
+    ffn: int = 2
+    experts: int = 0
+    top_k: int = 1
+    temperature: float = 1.0
+    balance: float = 0.01
+    z: float = 1e-3
+    edge_dim: int = 32
+    condition: int = 64
+    place: bool = True
+    data: bool = False
+    graph: int = 0
+    code: int = 0
+
+
+def check(config: UnitConfig, *counts: str) -> None:
+    """Refuse settings that cannot be built; `counts` are further settings that must be at least 1."""
+    at_least(1, "backbone", config, "dim", "heads", "ffn", "edge_dim", "condition", "top_k", *counts)
+    at_least(0, "backbone", config, "experts", "balance", "z", "graph", "code")
+    if config.dim % config.heads:
+        raise InputError(f"backbone.dim must be a multiple of backbone.heads, got {config.dim} and {config.heads}")
+
+
+def feed_forward(config: UnitConfig) -> nn.Module:
+    """Dense, or a mixture of experts with as many active weights per token."""
+    if not config.experts:
+        return FeedForward(config.dim, config.ffn * config.dim)
+    return MixtureOfExperts(
+        config.dim, config.ffn * config.dim, config.experts, config.top_k, config.temperature, config.balance, config.z
+    )
+
+
+class EdgeExchange(nn.Module):
+    """Edges update from their two units, then units from the means of their incoming and outgoing edges, and of the units that
+    the net treats together with them, where the nets it is built for have such."""
+
+    def __init__(self, config: UnitConfig, layout: TokenLayout):
+        super().__init__()
+        dim, edge_dim = config.dim, config.edge_dim
+        self.to_out, self.to_into = nn.Linear(dim, edge_dim), nn.Linear(dim, edge_dim)
+        self.norm = FilmNorm(edge_dim, config.condition, config.code)
+        self.mix = FeedForward(edge_dim, 2 * edge_dim)
+        self.pool = nn.Linear(2 * edge_dim, dim)
+        self.together = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim)) if layout.siblings is not None else None
+
+    def forward(self, units: Tensor, edges: Edges, layout: TokenLayout, conditions: list[Condition]) -> Tensor:
+        """The units [net token dim] after the exchange; the edges keep theirs."""
+        pooled = units.new_zeros(*units.shape[:2], 2, self.to_out.out_features)
+        ends = [Ends(self.to_out(units[:, block.out]), self.to_into(units[:, block.into])) for block in layout.edges]
+
+        def update(edge: Tensor, given: Tensor, number: int) -> Tensor:
+            return edge + self.mix(self.norm(edge + given, conditions[number]))
+
+        for number, block in enumerate(layout.edges):
+            total = 0.0
+            for tile, rows in enumerate(tiles(block)):
+                edge = update(edges.read(number, tile, rows), ends[number].tile(rows), number)
+                pooled[:, block.out.start + rows.start : block.out.start + rows.stop, 0] += edge.mean(2)
+                total = total + edge.sum(1)
+                edges.keep(number, tile, edge)
+            pooled[:, block.into, 1] += total / block.index.shape[0]
+        edges.exchanged(update, ends)
+        units = units + self.pool(pooled.flatten(2))
+        if self.together is None or layout.siblings is None:
+            return units
+        return units + F.pad(self._of_siblings(units, layout.siblings), (0, 0, 0, units.shape[1] - layout.n_tokens))
+
+    def _of_siblings(self, units: Tensor, siblings: Tensor) -> Tensor:
+        """The mean of each token's siblings, itself among them, after `together` [net token dim]."""
+        told = self.together(units[:, : len(siblings)])
+        counts = torch.bincount(siblings, minlength=len(siblings)).clamp_min(1).to(told)
+        mean = torch.zeros_like(told).index_add(1, siblings, told) / counts[:, None]
+        return mean.index_select(1, siblings)
+
+
+class UnitTrunk(nn.Module):
+    """Base of trunks over unit and edge tokens: embeds what comes in, and heads (zero at first) for what goes out."""
+
+    def __init__(self, config: UnitConfig, layout: TokenLayout, k_max: int):
+        super().__init__()
+        dim, width = config.dim, config.edge_dim
+        self.edge_columns = edge_columns(layout)
+        self.embed = nn.Linear(layout.n_features, dim)
+        self.describe = nn.Linear(layout.descriptors.shape[1], dim)
+        self.steps_left = StepsLeft(k_max, config.condition)
+        self.place = nn.Linear(layout.descriptors.shape[1], config.condition) if config.place else None
+        self.data = _zero(nn.Linear(STATISTICS, config.condition)) if config.data else None
+        self.graph = LayerGraph(layout.descriptors.shape[1], config.condition, config.graph) if config.graph else None
+        self.norm, self.head = FilmNorm(dim, config.condition, config.code), _zero(nn.Linear(dim, layout.n_features))
+        if self.edge_columns:
+            n_columns = sum(layout.vocabulary[kind] for kind in self.edge_columns)
+            self.edge_describe = nn.Linear(layout.edge_descriptors.shape[1], width)
+            self.edge_embed = nn.Linear(n_columns, width)
+            self.edge_place = nn.Linear(layout.edge_descriptors.shape[1], config.condition) if config.place else None
+            self.edge_norm = FilmNorm(width, config.condition, config.code)
+            self.edge_head = _zero(nn.Linear(width, n_columns))
+        self.code_head = _zero(nn.Linear(dim, config.code)) if config.code else None
+        self.held_bytes = math.inf
+
+    def enter(self, tokens: Tokens, layout: TokenLayout) -> tuple[Tensor, Edges]:
+        """Units [net token dim], and the edges: held where that fits into `held_bytes`, else streamed."""
+        units = self.embed(tokens.units) + self.describe(layout.descriptors.to(tokens.units))
+        places = self.edge_describe(layout.edge_descriptors.to(tokens.units)) if layout.edges else ()
+
+        def tile(number: int, rows: slice) -> Tensor:
+            columns = self.edge_embed.weight[:, self.edge_columns[layout.edges[number].kind]]
+            return F.linear(tokens.edges[number][:, rows], columns, self.edge_embed.bias) + places[number]
+
+        n_edges = sum(block.index.shape[0] * block.index.shape[1] for block in layout.edges)
+        if n_edges * len(units) * self.edge_embed.out_features * BYTES > self.held_bytes if layout.edges else False:
+            return units, StreamedEdges(tile)
+        return units, HeldEdges([[tile(number, rows) for rows in tiles(block)] for number, block in enumerate(layout.edges)])
+
+    def conditions(
+        self, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None
+    ) -> tuple[Condition, list[Condition]]:
+        """What FiLM reads for the units, and for each block of edges."""
+        steps = self.steps_left(steps_left)
+        if self.data is not None:
+            steps = steps + self.data(layout.statistics.to(steps))
+        if self.graph is not None:
+            steps = steps + self.graph(layout)
+        if self.place is None:
+            return Condition(steps, None, code), [Condition(steps, None, code)] * len(layout.edges)
+        edges = [Condition(steps, self.edge_place(where.to(steps)), code) for where in layout.edge_descriptors]
+        return Condition(steps, self.place(layout.descriptors.to(steps)), code), edges
+
+    def think(
+        self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
+    ) -> tuple[Tensor, Edges]:
+        """Units [net token dim] and edges after all of the trunk's blocks."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None) -> Tokens:
+        condition, conditions = self.conditions(layout, steps_left, code)
+        units, edges = self.think(tokens, layout, condition, conditions)
+        return self.leave(units, edges, layout, condition, conditions)
+
+    def features(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tensor:
+        """What the trunk makes of a whole net [net dim]: the mean over its units, normed."""
+        condition, conditions = self.conditions(layout, steps_left, None)
+        units, _ = self.think(tokens, layout, condition, conditions)
+        return self.norm(units, condition).mean(1)
+
+    def leave(
+        self, units: Tensor, edges: Edges, layout: TokenLayout, condition: Condition, conditions: list[Condition]
+    ) -> Tokens:
+        made = []
+        for number, block in enumerate(layout.edges):
+            columns, parts = self.edge_columns[block.kind], []
+            for tile, rows in enumerate(tiles(block)):
+                edge = self.edge_norm(edges.read(number, tile, rows), conditions[number])
+                parts.append(F.linear(edge, self.edge_head.weight[columns], self.edge_head.bias[columns]))
+            made.append(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
+        return Tokens(self.head(self.norm(units, condition)), tuple(made))
+
+
+def edge_columns(layout: TokenLayout) -> dict[str, slice]:
+    """Where the numbers of each kind of edge (a single weight, a 3x3 kernel …) stand among the columns that all edges share: a
+    kernel of another shape reads other columns of one embedding, as a unit does."""
+    columns, start = {}, 0
+    for kind, size in layout.vocabulary.items():
+        if kind.startswith("edge"):
+            columns[kind], start = slice(start, start + size), start + size
+    return columns
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,92 @@
+"""What the page shows of run directories, as plain data. Reads only, and never outside the runs folder."""
+
+import json
+from pathlib import Path
+
+from synthnet.errors import InputError
+from synthnet.runs.journal import parse, records
+from synthnet.runs.knobs import HOT, LIVE_SECTIONS, Bounds
+from synthnet.runs.live import APPLIED
+from synthnet.runs.status import is_run, read_status
+from synthnet.runs.table import best_row, flat_settings
+
+MOST_ROWS = 5000  # in one answer
+MOST_COMPARED = 12
+
+
+def run_folder(root: Path, name: str) -> Path:
+    """The folder of a run by its name below the runs folder. Raises: InputError for a name that leads elsewhere."""
+    base = root.resolve()
+    try:
+        folder = (base / name).resolve()
+        known = ".." not in Path(name).parts and folder != base and folder.is_relative_to(base) and is_run(folder)
+    except (OSError, ValueError):  # too long, or with a zero byte
+        known = False
+    if not known:
+        raise InputError(f"no run of that name: {name[:80]!r}")
+    return root / folder.relative_to(base)
+
+
+def metric_rows(folder: Path, after: int) -> dict:
+    """The rows of metrics.jsonl after so many bytes, and where to go on; from the start again where the file was cut back."""
+    path = folder / "metrics.jsonl"
+    size = path.stat().st_size if path.exists() else 0
+    begin = after if 0 <= after <= size else 0
+    if not size or begin == size:
+        return {"rows": [], "next": begin, "reset": begin != after}
+    with path.open("rb") as file:
+        file.seek(begin)
+        lines = file.read().split(b"\n")[:-1][:MOST_ROWS]
+    rows = [record for line in lines if (record := parse(line)) is not None]
+    return {"rows": rows, "next": begin + sum(len(line) + 1 for line in lines), "reset": begin != after}
+
+
+def knob_view(folder: Path) -> list[dict]:
+    """The hot knobs of a run: the value it was set to, its last logged value, and the bounds."""
+    stage = read_status(folder).stage
+    if stage not in LIVE_SECTIONS:
+        return []
+    settings, logged = flat_settings(folder), {}
+    for row in records(folder / "metrics.jsonl")[-50:]:
+        logged |= {name.removeprefix("knob/"): value for name, value in row.items() if name.startswith("knob/")}
+    found = []
+    for name, limit in HOT.items():
+        group = name.partition(".")[0]
+        if group not in LIVE_SECTIONS[stage] or (group == "backbone" and not settings.get("backbone.experts")):
+            continue
+        value = logged.get(name, settings.get(name))
+        bounds = {"low": limit.low, "high": limit.high} if isinstance(limit, Bounds) else {"choices": limit or (True, False)}
+        found.append({"name": name, "value": value, "set": settings.get(name), "moved": name in logged, **bounds})
+    return found
+
+
+def comparison(folders: list[Path]) -> dict:
+    """The settings in which runs differ, and the validations of each."""
+    if not 2 <= len(folders) <= MOST_COMPARED:
+        raise InputError(f"choose 2 to {MOST_COMPARED} runs to compare")
+    flat = [flat_settings(folder) for folder in folders]
+    keys = sorted({key for settings in flat for key in settings if key != "run_dir"})
+    differing = {key: [settings.get(key) for settings in flat] for key in keys}
+    curves = []
+    for folder in folders:
+        rows = [row for row in records(folder / "metrics.jsonl") if isinstance(row.get("val/score"), float)]
+        curves.append([[row.get("update"), row["val/score"]] for row in rows])
+    return {
+        "runs": [folder.name for folder in folders],
+        "settings": {key: values for key, values in differing.items() if len({json.dumps(v) for v in values}) > 1},
+        "best": [best_row(folder) for folder in folders],
+        "curves": curves,
+        "patches": [len([e for e in records(folder / APPLIED) if e.get("kind") == "patch"]) for folder in folders],
+    }
+
+
+def sweep_view(folder: Path) -> dict:
+    """The trials of a sweep: from its results where it is over, else the state of each trial's folder."""
+    results = folder / "results.json"
+    if results.exists():
+        try:
+            return json.loads(results.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{results.name} of this sweep is damaged: {str(error)[:100]}") from error
+    trials = [read_status(path) for path in sorted(folder.glob("trial-*")) if is_run(path)]
+    return {"metric": "score", "trials": [{"trial": status.name, "state": status.state, "score": None} for status in trials]}

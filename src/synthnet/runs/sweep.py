@@ -1,0 +1,295 @@
+"""Sweeps: Optuna proposes settings, an executor runs them, each trial is a run directory of its own.
+
+A sweep folder holds journal.jsonl (Optuna's journal: what was proposed, what came of it), trial-0000/ … (each what `synthnet
+run` makes) and results.json. All that a trial is lies in its folder and in the journal, so a killed sweep that is started again
+waits for the trials that outlived it, gives the others again, and loses or repeats none.
+"""
+
+import itertools
+import json
+import math
+import time
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from synthnet.errors import InputError, missing_extra
+from synthnet.files import write_atomic
+from synthnet.interrupt import StopRequest
+from synthnet.progress import Bar
+from synthnet.runs.directory import RunDirectory
+from synthnet.runs.executors import Executor, Handle, build_executor
+from synthnet.runs.fork import with_settings
+from synthnet.runs.journal import records
+from synthnet.runs.lab import SweepConfig
+from synthnet.runs.status import is_run, read_status
+
+POLL_S = 0.2
+INTERRUPTED = 130
+RUNG = 4  # validations before Hyperband may end a trial
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one setting may be: one of `choices`, or a number between `low` and `high`."""
+
+    choices: tuple = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+
+    @property
+    def first(self) -> object:
+        return self.choices[0] if self.choices else self.low
+
+    def suggest(self, trial, name: str) -> object:
+        if self.choices:
+            return json.loads(trial.suggest_categorical(name, [json.dumps(choice) for choice in self.choices]))
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+
+def parse_space(settings: list[str]) -> tuple[dict[str, Axis], list[str]]:
+    """The swept settings and the fixed ones, in Hydra's grammar: a=1,2,3  a=choice(1,2)  a=range(1,9,2)  a=interval(0.1,0.5)
+    a=tag(log,interval(1e-5,1e-3)).
+
+    Raises: InputError for what is none of these.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import IntervalSweep, QuotedString
+    from hydra.errors import HydraException
+
+    space, fixed = {}, []
+    for text in settings:
+        try:
+            override = OverridesParser.create().parse_override(text)
+            value = override.value()
+            swept = override.is_sweep_override() and not isinstance(value, IntervalSweep)
+            plain = list(override.sweep_iterator(lambda x: x)) if swept else []
+        except (HydraException, ValueError, TypeError) as error:
+            raise InputError(f"expected KEY=VALUE or KEY=VALUE,VALUE…, got {text!r}: {str(error)[:80]}") from error
+        if not override.is_sweep_override():
+            fixed.append(text)
+            continue
+        if isinstance(value, IntervalSweep):
+            low, high, log = float(value.start), float(value.end), "log" in value.tags
+            if not low < high or (log and low <= 0):
+                raise InputError(f"{text}: an interval runs from a smaller number to a larger one, on a log scale above 0")
+            space[override.key_or_group] = Axis((), low, high, log)
+            continue
+        if not plain:
+            raise InputError(f"{text} has no values")
+        space[override.key_or_group] = Axis(tuple(each.text if isinstance(each, QuotedString) else each for each in plain))
+    return space, fixed
+
+
+@dataclass
+class Sweep:
+    """A sweep under way."""
+
+    folder: Path
+    config: SweepConfig
+    space: dict[str, Axis]
+    fixed: list[str]
+    last_stage: str
+    study: object
+    executor: Executor
+    active: dict[int, "Active"] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        if self.config.sampler == "grid":
+            return math.prod(len(axis.choices) for axis in self.space.values())
+        return self.config.trials
+
+    def settings(self, params: dict) -> list[str]:
+        """The settings of a trial."""
+        return with_settings(self.fixed, [f"{name}={_text(value)}" for name, value in params.items()])
+
+
+@dataclass
+class Active:
+    """A trial under way. `handle` is None for one that outlived an earlier sweep process."""
+
+    trial: object
+    folder: Path
+    handle: Handle | None
+    reported: int = 0
+
+
+def run_sweep(folder: Path, text: str, config: SweepConfig, settings: list[str], last_stage: str) -> dict:
+    """Run all trials, or what is left of them; returns and writes the results. Ctrl-C leaves running trials to finish by
+    themselves; the same command goes on.
+
+    Raises: InputError for settings that no sweep can run with, and where optuna is missing.
+    """
+    config.check()
+    space, fixed = parse_space([part for part in settings if not part.startswith(("sweep.", "run_dir="))])
+    if not space:
+        raise InputError("a sweep needs a setting with several values, as in grpo.epsilon=0.1,0.2")
+    if config.sampler == "grid" and (wide := [name for name, axis in space.items() if not axis.choices]):
+        raise InputError(f"sweep.sampler=grid needs lists of values; {wide[0]} is an interval (use random or tpe)")
+    with RunDirectory(folder, text) as run, StopRequest() as stop:
+        study = _study(run.path, config, space)
+        executor = build_executor(config.executor, config.workers, config.threads)
+        sweep = Sweep(run.path, config, space, fixed, last_stage, study, executor)
+        try:
+            _work(sweep, stop)
+        finally:
+            executor.close()
+        results = summary(sweep)
+        write_atomic(run.path / "results.json", json.dumps(results, indent=1) + "\n")
+        return results
+
+
+def _study(folder: Path, config: SweepConfig, space: dict[str, Axis]):
+    try:
+        import optuna
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise missing_extra("optuna", "sweep") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    kind = optuna.samplers.TPESampler if config.sampler == "tpe" else optuna.samplers.RandomSampler
+    pruner = optuna.pruners.HyperbandPruner(min_resource=RUNG) if config.prune else optuna.pruners.NopPruner()
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal.jsonl")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # optuna's notes on what it calls experimental
+        study = optuna.create_study(
+            storage=storage,
+            study_name="sweep",
+            load_if_exists=True,
+            direction="maximize",
+            sampler=kind(seed=config.seed),
+            pruner=pruner,
+        )
+        study.sampler = kind(seed=config.seed + len(study.get_trials(deepcopy=False)))  # resumed: not the same draws again
+        if config.sampler == "grid":  # all of it queued at once: Optuna's own grid sampler ends studies that are asked and told
+            for values in itertools.product(*(axis.choices for axis in space.values())):
+                named = {name: json.dumps(value) for name, value in zip(space, values, strict=True)}
+                study.enqueue_trial(named, skip_if_exists=True)
+        return study
+
+
+def _work(sweep: Sweep, stop: StopRequest) -> None:
+    from optuna.trial import TrialState
+
+    left = [frozen for frozen in sweep.study.get_trials(deepcopy=False) if frozen.state == TrialState.RUNNING]
+    over = [frozen for frozen in sweep.study.get_trials(deepcopy=False) if frozen.state.is_finished()]
+    with Bar(f"sweep {sweep.folder.name}", sweep.total, len(over)) as bar:
+        while not stop.asked:
+            while left and len(sweep.active) < sweep.config.workers:
+                _resume(sweep, left.pop(0))
+            n_known = len([t for t in sweep.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
+            if not left and len(sweep.active) < sweep.config.workers and n_known < sweep.total:
+                _launch(sweep, sweep.study.ask())
+                continue
+            finished = [number for number, active in list(sweep.active.items()) if _settle(sweep, active)]
+            for number in finished:
+                del sweep.active[number]
+            bar.advance(len(finished), note=_best_note(sweep))
+            if not sweep.active and not left and n_known >= sweep.total:
+                return
+            if not finished:
+                time.sleep(POLL_S)
+    raise KeyboardInterrupt
+
+
+def _resume(sweep: Sweep, frozen) -> None:
+    """Take up a trial that an earlier process of this sweep did not see the end of."""
+    from optuna.trial import Trial
+
+    folder = sweep.folder / f"trial-{frozen.number:04d}"
+    trial, reported = Trial(sweep.study, frozen._trial_id), len(frozen.intermediate_values)
+    if is_run(folder) and read_status(folder).state in ("running", "stalled"):
+        sweep.active[frozen.number] = Active(trial, folder, None, reported)
+        return
+    _launch(sweep, trial, reported)
+
+
+def _launch(sweep: Sweep, trial, reported: int = 0) -> None:
+    params = {name: axis.suggest(trial, name) for name, axis in sweep.space.items()}
+    folder = sweep.folder / f"trial-{trial.number:04d}"
+    folder.mkdir(exist_ok=True)
+    command = ["run", *sweep.settings(params), f"threads={sweep.config.threads}", f"run_dir={folder}"]
+    sweep.active[trial.number] = Active(trial, folder, sweep.executor.submit(command, folder / "log.txt"), reported)
+
+
+def _settle(sweep: Sweep, active: Active) -> bool:
+    """Whether a trial is over, in which case the study is told how it ended. One that lags behind is ended."""
+    import optuna
+    from optuna.trial import TrialState
+
+    values = scores(active.folder / sweep.last_stage, sweep.config.metric)
+    for index in range(active.reported, len(values)):
+        active.trial.report(values[index], index)
+    active.reported = max(active.reported, len(values))
+    code = _exit_code(active)
+    if code is None:
+        if sweep.config.prune and active.handle is not None and values and active.trial.should_prune():
+            active.handle.stop()
+            sweep.study.tell(active.trial, state=TrialState.PRUNED)
+            return True
+        return False
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt  # not over: the same sweep goes on with it
+    if code == 2 and is_run(active.folder) and read_status(active.folder).state in ("running", "stalled"):
+        active.handle = None  # an earlier process of this trial lives: wait for it
+        return False
+    if code == 0 and values:
+        sweep.study.tell(active.trial, max(values))
+        return True
+    active.trial.set_user_attr("error", _error(active.folder, code))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sweep.study.tell(active.trial, state=TrialState.FAIL)
+    return True
+
+
+def _exit_code(active: Active) -> int | None:
+    if active.handle is not None:
+        return active.handle.poll()
+    state = read_status(active.folder).state
+    return None if state in ("running", "stalled") else 0 if state == "done" else 1
+
+
+def scores(folder: Path, metric: str) -> list[float]:
+    """The validations of a stage so far, in order."""
+    found = [row.get(f"val/{metric}") for row in records(folder / "metrics.jsonl")]
+    return [value for value in found if isinstance(value, float)]
+
+
+def _error(folder: Path, code: int) -> str:
+    log = folder / "log.txt"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    said = [line for line in lines if line.startswith("synthnet: ")] or lines[-1:]
+    return f"exit code {code}: {' '.join(said[-1:])}"[:400]
+
+
+def _best_note(sweep: Sweep) -> str:
+    values = [trial.value for trial in sweep.study.get_trials(deepcopy=False) if trial.value is not None]
+    return f"best {max(values):.4f}" if values else ""
+
+
+def summary(sweep: Sweep) -> dict:
+    """Every trial, best first, failed and ended ones after the rest with their reason."""
+    rows = []
+    for trial in sweep.study.get_trials(deepcopy=False):
+        params = {name: json.loads(value) if isinstance(value, str) else value for name, value in trial.params.items()}
+        seconds = (trial.datetime_complete - trial.datetime_start).total_seconds() if trial.datetime_complete else None
+        rows.append(
+            {
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                sweep.config.metric: trial.value,
+                "settings": params,
+                "error": trial.user_attrs.get("error"),
+                "seconds_s": seconds,
+            }
+        )
+    rows.sort(key=lambda row: (row[sweep.config.metric] is None, -(row[sweep.config.metric] or 0.0), row["trial"]))
+    return {"metric": sweep.config.metric, "trials": rows}
+
+
+def _text(value: object) -> str:
+    """A value in the grammar of settings."""
+    return json.dumps(value) if isinstance(value, list | dict | bool) or value is None else str(value)

@@ -1,0 +1,18 @@
+"""CIFAR-10 (the binary archive in `data_dir`) and ResNet-18 in its form for small images, with BatchNorm; 11,173,962 weights
+and 9,600 running statistics by default."""
+
+from dataclasses import dataclass
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "cifar10-resnet18"
+    width: int = 64
+
+
+def build(config: Config) -> Task:
+    return Task(config.name, Arch.of("resnet18", width=config.width), "cifar10", Recipe(1e-3, 128, 10))

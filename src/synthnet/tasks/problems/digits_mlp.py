@@ -1,0 +1,18 @@
+"""scikit-learn's 8x8 digits (1,797 images; source: UCI optical digits) and an MLP 64-hidden-10; 2,410 weights by default."""
+
+from dataclasses import dataclass, field
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "digits-mlp"
+    hidden: list[int] = field(default_factory=lambda: [32])
+
+
+def build(config: Config) -> Task:
+    arch = Arch.of("mlp", sizes=[64, *config.hidden, 10])
+    return Task(config.name, arch, "digits", Recipe(3e-3, 64, 40))

@@ -1,0 +1,25 @@
+"""The digits (8x8) and a small residual network: a stem of `width` channels, `blocks` blocks of two 3x3 convolutions with
+GroupNorm around a residual addition, average pooling to `pool` x `pool`, and a Linear layer; 10,250 weights by default.
+
+Pooled to 2x2, not 1x1: after GroupNorm, the mean of a channel over the whole image says next to nothing of an 8x8 digit.
+"""
+
+from dataclasses import dataclass
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "digits-resnet"
+    width: int = 16
+    blocks: int = 2
+    groups: int = 4
+    pool: int = 2
+
+
+def build(config: Config) -> Task:
+    sizes = {"width": config.width, "blocks": config.blocks, "groups": config.groups, "pool": config.pool}
+    return Task(config.name, Arch.of("resnet", side=8, **sizes), "digits", Recipe(1e-3, 64, 30))

@@ -1,0 +1,21 @@
+"""The digits (8x8) and a small vision Transformer: 16 patches of 2x2 pixels, `dim` features, two blocks of two heads with
+LayerNorm; 18,154 weights by default."""
+
+from dataclasses import dataclass
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "digits-vit"
+    dim: int = 32
+    blocks: int = 2
+    heads: int = 2
+
+
+def build(config: Config) -> Task:
+    arch = Arch.of("vit", side=8, patch=2, dim=config.dim, blocks=config.blocks, heads=config.heads)
+    return Task(config.name, arch, "digits", Recipe(1e-3, 64, 40))

@@ -1,0 +1,18 @@
+"""Fashion-MNIST (28x28, IDX files in `data_dir`) and a CNN: 3x3 convolutions of 16 and 32 channels, each with ReLU and
+max-pooling, and a Linear layer; 20,490 weights by default."""
+
+from dataclasses import dataclass, field
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "fashion-cnn"
+    channels: list[int] = field(default_factory=lambda: [16, 32])
+
+
+def build(config: Config) -> Task:
+    return Task(config.name, Arch.of("cnn", side=28, channels=[1, *config.channels]), "idx", Recipe(1e-3, 64, 5))

@@ -1,0 +1,23 @@
+"""The 5,000 MNIST images of mnist5k-mlp pooled to 14x14, and a CNN: 3x3 convolutions of 8 and 16 channels, each with ReLU and
+max-pooling, and a Linear layer; 2,698 weights by default. `pools`: how many max-poolings, whatever the number of convolutions.
+With `data_dir`: full MNIST or Fashion-MNIST, pooled alike.
+"""
+
+from dataclasses import dataclass, field
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "mnist5k-cnn"
+    channels: list[int] = field(default_factory=lambda: [8, 16])
+    pools: int | None = None
+
+
+def build(config: Config) -> Task:
+    pools = {} if config.pools is None else {"pools": config.pools}
+    arch = Arch.of("cnn", side=14, channels=[1, *config.channels], **pools)
+    return Task(config.name, arch, config.mnist, Recipe(2e-3, 64, 12), side=14)

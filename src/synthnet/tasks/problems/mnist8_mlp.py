@@ -1,0 +1,18 @@
+"""The 5,000 MNIST images averaged down to 8x8, and the net of digits-mlp: the same net for other images."""
+
+from dataclasses import dataclass, field
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "mnist8-mlp"
+    hidden: list[int] = field(default_factory=lambda: [32])
+
+
+def build(config: Config) -> Task:
+    arch = Arch.of("mlp", sizes=[64, *config.hidden, 10])
+    return Task(config.name, arch, config.mnist, Recipe(3e-3, 64, 20), side=8, named_only=True)

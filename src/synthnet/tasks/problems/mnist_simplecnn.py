@@ -1,0 +1,21 @@
+"""The 5,000 MNIST images (28x28) and a CNN of 16 and 32 channels: 20,490 weights.
+
+With `data_dir`: full MNIST or Fashion-MNIST.
+"""
+
+from dataclasses import dataclass, field
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "mnist-simplecnn"
+    channels: list[int] = field(default_factory=lambda: [16, 32])
+
+
+def build(config: Config) -> Task:
+    arch = Arch.of("cnn", side=28, channels=[1, *config.channels])
+    return Task(config.name, arch, config.mnist, Recipe(1e-3, 64, 12))

@@ -1,0 +1,18 @@
+"""The 5,000 MNIST images (28x28) and an MLP 784-128-10: 101,770 weights. With `data_dir`: full MNIST or Fashion-MNIST."""
+
+from dataclasses import dataclass, field
+
+from synthnet.nets.arch import Arch
+from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.task import Recipe, Task
+
+
+@dataclass
+class Config(DataConfig):
+    name: str = "mnist-simplemlp"
+    hidden: list[int] = field(default_factory=lambda: [128])
+
+
+def build(config: Config) -> Task:
+    arch = Arch.of("mlp", sizes=[784, *config.hidden, 10])
+    return Task(config.name, arch, config.mnist, Recipe(1e-3, 64, 12))

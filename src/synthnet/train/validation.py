@@ -1,0 +1,127 @@
+"""What every stage measures on val with unseen seeds: accuracy by synth step, and how much nets of different seeds differ."""
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synthnet.engine.network import score
+from synthnet.engine.population import grow_twins
+from synthnet.errors import InputError
+from synthnet.nets.identity import aligned_distance
+from synthnet.policy.experts import role_metrics
+from synthnet.policy.policy import Policy
+from synthnet.policy.rollout import synthesize_flat
+from synthnet.tasks.task import Task
+
+COLLAPSE_RATIO = 0.8
+WATCHED_SEEDS = 64  # twins that the reference is measured on
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A fixed set of unseen start weights [net weights] of purpose `val` for each member of a task, judged on its val split."""
+
+    members: tuple[Task, ...]
+    starts: tuple[Tensor, ...]
+    data: dict[str, tuple[Tensor, Tensor]]
+    steps: tuple[int, ...]
+
+    @classmethod
+    def of_task(cls, task: Task, n_seeds: int, steps: list[int], device: torch.device) -> "Validation":
+        starts = tuple(member.draw_start("val", list(range(n_seeds))).to(device) for member in task.members)
+        data = {member.data_set: tuple(part.to(device) for part in member.data("val")) for member in task.members}
+        return cls(task.members, starts, data, tuple(steps))
+
+    def examples(self, member: Task) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of a member's val split."""
+        return self.data[member.data_set]
+
+    def sequences(self, policy: Policy, n_steps: int) -> list[Tensor]:
+        """W1..WK [net step weights] of each member."""
+        return [
+            synthesize_flat(policy, start, n_steps, member.network)
+            for member, start in zip(self.members, self.starts, strict=True)
+        ]
+
+    def finals(self, policy: Policy, n_steps: int) -> list[Tensor]:
+        """WK [net weights] of each member."""
+        return [made[:, -1] for made in self.sequences(policy, n_steps)]
+
+    def __call__(self, policy: Policy) -> dict:
+        """The metrics of what the policy makes of the start weights."""
+        return self.metrics({k: self.finals(policy, k) for k in self.steps}) | self.experts(policy)
+
+    def experts(self, policy: Policy) -> dict[str, float]:
+        """What the policy's experts make of roles, on a few of the start weights (`expert_roles.role_metrics`)."""
+        return role_metrics(policy, [member.network for member in self.members], [start[:8] for start in self.starts])
+
+    def metrics(self, finals: dict[int, list[Tensor]]) -> dict:
+        """Accuracy and loss of WK for each K, mean over nets and then over members, and each member's accuracy where there are
+        several; `score` is the mean over K of accuracy − 0.1 · loss, so loss breaks ties. A loss above that of guessing counts
+        as guessing: nets that have learnt something and are too sure of it are better than nets that know nothing."""
+        metrics, scores = {}, []
+        for n_steps, parts in finals.items():
+            scored = [
+                score(member.network, final, *self.examples(member)) for member, final in zip(self.members, parts, strict=True)
+            ]
+            accuracies, losses = ([part[i].mean().item() for part in scored] for i in (0, 1))
+            accuracy, loss = sum(accuracies) / len(scored), sum(losses) / len(scored)
+            metrics |= {f"accuracy_k{n_steps}": accuracy, f"loss_k{n_steps}": loss}
+            if len(scored) > 1:
+                archs = [member.arch.label for member in self.members]
+                labels = archs if len(set(archs)) == len(archs) else [member.name for member in self.members]
+                metrics |= {f"accuracy_k{n_steps}/{x}": a for x, a in zip(labels, accuracies, strict=True)}
+            scores.append(accuracy - 0.1 * min(loss, math.log(self.members[0].n_classes)))
+        return {**metrics, "score": sum(scores) / len(scores)}
+
+    def best_steps(self, policy: Policy) -> int:
+        """The K in 1..k_max with the best mean val accuracy; the smaller K wins a tie of a tenth of a point."""
+        accuracies = []
+        for n_steps in range(1, policy.config.k_max + 1):
+            accuracies.append(self.metrics({n_steps: self.finals(policy, n_steps)})[f"accuracy_k{n_steps}"])
+        return next(k for k, value in enumerate(accuracies, 1) if value >= max(accuracies) - 1e-3)
+
+
+class CollapseWatch:
+    """Validation that also measures the aligned distance between outputs of different seeds, as a ratio to their SGD twins'.
+
+    Below 0.8 after a tenth of the updates it warns once, or, with `stop_on_collapse`, ends the run: an equivariant policy
+    can collapse to one solution up to permutation without losing accuracy. Of a family, the lowest ratio of any member counts.
+    """
+
+    def __init__(self, validation: Validation, config):
+        """`config.stop_on_collapse` is read at every validation."""
+        self.validation, self.config, self.warned = validation, config, False
+        self.references = [
+            aligned_distance(member.network.symmetry, grow_twins(member, start[:WATCHED_SEEDS]))
+            for member, start in zip(validation.members, validation.starts, strict=True)
+        ]
+
+    def __call__(self, policy: Policy, progress: float) -> dict:
+        """`judge` what the policy makes of the start weights."""
+        return self.judge(policy, {k: self.validation.finals(policy, k) for k in self.validation.steps}, progress)
+
+    def judge(self, policy: Policy, finals: dict[int, list[Tensor]], progress: float) -> dict:
+        """Metrics of the validation and `aligned_ratio_k…` for each K, from WK [net weights] of each member by K that the
+        policy made; `progress` is the share of updates done."""
+        metrics = self.validation.metrics(finals) | self.validation.experts(policy)
+        for n_steps, parts in finals.items():
+            metrics[f"aligned_ratio_k{n_steps}"] = min(
+                aligned_distance(member.network.symmetry, final) / reference
+                for member, final, reference in zip(self.validation.members, parts, self.references, strict=True)
+            )
+        lowest = min(value for name, value in metrics.items() if name.startswith("aligned_ratio"))
+        stop = self.config.stop_on_collapse
+        if progress >= 0.1 and lowest < COLLAPSE_RATIO and (stop or not self.warned):
+            message = (
+                f"outputs of different seeds are {lowest:.2f} times as far apart as SGD nets (below {COLLAPSE_RATIO}): "
+                "the policy may be collapsing to one solution"
+            )
+            if stop:
+                raise InputError(message + "; stopped, as stop_on_collapse asks. The last checkpoint is kept")
+            warnings.warn(message, stacklevel=2)
+            self.warned = True
+        return metrics
