@@ -19,9 +19,9 @@ from synthnet.engine.network import Network, predictions
 from synthnet.engine.population import grow_twins
 from synthnet.files import write_atomic
 from synthnet.grpo.rewards.calibration import calibration_error
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.report import percent, table
+from synthnet.console import percent, table
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path
 
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     runs = {f"after, seed {i}": path for i, path in enumerate(options.after)}
-    policies = {name: load_policy(policy_path(path)) for name, path in {**runs, "before": options.before}.items()}
+    policies = {name: read_policy(policy_path(path)) for name, path in {**runs, "before": options.before}.items()}
     task = task_of_policy(policies["before"])
     net, (inputs, labels), fit = task.network, split_data(task, "test"), task.data("reward")
     start, val = task.draw_start("test", list(range(options.seeds))), task.draw_start("val", list(range(64)))

@@ -15,9 +15,9 @@ from torch import Tensor
 from synthnet.audit.evaluation import interval, split_data, summary, task_of_policy
 from synthnet.engine.network import score
 from synthnet.files import write_atomic
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_auto, synthesize_flat
-from synthnet.report import percent, table
+from synthnet.console import percent, table
 from synthnet.synthesis import policy_path
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=256)
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    policy = load_policy(policy_path(options.policy))
+    policy = read_policy(policy_path(options.policy))
     task = task_of_policy(policy)
     net, (inputs, labels) = task.network, split_data(task, "test")
     start = task.draw_start("test", list(range(options.seeds)))

@@ -33,7 +33,7 @@ from synthnet.engine.population import Training, batch_orders, grow_twins, train
 from synthnet.files import write_atomic
 from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
-from synthnet.report import table
+from synthnet.console import table
 from synthnet.tasks.task import Recipe, build_task
 
 BATCH, STEPS, IMAGES, RATE, LOOP_NETS = 64, 20, 512, 2e-3, 16

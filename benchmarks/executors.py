@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from synthnet.files import write_atomic
-from synthnet.report import table
+from synthnet.console import table
 from synthnet.runs.executors import build_executor
 
 

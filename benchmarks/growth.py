@@ -19,7 +19,7 @@ from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
 from synthnet.policy.policy import Policy, PolicyConfig
 from synthnet.policy.rollout import rollout
-from synthnet.report import table
+from synthnet.console import table
 from synthnet.synthesis import held_bytes, parse_size
 
 SIZES = {"1M": (128, 8, 2), "5M": (256, 10, 4), "20M": (480, 11, 8), "86M": (960, 12, 16)}  # dim, blocks, heads

@@ -25,10 +25,10 @@ from synthnet.files import write_atomic
 from synthnet.grpo.objective import mirrored
 from synthnet.grpo.rewards import quality
 from synthnet.nets.start import init_scale
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.report import percent, table
+from synthnet.console import percent, table
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path
 from synthnet.tasks.task import Task
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, required=True, help="reward evaluations of one GRPO run")
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    before = load_policy(policy_path(options.before))
+    before = read_policy(policy_path(options.before))
     task = task_of_policy(before)
     inputs, labels = split_data(task, "test")
     start = task.draw_start("test", list(range(options.seeds)))
@@ -99,7 +99,7 @@ def main() -> None:
         rows.append([name, str(k), *cells])
 
     for name, path in named.items():
-        policy = load_policy(policy_path(path))
+        policy = read_policy(policy_path(path))
         report["policies"][name] = {
             **evaluate_policy(policy, task, options.seeds, options.steps, twins=twins), "stages": policy.record["stages"],
         }  # fmt: skip

@@ -16,8 +16,8 @@ from synthnet.audit.evaluation import evaluate_policy
 from synthnet.config import compose
 from synthnet.engine.population import grow_twins
 from synthnet.files import write_atomic
-from synthnet.policy.file import load_policy
-from synthnet.report import percent, table
+from synthnet.policy.file import read_policy
+from synthnet.console import percent, table
 from synthnet.stages import run_stage
 from synthnet.synthesis import policy_path
 
@@ -106,7 +106,7 @@ def run_row(name: str, settings: list[str], runs: Path, out: Path, seeds: int) -
     if not (run_dir / "policy.safetensors").exists():
         run_stage("grpo", [*settings, f"run_dir={run_dir}"])
     start = compose(settings)[0].policy_from
-    policies = {"before": load_policy(policy_path(start)), "after": load_policy(run_dir / "policy.safetensors")}
+    policies = {"before": read_policy(policy_path(start)), "after": read_policy(run_dir / "policy.safetensors")}
     stage = policies["after"].record["stages"][-1]
     members = compose(settings)[0].build_task().members
     report = {"settings": settings, "stage": stage, "members": {}, "signal": signal_means(run_dir)}

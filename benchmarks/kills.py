@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from synthnet.files import write_atomic
-from synthnet.report import table
+from synthnet.console import table
 from synthnet.runs.journal import records
 
 SMALL = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "lab.tensorboard=false"]

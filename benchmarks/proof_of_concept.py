@@ -22,7 +22,7 @@ from synthnet.files import write_atomic
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.progress import Bar
-from synthnet.report import percent, table
+from synthnet.console import percent, table
 from synthnet.seeds import generator
 from synthnet.tasks.task import Task, build_task
 from synthnet.train.zoo import Zoo

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from synthnet.files import sha256_of, write_atomic
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.synthesis import POLICY_DIR
 
 READS = {
@@ -28,7 +28,7 @@ READS = {
 
 def card(name: str, path: Path, report: dict, report_path: str) -> str:
     """The model card as Markdown."""
-    policy = load_policy(path)
+    policy = read_policy(path)
     record = policy.record
     tasks = f"tasks {', '.join(policy.data_sets)}" if policy.data_sets else f"task {record['task']}"
     measured = _family_rows if "rows" in report else _rows
@@ -121,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     path = POLICY_DIR / f"{options.name}.safetensors"
     if options.report is None:
-        policy = load_policy(options.policy)
+        policy = read_policy(options.policy)
         if strange := set(options.archs or ()) - {arch.label for arch in policy.archs}:
             parser.error(f"the policy has no {', '.join(sorted(strange))}; it has {', '.join(a.label for a in policy.archs)}")
         policy.archs = [arch for arch in policy.archs if not options.archs or arch.label in options.archs]

@@ -21,9 +21,9 @@ from family import kept_twins
 from synthnet.audit.evaluation import evaluate_policy
 from synthnet.files import write_atomic
 from synthnet.policy.experts import choices, information
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy, PolicyConfig
-from synthnet.report import percent, table
+from synthnet.console import percent, table
 from synthnet.tasks.task import Task, build_task
 from synthnet.train.distil import DistilConfig, train_distil
 from synthnet.train.loop import LoopConfig
@@ -89,7 +89,7 @@ def train(name: str, task: Task, zoo: Zoo, seed: int, seconds: int, out: Path) -
         if each <= 0:
             raise RuntimeError(f"{name}: {PROBES[2]} updates took no longer than {PROBES[1]}; is the machine busy?")
         began, updates = time.process_time(), max(int(seconds / each), 4)
-        policy = load_policy(stage(kind, policy, updates, 4, out / "runs" / f"{name}-{seed}-{kind}")).train()
+        policy = read_policy(stage(kind, policy, updates, 4, out / "runs" / f"{name}-{seed}-{kind}")).train()
         record[kind] = {"updates": updates, "seconds": round(time.process_time() - began, 1)}
     return policy.eval(), record
 

@@ -16,7 +16,7 @@ from family import LARGE, kept_twins
 from synthnet.audit.evaluation import split_data, summary
 from synthnet.engine.network import score
 from synthnet.files import write_atomic
-from synthnet.report import percent, table
+from synthnet.console import percent, table
 from synthnet.tasks.task import Task, build_task
 
 TUNING_SEEDS = 4

@@ -5,9 +5,9 @@ import torch
 
 from synthnet.engine.network import score
 from synthnet.engine.population import grow_twins
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.synthesis import POLICY_DIR, bundled_policies, find_policy
+from synthnet.synthesis import POLICY_DIR, policies, find_policy
 from synthnet.tasks.task import build_task
 
 FAMILIES = {
@@ -27,7 +27,7 @@ def task_of(name):
 
 
 def test_each_task_has_its_policy_and_widths_between_have_a_familys():
-    assert {"digits-mlp", "mnist5k-mlp", "digits-vit", *FAMILIES} <= set(bundled_policies())
+    assert {"digits-mlp", "mnist5k-mlp", "digits-vit", *FAMILIES} <= set(policies())
     for name in ("digits-mlp", "mnist5k-mlp", "digits-vit"):
         assert find_policy(build_task(name).arch) == name
     for task, name in (("digits-mlp", "digits-mlp"), ("mnist8-mlp", "digits-mnist8"), ("elsewhere", "digits-mlp")):
@@ -37,15 +37,15 @@ def test_each_task_has_its_policy_and_widths_between_have_a_familys():
 
 
 def test_one_shipped_policy_is_a_perceiver_with_experts():
-    backbones = [load_policy(POLICY_DIR / f"{name}.safetensors").config.backbone for name in bundled_policies()]
+    backbones = [read_policy(POLICY_DIR / f"{name}.safetensors").config.backbone for name in policies()]
     assert any(b["name"] == "perceiver_io" and b["experts"] >= 2 for b in backbones)
 
 
-@pytest.mark.parametrize("name", bundled_policies())
+@pytest.mark.parametrize("name", policies())
 def test_a_shipped_policy_keeps_its_card(name):
     path = POLICY_DIR / f"{name}.safetensors"
     assert path.stat().st_size <= 5e6
-    policy, card = load_policy(path), path.with_suffix(".md").read_text()
+    policy, card = read_policy(path), path.with_suffix(".md").read_text()
     stages = [stage["stage"] for stage in policy.record["stages"]]
     assert stages[0] == ("distil" if name == "digits-vit" else "pairs")
     changing = [stage for stage in stages if stage != "critic"]  # the critic stage leaves the policy as it is
@@ -67,9 +67,9 @@ def works(policy, task, share):
     assert torch.pdist(made).min() > 1
 
 
-@pytest.mark.parametrize("name", bundled_policies())
+@pytest.mark.parametrize("name", policies())
 def test_a_shipped_policy_works_on_unseen_seeds(name):
-    policy = load_policy(POLICY_DIR / f"{name}.safetensors")
+    policy = read_policy(POLICY_DIR / f"{name}.safetensors")
     for task in policy.data_sets or [policy.record["task"]]:
         share = 0.97 if len(policy.archs) > 1 or name == "digits-vit" else 0.98  # val has 100 images: one is a point
         works(policy, build_task(task).with_arch(policy.archs[0]), share)
@@ -78,6 +78,6 @@ def test_a_shipped_policy_works_on_unseen_seeds(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_shipped_family_works_on_a_net_it_has_never_seen(name):
     task = task_of(name)
-    policy = load_policy(POLICY_DIR / f"{name}.safetensors")
+    policy = read_policy(POLICY_DIR / f"{name}.safetensors")
     assert task.arch not in policy.archs
     works(policy, task, 0.97)

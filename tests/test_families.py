@@ -15,7 +15,7 @@ from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.experience import collect
 from synthnet.grpo.loss import policy_loss
 from synthnet.grpo.score import RewardConfig
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.stages import run_calibration, run_stage
@@ -46,7 +46,7 @@ def test_one_policy_goes_through_all_stages_of_a_family(tmp_path):
     made = run_stage("distil", [*base, *distil, f"policy_from={pairs}", f"run_dir={tmp_path / 'distil'}"])
     grpo = ["grpo.prompts=2", "grpo.num_generations=2", "reward.batch=16", *[f"grpo.{x}" for x in quick]]
     made = run_stage("grpo", [*base, *grpo, f"policy_from={made}", f"run_dir={tmp_path / 'grpo'}"])
-    policy = load_policy(made)
+    policy = read_policy(made)
     assert [arch.label for arch in policy.archs] == ["mlp-64-6-10", "mlp-64-4-3-10"]
     last = json.loads((tmp_path / "grpo" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["val/accuracy_k1"] == pytest.approx(
@@ -161,7 +161,7 @@ def test_a_policy_for_two_data_sets_is_told_which_one_a_net_is_for(tmp_path, cap
     assert settings.startswith("grpo.sigma=")
     assert main(["evaluate", "--policy", str(made), "--seeds", "2"]) == 2
     assert main(["evaluate", "--policy", str(made), "--seeds", "2", "--task", "mnist8-mlp"]) == 0
-    policy = load_policy(made)
+    policy = read_policy(made)
     assert list(policy.data_sets) == ["digits-mlp", "mnist8-mlp"]
     torch.nn.init.normal_(policy.trunk.data.weight)
     for parameter in policy.trunk.head.parameters():

@@ -14,7 +14,7 @@ from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.loop import train_grpo
 from synthnet.grpo.score import RewardConfig
 from synthnet.policy.critic import Critic, best_k, lag
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_auto, synthesize_flat
 from synthnet.stages import run_calibration, run_stage
 from synthnet.synthesis import synthesize
@@ -70,7 +70,7 @@ def test_beyond_a_limit_a_run_goes_back_or_stops_and_says_why(tmp_path, tiny, ac
     )
     rows = _rows(tmp_path / "run")
     assert [row["action"] for row in rows if "guard" in row][:1] == [action]
-    kept, start = load_policy(tmp_path / "run" / "policy.safetensors").state_dict(), make_policy(tiny).state_dict()
+    kept, start = read_policy(tmp_path / "run" / "policy.safetensors").state_dict(), make_policy(tiny).state_dict()
     assert all(torch.equal(kept[name], value) for name, value in start.items())  # what broke the limit is never the best
     assert "kl" in next(row["guard"] for row in rows if "guard" in row)
     rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
@@ -189,7 +189,7 @@ def test_forms_of_grpo_run_and_their_policies_serve(tmp_path, tiny, settings):
     make_policy(tiny).save(tmp_path / "p.safetensors")
     run_dir = tmp_path / "run"
     made = run_stage("grpo", [*SMALL, *settings, f"policy_from={tmp_path}/p.safetensors", f"run_dir={run_dir}"])
-    policy, before = load_policy(made), make_policy(tiny)
+    policy, before = read_policy(made), make_policy(tiny)
     rows = [row for row in _rows(run_dir) if "ratio/max" in row]
     assert len(rows) == 2 and all(row["ratio/max"] < 2 and row["grad_norm"] > 0 for row in rows)
     assert any("signal/half_batch_cosine" in row for row in rows)
@@ -216,8 +216,8 @@ def test_a_policy_over_codes_is_refused_where_weights_are_compared_and_samples_i
 def test_a_stage_that_changes_a_policy_drops_its_critic(tmp_path, tiny):
     make_policy(tiny).with_critic(8, 0).save(tmp_path / "p.safetensors")
     made = run_stage("grpo", [*SMALL, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
-    assert load_policy(tmp_path / "p.safetensors").critic is not None
-    assert load_policy(made).critic is None
+    assert read_policy(tmp_path / "p.safetensors").critic is not None
+    assert read_policy(made).critic is None
 
 
 @pytest.mark.parametrize("head", ["delta", "x0"])
@@ -237,7 +237,7 @@ def test_every_trunk_token_scheme_and_head_goes_through_the_same_loop(tmp_path, 
     make_policy(tiny, backbone, tokens, head=head).save(tmp_path / "p.safetensors")
     off = ["grpo.guard.norm=null", "grpo.guard.drop=null"]
     made = run_stage("grpo", [*SMALL, *off, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
-    before, after = (load_policy(path).state_dict() for path in (tmp_path / "p.safetensors", made))
+    before, after = (read_policy(path).state_dict() for path in (tmp_path / "p.safetensors", made))
     rows = [row for row in _rows(tmp_path / "run") if "grad_norm" in row]
     assert len(rows) == 2 and all(row["grad_norm"] > 0 for row in rows)
     assert all(row["ratio/max"] == pytest.approx(1, abs=1e-3) for row in rows)
@@ -320,7 +320,7 @@ def test_the_critic_stage_learns_to_foresee_and_synthesis_asks_it(tmp_path, tiny
     made = run_stage("critic", [*settings, *loop, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
     losses = [row["loss"] for row in _rows(tmp_path / "run") if "loss" in row]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
-    policy, before = load_policy(made), load_policy(tmp_path / "p.safetensors")
+    policy, before = read_policy(made), read_policy(tmp_path / "p.safetensors")
     trunk = before.state_dict()
     assert all(torch.equal(value, trunk[name]) for name, value in policy.state_dict().items() if name in trunk)
     assert main(["init", "--task", "digits-mlp", "--set", "hidden=[8]", "-o", str(tmp_path / "w.safetensors")]) == 0

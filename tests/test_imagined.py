@@ -10,7 +10,7 @@ from conftest import make_policy
 from synthnet.engine.network import cross_entropy
 from synthnet.errors import InputError
 from synthnet.nets.weights import read_metadata
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.imagined import GAIN, Imagined, orthogonalised, unit
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.policy.rollout import rollout
@@ -130,7 +130,7 @@ def test_a_policy_that_imagines_serves_a_depth_that_it_never_saw(tmp_path):
     policy = imagining(one, two)
     policy.record = {"best_k": 2}
     policy.save(tmp_path / "policy.safetensors")
-    again, start = load_policy(tmp_path / "policy.safetensors"), three.draw_start("val", [0])
+    again, start = read_policy(tmp_path / "policy.safetensors"), three.draw_start("val", [0])
     with torch.no_grad():
         states = [rollout(each, start, 3, three.network)[-1] for each in (policy, again)]
     assert torch.equal(*states) and (states[0] - start).abs().max() > 0.01
@@ -169,7 +169,7 @@ def test_a_file_cannot_ask_for_more_than_memory_holds(tiny, tmp_path):
         said["config"]["imagined"] = count
         save_file(load_file(path), tmp_path / "large.safetensors", {"synthnet.policy": json.dumps(said)})
         with pytest.raises(InputError, match=message):
-            load_policy(tmp_path / "large.safetensors")
+            read_policy(tmp_path / "large.safetensors")
 
 
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")
@@ -193,7 +193,7 @@ def test_distil_teaches_a_new_policy_its_examples(zoo_dir, tmp_path):
         "distil.optim.ema=0.9",
     ]
     made = run_stage("distil", [*small, *distil, *length, "imagined=40", f"run_dir={tmp_path / 'run'}"])
-    policy = load_policy(made)
+    policy = read_policy(made)
     after = policy.record["stages"][-1]["after"]["accuracy_k2"]
     before = policy.record["stages"][-1]["before"]["accuracy_k2"]
     assert after > before + 0.2, (before, after)

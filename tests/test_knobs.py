@@ -100,7 +100,7 @@ def test_every_hot_knob_is_a_setting_and_takes_its_own_default():
 
 
 def test_the_knob_table_is_the_documented_one(request):
-    from synthnet.report import markdown
+    from synthnet.console import markdown
     from synthnet.runs.knob_table import knob_rows
 
     columns, rows = knob_rows()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from conftest import make_policy
 from synthnet.cli import main
 from synthnet.errors import InputError
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.runs.fork import fork_settings, with_settings
 from synthnet.runs.journal import append, records
 from synthnet.runs.lab import LabConfig, Schedule
@@ -203,7 +203,7 @@ def test_a_scripted_session_survives_kill_9_and_equals_its_replay(start, tmp_pat
 
 def test_forks_reuse_what_fits(start, tmp_path):
     run = tmp_path / "run"
-    run_stage("grpo", _settings(start, run, "grpo.loop.updates=1", f"k_max={load_policy(start).config.k_max}"))
+    run_stage("grpo", _settings(start, run, "grpo.loop.updates=1", f"k_max={read_policy(start).config.k_max}"))
     stage, made = fork_settings(run, ["grpo.prompts=3"], None)
     assert not any(text.startswith("k_max") for text in made), "the old run's policy brings it along"
     assert stage == "grpo"
@@ -302,7 +302,7 @@ def test_a_rolled_back_sigma_is_the_policys_own_again(start, tmp_path):
     run = tmp_path / "run"
     _requests(run, {"kind": "patch", "values": {"grpo.sigma": 0.3}})
     run_stage("grpo", _settings(start, run, "grpo.loop.updates=2"))
-    assert load_policy(run / "policy.safetensors").record["stages"]
+    assert read_policy(run / "policy.safetensors").record["stages"]
     learner = load_file(run / "checkpoints" / "training.safetensors")
     assert learner["policy/log_sigma"].exp() == pytest.approx(0.3)
     back = tmp_path / "back"

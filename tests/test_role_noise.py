@@ -15,7 +15,7 @@ from synthnet.grpo.rewards import quality
 from synthnet.grpo.role_noise import MOST, role_shares
 from synthnet.grpo.sample import Cohort, SamplingConfig, sample_rollouts
 from synthnet.grpo.score import RewardConfig
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy, PolicyConfig
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.stages import run_calibration
@@ -30,7 +30,7 @@ ROLE = {"prompts": 2, "num_generations": 4, "steps": [1], "val_seeds": 4, "sigma
 @pytest.fixture(scope="module")
 def shipped():
     """The bundled mnist5k-mlp policy, whose nets work: near chance, accuracy jumps and spreads are not proportional."""
-    policy = load_policy(policy_path("mnist5k-mlp"))
+    policy = read_policy(policy_path("mnist5k-mlp"))
     return policy, task_of_policy(policy)
 
 
@@ -70,7 +70,7 @@ def test_the_stage_trains_with_it_and_keeps_it_in_the_policy(tmp_path, policy, t
     config = GrpoConfig(**ROLE, loop=LoopConfig(updates=2, validate_every=2, checkpoint_every=2), select="last")
     shares = role_shares(policy, tiny.members, "train+reward", seed=0)
     train_grpo(policy, tiny, config, RewardConfig(batch=40), tmp_path / "run", "x", seed=0)
-    kept = load_policy(tmp_path / "run" / "policy.safetensors")
+    kept = read_policy(tmp_path / "run" / "policy.safetensors")
     assert kept.log_sigma.exp() == pytest.approx(0.02 * shares, rel=1e-5)
     assert kept.config.action.sigma == 0.02
 
@@ -107,7 +107,7 @@ def test_only_the_roles_named_are_explored_and_trained(policy, tiny, tmp_path):
         **{**ROLE, "sigma_by": "weight"}, trainable="head", noisy_roles=[role], select="last", loop=LoopConfig(updates=2)
     )
     path = train_grpo(copy.deepcopy(policy), tiny, config, RewardConfig(batch=32), tmp_path / "run", "", 0)
-    changed = (synthesize_flat(load_policy(path), start, 1, net) != before)[:, 0]
+    changed = (synthesize_flat(read_policy(path), start, 1, net) != before)[:, 0]
     assert changed[:, explored].any() and not changed[:, ~explored].any()
 
 

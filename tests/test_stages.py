@@ -17,7 +17,7 @@ from synthnet.errors import InputError
 from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.loop import train_grpo
 from synthnet.grpo.score import RewardConfig
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import rollout, synthesize_flat
 from synthnet.stages import run_stage, run_stages
 from synthnet.train import loop as training
@@ -169,7 +169,7 @@ def test_every_trunk_and_token_scheme_goes_through_the_same_stages(zoo_dir, tmp_
     else:
         extra += ["distil.anchor=0.1", "distil.nets=4", "distil.val_seeds=4", "distil.labels=soft"]
     made = run_stage(stage, [*small, *extra, f"zoo_dir={zoo_dir}", f"policy_from={policy}", f"run_dir={tmp_path / stage}"])
-    loaded = load_policy(made)
+    loaded = read_policy(made)
     assert [entry["stage"] for entry in loaded.record["stages"]] == ["pairs", stage]
     assert 1 <= loaded.record["best_k"] <= 6
 
@@ -201,7 +201,7 @@ def test_grpo_resumes_bit_for_bit(zoo_dir, tmp_path, tiny, monkeypatch):
     run_stage("grpo", [*base, f"run_dir={tmp_path / 'whole'}"])
     split = [*base, f"run_dir={tmp_path / 'split'}"]
     interrupt_at(3, lambda: run_stage("grpo", split), monkeypatch)
-    stopped = load_policy(policy_of_run(tmp_path / "split"))
+    stopped = read_policy(policy_of_run(tmp_path / "split"))
     assert stopped.record["stages"][-1]["stopped_at_update"] == 3
     run_stage("grpo", [*base[:-1], f"policy_from={tmp_path / 'split'}", f"run_dir={tmp_path / 'onwards'}"])
     run_stage("grpo", split)
@@ -225,10 +225,10 @@ def test_rewards_alone_teach_and_a_flipped_reward_unteaches(tmp_path, tiny):
     after = {}
     for name, sign in (("right", 1.0), ("flipped", -1.0)):
         reward = RewardConfig(accuracy=0.5 * sign, bounded_loss=0.5 * sign, batch=256)
-        learner = load_policy(tmp_path / "p.safetensors").train()
+        learner = read_policy(tmp_path / "p.safetensors").train()
         train_grpo(learner, tiny, config, reward, tmp_path / name, "x", seed=0)
         after[name] = validation(learner)["accuracy_k1"]
-    before = validation(load_policy(tmp_path / "p.safetensors"))["accuracy_k1"]
+    before = validation(read_policy(tmp_path / "p.safetensors"))["accuracy_k1"]
     assert after["right"] > before + 0.05
     assert after["flipped"] < before + 0.02
 
@@ -237,7 +237,7 @@ def test_policy_file_round_trip_serves_the_same_nets(tmp_path, tiny):
     policy = make_policy(tiny, learn_sigma=True)
     policy.save(tmp_path / "p.safetensors")
     start = tiny.draw_start("val", [0, 1])
-    again = load_policy(tmp_path / "p.safetensors")
+    again = read_policy(tmp_path / "p.safetensors")
     assert torch.equal(synthesize_flat(again, start, 3, tiny.network), synthesize_flat(policy, start, 3, tiny.network))
     assert again.config == policy.config
     assert isinstance(again.log_sigma, torch.nn.Parameter)
@@ -273,7 +273,7 @@ def test_a_corruptor_goes_back_and_its_chains_end_at_the_clean_states(zoo_dir, t
     path = run_stage("corrupt", [*base, *loop, f"run_dir={tmp_path / 'c'}"])
     found = {key: value for row in _metrics(tmp_path / "c") for key, value in row.items() if key.startswith("val/")}
     assert found["val/start_error"] < 0.9, "it must end nearer to the true starts of unseen runs than where it began"
-    corruptor, clean = load_policy(path), Zoo.open(zoo_dir).states("zoo")[:, -1]
+    corruptor, clean = read_policy(path), Zoo.open(zoo_dir).states("zoo")[:, -1]
     chains = corrupted_states(corruptor, clean, 4, tiny.network, seed=0)
     assert torch.equal(chains[:, -1], clean)
     assert not torch.equal(chains, corrupted_states(corruptor, clean, 4, tiny.network, seed=1))
@@ -377,7 +377,7 @@ def test_distil_begins_with_a_new_policy_where_it_first_sees_standardised_logits
     first, second = load_file(made), load_file(same)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], value) for name, value in new.state_dict().items()), "it must have learned"
-    assert load_policy(made).record["task"] == "digits-mlp"
+    assert read_policy(made).record["task"] == "digits-mlp"
     with pytest.raises(InputError, match=r"distil\.standardised=N"):
         run_stage("distil", [*base, f"run_dir={tmp_path / 'none'}"])
 

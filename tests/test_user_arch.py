@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from synthnet.nets.arch import Arch
-from synthnet.nets.user_arch import UserArch
+from synthnet.nets.user_code import UserArch
 from synthnet.nets.weights import read_metadata, read_weights
 from synthnet.policy.policy import Policy, PolicyConfig
 from test_cli import run

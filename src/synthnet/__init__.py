@@ -1,26 +1,41 @@
 """SynthNet: random network weights in, trained network weights out, in 1–6 learned synth steps and without data."""
 
-from synthnet.errors import InputError
-from synthnet.nets.weights import WeightSpec, WeightState, read_weights, write_weights
-from synthnet.policy.file import load_policy
-from synthnet.policy.policy import Policy
-from synthnet.synthesis import synthesize
+import importlib
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "InputError",
-    "Policy",
-    "WeightSpec",
-    "WeightState",
-    "evaluate",
-    "load_policy",
-    "read_weights",
-    "synthesize",
-    "write_weights",
-]
+__version__ = "0.2.0"
+_FACE = {  # name -> where it is; imported on first use, so that asking for help does not load torch
+    "InputError": "errors",
+    "Policy": "policy.policy",
+    "WeightSpec": "nets.weights",
+    "WeightState": "nets.weights",
+    "evaluate": "audit.evaluation",
+    "load_policy": "synthesis",
+    "policies": "synthesis",
+    "read_weights": "nets.weights",
+    "synthesize": "synthesis",
+    "write_weights": "nets.weights",
+}
+__all__ = ["__version__", *_FACE]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from synthnet.audit.evaluation import evaluate as evaluate
+    from synthnet.errors import InputError as InputError
+    from synthnet.nets.weights import WeightSpec as WeightSpec
+    from synthnet.nets.weights import WeightState as WeightState
+    from synthnet.nets.weights import read_weights as read_weights
+    from synthnet.nets.weights import write_weights as write_weights
+    from synthnet.policy.policy import Policy as Policy
+    from synthnet.synthesis import load_policy as load_policy
+    from synthnet.synthesis import policies as policies
+    from synthnet.synthesis import synthesize as synthesize
 
 
-def evaluate(files, split: str = "test", task: str | None = None) -> list[dict]:
-    """Accuracy and loss of weight files on a task's data: [{file, task, split, n, accuracy, loss}]."""
-    from synthnet.audit.evaluation import evaluate_files
+def __getattr__(name: str) -> object:
+    if name not in _FACE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_FACE[name]}"), name)
 
-    return evaluate_files(files, split, task)
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -4,14 +4,14 @@ settings (one line, no traceback), 130 interrupted (state saved), 1 a fault of o
 import argparse
 import sys
 import warnings
-from importlib.metadata import version
+from pathlib import Path
 
-from synthnet.commands import lab as lab_commands
-from synthnet.commands import use as commands
+from synthnet import __version__
+from synthnet.commands import lab, use
 from synthnet.errors import InputError
-from synthnet.runs.lab import EXECUTORS
 
 LONGEST_MESSAGE = 1200
+EXECUTORS = sorted(path.stem for path in (Path(__file__).parent / "runs" / "executors").glob("[a-z]*.py"))  # torch stays out
 TRAINING = {
     "zoo": "train the zoo of a task, or `zoo import DIR`: take your own runs",
     "corrupt": "optional: a model that takes clean states back towards their start, for pairs.source",
@@ -53,7 +53,7 @@ def one_line(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="synthnet", description="Random network weights in, trained network weights out.")
-    parser.add_argument("--version", action="version", version=f"synthnet {version('synthnet')}")
+    parser.add_argument("--version", action="version", version=f"synthnet {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run, help: str) -> argparse.ArgumentParser:
@@ -61,14 +61,14 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = command("init", commands.init, "write files of random start weights")
+    sub = command("init", use.init, "write files of random start weights")
     sub.add_argument("--task", default="digits-mlp")
     sub.add_argument("--seed", type=int, default=0, help="first seed")
     sub.add_argument("--count", type=int, default=1)
     sub.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="settings of the task, as in hidden=[48] or channels=[6,12]")
     sub.add_argument("-o", "--out", required=True, help="a file; a folder where --count is above 1")
 
-    sub = command("synthesize", commands.synthesize, "turn random weights into working ones, with no data")
+    sub = command("synthesize", use.synthesize, "turn random weights into working ones, with no data")
     sub.add_argument("files", nargs="+", help=".safetensors files, or a folder of them")
     sub.add_argument("-o", "--out", required=True, help="a file for one input file, else a folder")
     sub.add_argument("--policy", help="a bundled policy's name or a policy file")
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--memory", metavar="SIZE", help="what the process may take, as in 8G; large nets then go in tiles")
     _shared(sub, arch_py=True)
 
-    sub = command("evaluate", commands.evaluate, "accuracy of weight files, or of a policy over fresh seeds")
+    sub = command("evaluate", use.evaluate, "accuracy of weight files, or of a policy over fresh seeds")
     sub.add_argument("files", nargs="*", help=".safetensors files, or a folder of them")
     sub.add_argument("--policy", help="evaluate this policy over fresh seeds instead")
     sub.add_argument("--seeds", type=int, default=256)
@@ -90,17 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--split-seed", type=int, help="by default the one the policy was trained on, else 0")
     _shared(sub, json=True, data=True)
 
-    sub = command("inspect", commands.inspect, "what a weight file or policy holds: tensors, architecture, unit groups, tokens")
+    sub = command("inspect", use.inspect, "what a weight file or policy holds: tensors, architecture, unit groups, tokens")
     sub.add_argument("file")
     _shared(sub, json=True, device=False, arch_py=True)
 
-    sub = command("sgd", commands.sgd, "grow the conventionally trained twin of start weights")
+    sub = command("sgd", use.sgd, "grow the conventionally trained twin of start weights")
     sub.add_argument("files", nargs="+")
     sub.add_argument("-o", "--out", required=True)
     _shared(sub, data=True)
 
     sub = command(
-        "audit", commands.audit, "does a policy make new, different, working nets, or does it copy? Beside every control"
+        "audit", use.audit, "does a policy make new, different, working nets, or does it copy? Beside every control"
     )
     sub.add_argument("policy", help="a bundled policy's name or a policy file")
     sub.add_argument("--zoo", required=True, help="the zoo it was trained on, or one of the same recipe, with held-out runs")
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     _shared(sub, json=True)
 
     sub = command(
-        "exr", commands.exr, "weights as OpenEXR images and PNG sheets, and back; with --policy, the sequence it makes"
+        "exr", use.exr, "weights as OpenEXR images and PNG sheets, and back; with --policy, the sequence it makes"
     )
     sub.add_argument("files", nargs="+", help=".safetensors files or a folder of them; with --import, one .exr file")
     sub.add_argument("-o", "--out", required=True, help="a folder; with --import, a .safetensors file")
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=int, help="K; by default the policy's best")
     _shared(sub, device=False)
 
-    sub = command("demo", commands.demo, "the main job with the bundled policy, or --train to rebuild one from nothing")
+    sub = command("demo", use.demo, "the main job with the bundled policy, or --train to rebuild one from nothing")
     sub.add_argument("--train", action="store_true", help="zoo, pairs and GRPO from nothing (up to 20 minutes on two cores)")
     sub.add_argument("--distil", action="store_true", help="with --train: add the distil stage")
     sub.add_argument("--task", default="digits-mlp")
@@ -135,11 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--out", default="out")
     sub.add_argument("--device", default="auto")
 
-    sub = command("shard", commands.shard, "one shard of a zoo under construction: what the workers of zoo.executor run")
+    sub = command("shard", lab.shard, "one shard of a zoo under construction: what the workers of zoo.executor run")
     sub.add_argument("zoo", help="its run directory")
     sub.add_argument("number", type=int)
 
-    sub = command("config", commands.config, "print the composed configuration, and where each value is from")
+    sub = command("config", use.config, "print the composed configuration, and where each value is from")
     sub.add_argument("settings", nargs="*", help="key=value or group=option")
     sub.add_argument("--knobs", action="store_true", help="print every setting and whether a live run can change it")
     _lab(command)
@@ -149,26 +149,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _lab(command) -> None:
-    sub = command("patch", lab_commands.patch, "change hot knobs of a run while it trains")
+    sub = command("patch", lab.patch, "change hot knobs of a run while it trains")
     sub.add_argument("run_dir")
     sub.add_argument("settings", nargs="+", metavar="KNOB=VALUE", help="see synthnet config --knobs")
     sub.add_argument("--over", type=int, default=0, metavar="UPDATES", help="how slowly numbers move to their new value")
-    sub.add_argument("--wait", type=float, default=lab_commands.ANSWER_S, metavar="SECONDS", help="for the run's answer")
+    sub.add_argument("--wait", type=float, default=lab.ANSWER_S, metavar="SECONDS", help="for the run's answer")
 
-    sub = command("rollback", lab_commands.rollback, "give a live run the knob values of an earlier patch version")
+    sub = command("rollback", lab.rollback, "give a live run the knob values of an earlier patch version")
     sub.add_argument("run_dir")
     sub.add_argument("--to", type=int, metavar="VERSION", help="by default the version before the last one; 0 is the start")
     sub.add_argument("--weights", action="store_true", help="and take the policy back to its best so far")
     sub.add_argument("--over", type=int, default=0, metavar="UPDATES")
-    sub.add_argument("--wait", type=float, default=lab_commands.ANSWER_S, metavar="SECONDS")
+    sub.add_argument("--wait", type=float, default=lab.ANSWER_S, metavar="SECONDS")
 
-    sub = command("fork", lab_commands.fork, "a new run like an old one but for some settings; reuses what fits")
+    sub = command("fork", lab.fork, "a new run like an old one but for some settings; reuses what fits")
     sub.add_argument("run_dir")
     sub.add_argument("settings", nargs="*", metavar="KEY=VALUE")
     sub.add_argument("--replay", action="store_true", help="repeat the run with all that was applied to it, bit for bit")
     sub.add_argument("-o", "--out", help="the new run directory; by default the old one's name with a number")
 
-    sub = command("runs", lab_commands.runs, "list, show, stop, resume, compare or prune runs")
+    sub = command("runs", lab.runs, "list, show, stop, resume, compare or prune runs")
     sub.add_argument("action", nargs="?", default="list", choices=["list", "show", "stop", "resume", "compare", "prune"])
     sub.add_argument("names", nargs="*", metavar="RUN")
     sub.add_argument("--runs", default="runs", help="the folder of runs, for list and prune")
@@ -176,7 +176,7 @@ def _lab(command) -> None:
     sub.add_argument("--yes", action="store_true", help="prune without asking")
     sub.add_argument("--json", action="store_true")
 
-    sub = command("serve", lab_commands.serve, "a page on 127.0.0.1 to watch, patch, stop, fork and compare runs")
+    sub = command("serve", lab.serve, "a page on 127.0.0.1 to watch, patch, stop, fork and compare runs")
     sub.add_argument("--runs", default="runs", help="the folder of runs")
     sub.add_argument("--port", type=int, default=8642)
 
@@ -194,15 +194,12 @@ def _shared(sub, json: bool = False, data: bool = False, device: bool = True, ar
 
 
 def _train(stage: str, settings: list[str]) -> int:
-    from synthnet.stages import import_runs, run_calibration, run_stage
-
-    if stage in ("run", "sweep"):
-        getattr(lab_commands, stage)(settings)
-        return 0
     if stage == "zoo" and settings[:1] == ["import"]:
-        print(import_runs(settings[1:]))
-        return 0
-    print(run_calibration(settings) if stage == "calibrate" else run_stage(stage, settings))
+        lab.import_runs(settings[1:])
+    elif stage in ("sweep", "calibrate"):
+        getattr(lab, stage)(settings)
+    else:
+        lab.train(stage, settings)
     return 0
 
 

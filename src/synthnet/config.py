@@ -1,74 +1,49 @@
 """Configuration: dataclass schemas composed by Hydra (compose API only), with typed errors and a did-you-mean.
 
-Groups: task, tokens, backbone, action, zoo, corrupt, pairs, distil, grpo, reward, critic, lab; `experiment/` files set
-several at once. A file of `tasks/`, `tokens/` or `backbones/` is an option of its group by being there. Nothing is ever
-instantiated from a `_target_`.
+Groups: task, tokens, backbone, action, one for each stage, reward, lab, sweep; `experiment/` files set several at once. A file
+of `tasks/problems/`, `policy/tokens/` or `policy/trunks/` is an option of its group by being there. Nothing is ever
+instantiated from a `_target_`. What was composed travels as a typed object; run directories record it, and read it back.
 """
 
-import importlib
-import pkgutil
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from synthnet.errors import InputError, missing_extra, unknown
-from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.score import RewardConfig
-from synthnet.policy import tokens
-from synthnet.policy import trunks as backbones
+from synthnet.policy import tokens, trunks
 from synthnet.policy.policy import ActionConfig, PolicyConfig
 from synthnet.runs.lab import LabConfig, SweepConfig
+from synthnet.runs.status import read_settings
+from synthnet.settings import Knob, knobs_of, option, options, setting
+from synthnet.stages import STAGES, live_sections
 from synthnet.tasks import problems
 from synthnet.tasks.task import Task, build_task
-from synthnet.train.corrupt import CorruptConfig
-from synthnet.train.critic import CriticConfig
-from synthnet.train.distil import DistilConfig
-from synthnet.train.pairs import PairsConfig
-from synthnet.train.zoo import ZooConfig
 
 CONFIG_DIR = Path(__file__).parent / "configs"
-GROUPS = {
-    "zoo": ZooConfig,
-    "corrupt": CorruptConfig,
-    "pairs": PairsConfig,
-    "distil": DistilConfig,
-    "grpo": GrpoConfig,
-    "reward": RewardConfig,
-    "critic": CriticConfig,
-    "lab": LabConfig,
-    "sweep": SweepConfig,
-}
+PACKAGES = {"task": problems, "tokens": tokens, "backbone": trunks}
+STAGE_GROUPS = {name: stage.config for name, stage in STAGES.items()}
+GROUPS = {"action": ActionConfig, **STAGE_GROUPS, "reward": RewardConfig, "lab": LabConfig, "sweep": SweepConfig}
 
 
 @dataclass
-class Config:
-    """Everything a training command reads. `run_dir` defaults to runs/<stage>-<task>-<seed>, `zoo_dir` to runs/zoo-<task>-0;
-    `stages`: what `synthnet run` and sweeps do, one after the other; `memory`: GiB that one computation over a population
-    may take; `threads`: 0 for all cores."""
+class _Config:
+    """Everything a training command reads."""
 
     task: Any = None
     tokens: Any = None
     backbone: Any = None
-    action: ActionConfig = field(default_factory=ActionConfig)
-    zoo: ZooConfig = field(default_factory=ZooConfig)
-    corrupt: CorruptConfig = field(default_factory=CorruptConfig)
-    pairs: PairsConfig = field(default_factory=PairsConfig)
-    distil: DistilConfig = field(default_factory=DistilConfig)
-    grpo: GrpoConfig = field(default_factory=GrpoConfig)
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    critic: CriticConfig = field(default_factory=CriticConfig)
-    lab: LabConfig = field(default_factory=LabConfig)
-    sweep: SweepConfig = field(default_factory=SweepConfig)
-    stages: list[str] = field(default_factory=lambda: ["zoo", "pairs", "grpo"])
-    k_max: int = 6
-    imagined: int = 0
-    seed: int = 0
-    device: str = "auto"
-    threads: int = 0
-    memory: float = 1.0
-    run_dir: str | None = None
-    zoo_dir: str | None = None
-    policy_from: str | None = None
+    stages: list[str] = setting(["zoo", "pairs", "grpo"], "what `synthnet run` and sweeps do, one after the other")
+    k_max: int = setting(6, "the most synth steps that a policy serves", (1, 64))
+    imagined: int = setting(0, "examples that a policy makes up for each number of steps left (0: none)", (0, 1 << 20))
+    seed: int = setting(0, "of all draws of the run")
+    device: str = setting("auto", "auto takes a GPU that this torch build serves", choices=("auto", "cpu", "cuda"))
+    threads: int = setting(0, "of the process (0: all cores)", (0, 4096))
+    memory: float = setting(1.0, "that one computation over a population may take", (1e-3, 1e6), unit="GiB")
+    run_dir: str | None = setting(None, "where the run lies (null: runs/STAGE-TASK-SEED)")
+    zoo_dir: str | None = setting(None, "the zoo to learn from (null: runs/zoo-TASK-0)")
+    policy_from: str | None = setting(None, "the policy to go on from: a file, a run directory, or a bundled policy's name")
 
     def build_task(self) -> Task:
         return build_task(**vars(self.task))
@@ -76,9 +51,58 @@ class Config:
     def policy_config(self) -> PolicyConfig:
         return PolicyConfig(vars(self.tokens), vars(self.backbone), self.action, self.k_max, imagined=self.imagined)
 
+    def text(self) -> str:
+        """As YAML; `read_config` gives it back."""
+        from omegaconf import OmegaConf
 
-def compose(overrides: list[str]) -> tuple[Config, str]:
-    """The composed configuration and its YAML text, from `key=value` and `group=option` overrides.
+        return OmegaConf.to_yaml(OmegaConf.structured(replace(self, run_dir=None)))  # a run is where it lies
+
+
+Config = make_dataclass(
+    "Config", [(name, kind, field(default_factory=kind)) for name, kind in GROUPS.items()], bases=(_Config,)
+)
+
+
+def plugins(group: str) -> dict[str, type]:
+    """Option name -> Config dataclass, for every public file of a group's package."""
+    found = {name: option(PACKAGES[group], name, group).Config for name in options(PACKAGES[group])}
+    return {name.replace("_", "-") if group == "task" else name: kind for name, kind in found.items()}
+
+
+def groups() -> dict[str, list[str]]:
+    """The config groups and their options."""
+    found = {**{group: list(plugins(group)) for group in PACKAGES}, **{name: ["default"] for name in GROUPS}}
+    for file in CONFIG_DIR.glob("*/*.yaml"):
+        found.setdefault(file.parent.name, []).append(file.stem)
+    return {group: sorted(names) for group, names in found.items()}
+
+
+def parse(overrides: list[str]) -> dict[str, object]:
+    """Setting -> value from `key=value` texts, in Hydra's grammar; the last of one name counts.
+
+    Raises: InputError for what is none, or has several values.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    found: dict[str, object] = {}
+    for text in overrides:
+        try:
+            override = OverridesParser.create().parse_override(text)
+            swept = override.is_sweep_override()
+            value = None if swept else override.value()
+        except HydraException as error:
+            if "=" not in text:
+                raise InputError(f"expected key=value, got {text!r}") from error
+            raise InputError(f"bad setting {text[:200]!r}: {' '.join(str(error).split())[:200]}") from error
+        if swept or override.is_delete() or override.is_add():
+            raise InputError(f"expected key=value, got {text!r}" + (": several values are for synthnet sweep" if swept else ""))
+        found[override.key_or_group] = value
+    return found
+
+
+def compose(given: Mapping[str, object] | list[str]):
+    """The composed configuration of settings given by name (a mapping, or `key=value` texts).
 
     Raises: InputError for an unknown group, option or key (with the nearest known one), or a value of the wrong type.
     """
@@ -91,18 +115,26 @@ def compose(overrides: list[str]) -> tuple[Config, str]:
         from omegaconf.errors import OmegaConfBaseException
     except ImportError as error:
         raise missing_extra("hydra-core", "train") from error
+    given = parse(given) if isinstance(given, list) else given
     _register(ConfigStore.instance())
+    known, selected = groups(), []
+    for name in (each for each in given if each in known):
+        if given[name] not in known[name]:
+            raise unknown(f"option of group {name}", str(given[name]), known[name])
+        selected.append(f"{'+' if name == 'experiment' else ''}{name}={given[name]}")
     GlobalHydra.instance().clear()
     version = {"version_base": None} if hydra.__version__ < "1.4" else {}
     try:
         with hydra.initialize_config_dir(config_dir=str(CONFIG_DIR), **version):
-            selected, rest = _check_groups(overrides)
-            known = OmegaConf.to_container(hydra.compose("config", overrides=selected))
-            for override in rest:
-                _check_key(override, known)
-            added = [f"++{part}" if part.startswith("lab.schedules=") else part for part in rest]  # a dict that gains keys
-            composed = hydra.compose("config", overrides=[*selected, *added])
-            return OmegaConf.to_object(composed), OmegaConf.to_yaml(composed)
+            composed = hydra.compose("config", overrides=selected)
+        keys = set(flat(OmegaConf.to_container(composed)))
+        for name, value in given.items():
+            if name in known:
+                continue
+            if name not in keys:
+                raise unknown("setting", name, keys | set(known))
+            OmegaConf.update(composed, name, value, merge=isinstance(value, dict), force_add=isinstance(value, dict))
+        return OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
         raise InputError(f"bad setting: {' '.join(str(cause).split())}") from error
@@ -110,27 +142,20 @@ def compose(overrides: list[str]) -> tuple[Config, str]:
         GlobalHydra.instance().clear()
 
 
-PACKAGES = {"task": problems, "tokens": tokens, "backbone": backbones}
+def read_config(folder: Path):
+    """The configuration that a run directory records. Raises: InputError where it is no run of ours."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-
-def plugins(group: str) -> dict[str, type]:
-    """Option name -> Config dataclass, for every public file of a group's package."""
-    package = PACKAGES[group]
-    names = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
-    named = {name.replace("_", "-") if group == "task" else name: name for name in names}
-    return {option: importlib.import_module(f"{package.__name__}.{name}").Config for option, name in named.items()}
-
-
-def groups() -> dict[str, list[str]]:
-    """The config groups and their options."""
-    found = {
-        **{group: list(plugins(group)) for group in PACKAGES},
-        "action": ["default"],
-        **{name: ["default"] for name in GROUPS},
-    }
-    for file in CONFIG_DIR.glob("*/*.yaml"):
-        found.setdefault(file.parent.name, []).append(file.stem)
-    return {group: sorted(options) for group, options in found.items()}
+    tree = read_settings(folder)
+    try:
+        schema = OmegaConf.structured(Config)
+        for group in PACKAGES:
+            schema[group] = OmegaConf.structured(plugins(group)[tree[group]["name"]])
+        return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(tree)))
+    except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder}/config.yaml is of another SynthNet, or damaged ({text}); repeat the run's command") from error
 
 
 def _register(store) -> None:
@@ -138,7 +163,7 @@ def _register(store) -> None:
     for group in PACKAGES:
         for name, schema in plugins(group).items():
             store.store(group=group, name=name, node=schema)
-    for group, schema in {**GROUPS, "action": ActionConfig}.items():
+    for group, schema in GROUPS.items():
         store.store(group=group, name="default", node=schema)
 
 
@@ -147,58 +172,74 @@ def explain(overrides: list[str]) -> str:
     file, the option of a group, or the defaults. Raises: InputError as `compose`."""
     from omegaconf import OmegaConf
 
-    _, text = compose(overrides)
-    given = {part.partition("=")[0] for part in overrides}
-    chosen = {part.partition("=")[0]: part.partition("=")[2] for part in overrides if part.partition("=")[0] in groups()}
-    layers = {}
+    given, known, layers = parse(overrides), groups(), {}
+    tree = OmegaConf.to_container(OmegaConf.structured(compose(given)))
+    chosen = {name: value for name, value in given.items() if name in known}
     if "experiment" in chosen:
         file = CONFIG_DIR / "experiment" / f"{chosen['experiment']}.yaml"
         experiment = OmegaConf.to_container(OmegaConf.load(file))
         for entry in experiment.pop("defaults", []):
-            for group, option in entry.items():
-                chosen.setdefault(group.removeprefix("override /"), option)
-        layers = dict.fromkeys(_flat_keys(experiment), f"experiment={chosen['experiment']}")
-    lines, path, written = [], [], text.splitlines()
-    for line, after in zip(written, [*written[1:], ""], strict=True):
-        if line.lstrip().startswith("- "):
-            lines.append(line)
-            continue
-        path = [*path[: (len(line) - len(line.lstrip())) // 2], line.strip().partition(":")[0]]
-        name, group = ".".join(path), path[0]
-        fallback = f"{group}={chosen[group]}" if group in chosen else "default"
-        origin = "command line" if name in given else layers.get(name, fallback)
-        opens = line.endswith(":") and not after.lstrip().startswith("- ")
-        lines.append(line if opens else f"{line}  # {origin}")
-    return "\n".join(lines) + "\n"
+            for group, name in entry.items():
+                chosen.setdefault(group.removeprefix("override /"), name)
+        layers = dict.fromkeys(flat(experiment), f"experiment={chosen['experiment']}")
+    fallback = {group: f"{group}={name}" for group, name in chosen.items()}
+    origins = {name: layers.get(name, fallback.get(name.partition(".")[0], "default")) for name in flat(tree)}
+    origins |= dict.fromkeys(given, "command line")
+    return "".join(f"{line}\n" for line in _explained(tree, origins))
 
 
-def _check_groups(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """Split overrides into group choices (checked) and the rest."""
-    known, selected, rest = groups(), [], []
-    for override in overrides:
-        name, equals, value = override.partition("=")
-        if not equals:
-            raise InputError(f"expected key=value, got {override!r}")
-        if name not in known:
-            rest.append(override)
-            continue
-        if value not in known[name]:
-            raise unknown(f"option of group {name}", value, known[name])
-        selected.append(f"+{override}" if name == "experiment" else override)
-    return selected, rest
+def _explained(tree: dict, origins: Mapping[str, str], prefix: str = "", indent: str = ""):
+    import yaml  # comes with omegaconf
+
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield f"{indent}{name}:"
+            yield from _explained(value, origins, f"{prefix}{name}.", f"{indent}  ")
+        else:
+            shown = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+            yield f"{indent}{name}: {shown}  # {origins.get(prefix + name, 'default')}"
 
 
-def _check_key(override: str, known: dict) -> None:
-    key = override.partition("=")[0]
-    keys = set(_flat_keys(known))
-    if key not in keys:
-        raise unknown("setting", key, keys | set(groups()))
-
-
-def _flat_keys(tree: dict, prefix: str = "") -> list[str]:
+def flat(tree: dict, prefix: str = "") -> list[str]:
+    """The full names of all settings of a nested configuration, groups included."""
     keys = []
     for name, value in tree.items():
         keys.append(prefix + name)
         if isinstance(value, dict):
-            keys += _flat_keys(value, f"{prefix}{name}.")
+            keys += flat(value, f"{prefix}{name}.")
     return keys
+
+
+def all_knobs() -> dict[str, Knob]:
+    """Full name -> knob of every setting, in the order of the configuration; plug-ins of a group follow one another, and of
+    what several have, the first one's default is told."""
+    found: dict[str, Knob] = {}
+    for group in PACKAGES:
+        for kind in plugins(group).values():
+            found = {**knobs_of(group, kind), **found} if not found else {**found, **_new(knobs_of(group, kind), found)}
+    for group, kind in GROUPS.items():
+        found |= knobs_of(group, kind)
+    own = {each.name for each in fields(_Config)} - set(PACKAGES)
+    found |= {name: knob for name, knob in knobs_of("", _Config).items() if name in own}
+    return {name: knob for name, knob in found.items() if not name.endswith(".name")}
+
+
+def _new(more: dict, known: dict) -> dict:
+    return {name: knob for name, knob in more.items() if name not in known}
+
+
+KNOB_COLUMNS = ["setting", "what", "type", "default", "live", "bounds or choices"]
+
+
+def knob_rows() -> list[list[str]]:
+    """The table of every setting: what it is for, its type and default, which live runs can change it, within which bounds."""
+    rows = []
+    for name, knob in all_knobs().items():
+        kind = knob.kind.__name__ if isinstance(knob.kind, type) and "[" not in str(knob.kind) else str(knob.kind)
+        kind = kind.replace("synthnet.runs.lab.", "").replace("|", "or").replace("  ", " ")
+        default = "null" if knob.default is None else str(knob.default).lower() if knob.plain is bool else str(knob.default)
+        stages = [stage for stage in STAGES if name.partition(".")[0] in live_sections(stage)] if knob.hot else []
+        live = f"hot: {', '.join(stages)}" if knob.hot else "cold"
+        what = f"{knob.help} ({knob.unit})" if knob.unit else knob.help
+        rows.append([name, what, kind, default, live, knob.allowed])
+    return rows

@@ -1,6 +1,37 @@
-"""The library that figures are drawn with, an extra."""
+"""What people read: tables on the terminal, and the library that figures are drawn with."""
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from synthnet.errors import missing_extra
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print one table on standard output; the first column is text, the others figures."""
+    made = Table(title=escape(title), title_justify="left")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="right" if index else "left")
+    for row in rows:
+        made.add_row(*map(escape, row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # a pipe or a file has no width of its own
+    console.print(made)
+
+
+def markdown(columns: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    cells = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
+
+
+def percent(value: float, digits: int = 2) -> str:
+    return f"{100 * value:.{digits}f} %"
+
+
+def accuracy_row(name: str, stats: dict, *more: str) -> list[str]:
+    return [name, f"{percent(stats['mean'])} ± {100 * stats['sd']:.2f}", percent(stats["min"]), percent(stats["max"]), *more]
 
 
 def figure_library():

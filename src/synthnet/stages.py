@@ -1,141 +1,175 @@
-"""The training commands: from `key=value` settings to a finished stage. zoo → (corrupt) → pairs → (distil) → grpo →
-(critic)."""
+"""The stages: from composed settings to a finished one. zoo → (corrupt) → pairs → (distil) → grpo → (critic).
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+A stage is an entry of STAGES: the settings that are its own (a config group of its name), the function that runs it, and what
+else a live run of it listens to.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from synthnet.config import Config, compose
 from synthnet.engine.network import Network
 from synthnet.engine.plan import set_memory_budget
 from synthnet.errors import InputError, unknown
-from synthnet.grpo.calibrate import calibrate, recommended
+from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.loop import train_grpo
-from synthnet.policy.file import load_policy
+from synthnet.grpo.score import RewardConfig
+from synthnet.policy import tokens, trunks
+from synthnet.policy.file import read_policy
+from synthnet.policy.policy import Policy
+from synthnet.policy.trunks._moe import MixtureKnobs
 from synthnet.runs import ranks
-from synthnet.runs.directory import RunDirectory, started_by
-from synthnet.runs.fork import without_shape
-from synthnet.runs.knobs import HOT, LIVE_SECTIONS, STAGES, Dials
-from synthnet.runs.status import read_settings
-from synthnet.tasks.task import Task, build_task, check_same_data
-from synthnet.train.corrupt import corrupted_states, train_corrupt
-from synthnet.train.critic import train_critic
-from synthnet.train.distil import train_distil
-from synthnet.train.pairs import train_pairs
-from synthnet.train.start import fresh_policy, start_policy
-from synthnet.train.zoo import Zoo, ZooConfig, build_zoo, check_zoo, import_zoo, member_path, shard_path, train_shard
+from synthnet.runs.directory import RunDirectory
+from synthnet.runs.knobs import Dials
+from synthnet.runs.setup import Setup
+from synthnet.settings import hot_knobs, hot_value, option
+from synthnet.synthesis import policy_path
+from synthnet.tasks.task import Task, check_same_data
+from synthnet.train.corrupt import CorruptConfig, corrupted_states, train_corrupt
+from synthnet.train.critic import CriticConfig, train_critic
+from synthnet.train.distil import DistilConfig, train_distil
+from synthnet.train.pairs import PairsConfig, train_pairs
+from synthnet.train.snapshot import policy_of_run
+from synthnet.train.zoo import Zoo, ZooConfig, build_zoo, member_path
 
-ZOO_WORKERS = ("zoo.executor", "zoo.workers", "zoo.threads")
+SHAPING = ("tokens", "backbone", "action", "k_max", "imagined")  # settings that a policy of other ones does not fit
 
 
-def run_stages(settings: list[str]) -> Path:
+def zoo(config, task: Task, setup: Setup) -> Path:
+    anywhere = replace(config, zoo=replace(config.zoo, executor=None, workers=2, threads=1))  # any may go on with it
+    return build_zoo(task, config.zoo, replace(setup, text=anywhere.text()))
+
+
+def corrupt(config, task: Task, setup: Setup) -> Path:
+    return train_corrupt(first_policy(config, task, setup), task, open_zoos(config, task), config.corrupt, config.pairs, setup)
+
+
+def pairs(config, task: Task, setup: Setup) -> Path:
+    chains = corrupter(config, task) if config.pairs.corruptor else None
+    return train_pairs(first_policy(config, task, setup), task, open_zoos(config, task), config.pairs, setup, chains)
+
+
+def distil(config, task: Task, setup: Setup) -> Path:
+    leads = config.distil.standardised or config.imagined  # from nothing else, distil leads nowhere
+    policy = first_policy(config, task, setup) if leads else start_policy(config, task, setup)
+    return train_distil(policy, task, open_zoos(config, task), config.distil, config.pairs, setup)
+
+
+def grpo(config, task: Task, setup: Setup) -> Path:
+    return train_grpo(start_policy(config, task, setup), task, config.grpo, config.reward, setup)
+
+
+def critic(config, task: Task, setup: Setup) -> Path:
+    return train_critic(start_policy(config, task, setup), task, config.critic, setup)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """config: its settings; run(config, task, setup): what it does; live: whether runs of it take requests, and `also`: further
+    config groups that these may change; ranks: whether torchrun may spread it over processes."""
+
+    config: type
+    run: Callable[..., Path]
+    live: bool = True
+    also: Mapping[str, type] = field(default_factory=dict)
+    ranks: bool = False
+
+
+STAGES = {  # in the order in which they build on one another
+    "zoo": Stage(ZooConfig, zoo, live=False),
+    "corrupt": Stage(CorruptConfig, corrupt),
+    "pairs": Stage(PairsConfig, pairs, ranks=True),
+    "distil": Stage(DistilConfig, distil, ranks=True),
+    "grpo": Stage(GrpoConfig, grpo, also={"reward": RewardConfig}, ranks=True),
+    "critic": Stage(CriticConfig, critic),
+}
+
+
+def live_sections(stage: str | None) -> dict[str, type]:
+    """Config group -> its dataclass of all that a live run of a stage listens to; nothing where it does not listen."""
+    if stage not in STAGES or not STAGES[stage].live:
+        return {}
+    return {stage: STAGES[stage].config, **STAGES[stage].also, "backbone": MixtureKnobs}
+
+
+def run_stage(stage: str, config, given: Mapping[str, object], command: Sequence[str]) -> Path:
+    """Run one stage; returns what it made: the zoo folder, or the policy file. `given`: the settings that were given by name.
+    Raises: InputError for bad settings."""
+    use_resources(config)
+    check_schedules(stage, config)
+    if STAGES[stage].ranks:
+        ranks.start()
+    elif ranks.world() > 1:
+        raise InputError(f"{stage} runs in one process; torchrun is for {', '.join(n for n in STAGES if STAGES[n].ranks)}")
+    task = config.build_task()
+    return STAGES[stage].run(config, task, setup_of(stage, task, config, given, command))
+
+
+def setup_of(stage: str, task: Task, config, given: Mapping[str, object], command: Sequence[str]) -> Setup:
+    folder = Path(config.run_dir or f"runs/{stage}-{task.name}-{config.seed}")
+    loop = getattr(getattr(config, stage, None), "loop", None)
+    rest = (config.seed, config.device, config.lab, loop.updates if loop else 0)
+    return Setup(stage, task.name, folder, config.text(), given, tuple(command), *rest)
+
+
+def run_stages(config, given: Mapping[str, object], command: Sequence[str]) -> Path:
     """Run `stages` one after the other, each in a folder of its own in `run_dir`, on the zoo and the policy of those before it;
     returns what the last one made. What an earlier call finished is not made again.
 
     Raises: InputError for bad settings.
     """
-    config, text = compose(settings)
     check_stages(config)
-    root = Path(config.run_dir or f"runs/run-{config.build_task().name}-{config.seed}")
-    own = [part for part in settings if part.partition("=")[0] not in ("run_dir", "stages")]
-    zoo = [] if config.zoo_dir or "zoo" not in config.stages else [f"zoo_dir={root / 'zoo'}"]
+    setup = setup_of("run", config.build_task(), config, given, command)
+    root, own = setup.folder, {name: value for name, value in given.items() if name not in ("run_dir", "stages")}
     made: Path | None = None
-    with started(["synthnet", "run", *settings]), RunDirectory(root, text):
+    if not config.zoo_dir and "zoo" in config.stages:
+        config, own = replace(config, zoo_dir=str(root / "zoo")), {**own, "zoo_dir": str(root / "zoo")}
+    with RunDirectory(setup):
         for stage in config.stages:
-            before = [part for part in without_shape(own) if part.partition("=")[0] != "policy_from"] if made else own
-            policy = [f"policy_from={made}"] if made else []
             folder = root / stage
+            mine, told = replace(config, run_dir=str(folder)), {**own, "run_dir": str(folder)}
+            if made:  # the policy brings along what it is built of
+                mine = replace(mine, policy_from=str(made))
+                told = {**without_shape(told), "policy_from": str(made)}
             done = folder / "policy.safetensors"
             if not done.exists():
-                done = run_stage(stage, [*before, *zoo, *policy, f"run_dir={folder}"])
+                done = run_stage(stage, mine, told, ["synthnet", stage, *as_text(told)])
             made = made if stage in ("zoo", "corrupt") else done
     return made or root
 
 
-def check_stages(config: Config) -> list[str]:
-    """The stages of a configuration. Raises: InputError where there are none, unknown ones, or what one cannot work with."""
+def as_text(given: Mapping[str, object]) -> list[str]:
+    """Settings as a person would type them, for the record; nothing reads them back."""
+    return [f"{name}={'null' if value is None else value}".replace(", ", ",") for name, value in given.items()]
+
+
+def without_shape(given: Mapping[str, object]) -> dict[str, object]:
+    """Settings but for those of what a policy is built of, which a policy that is there already brings along."""
+    return {name: value for name, value in given.items() if name.partition(".")[0] not in SHAPING}
+
+
+def check_stages(config) -> None:
+    """Refuse a configuration without stages, with unknown ones, or with what one cannot work with."""
     if not config.stages or (strange := [stage for stage in config.stages if stage not in STAGES]):
         raise InputError(f"stages must list some of {', '.join(STAGES)}, got {config.stages or strange}")
     for stage in config.stages:
-        check_knobs(stage, config)
-    return config.stages
+        check_schedules(stage, config)
 
 
-def run_command(command: str, settings: list[str]) -> Path:
-    """What a training command made, given by name: a stage, or `run`. Raises: InputError for any other."""
-    if command == "run":
-        return run_stages(settings)
-    if command not in STAGES:
-        raise InputError(f"{command} cannot be run again this way; repeat its command")
-    return run_stage(command, settings)
-
-
-@contextmanager
-def started(command: list[str]) -> Iterator[None]:
-    """Inside, run directories record this command."""
-    token = started_by.set(command)
-    try:
-        yield
-    finally:
-        started_by.reset(token)
-
-
-def run_stage(stage: str, settings: list[str]) -> Path:
-    """Run one stage; returns what it made: the zoo folder, or the policy file. Raises: InputError for bad settings."""
-    with started(["synthnet", stage, *settings]):
-        return _run_stage(stage, settings)
-
-
-def _run_stage(stage: str, settings: list[str]) -> Path:
-    config, text = compose(settings)
-    _use_resources(config)
-    check_knobs(stage, config)
-    if stage in ("pairs", "distil", "grpo"):
-        ranks.start()
-    elif ranks.world() > 1:
-        raise InputError(f"{stage} runs in one process; torchrun is for pairs, distil and grpo")
-    task = config.build_task()
-    run_dir = config.run_dir or f"runs/{stage}-{task.name}-{config.seed}"
-    if stage == "zoo":
-        text = compose([part for part in settings if part.partition("=")[0] not in ZOO_WORKERS])[1]  # any may go on with it
-        return build_zoo(task, config.zoo, run_dir, text, config.device)
-    if stage == "grpo":
-        policy = start_policy(config, task, settings)
-        return train_grpo(policy, task, config.grpo, config.reward, run_dir, text, config.seed, config.device, config.lab)
-    if stage == "critic":
-        policy = start_policy(config, task, settings)
-        return train_critic(policy, task, config.critic, run_dir, text, config.seed, config.device, config.lab)
-    zoos = _open_zoos(config, task)
-    leads = stage != "distil" or config.distil.standardised or config.imagined  # distil from nothing else leads nowhere
-    new = not config.policy_from and leads
-    policy = fresh_policy(config, task) if new else start_policy(config, task, settings)
-    if stage == "distil":
-        return train_distil(
-            policy, task, zoos, config.distil, config.pairs, run_dir, text, config.seed, config.device, config.lab
-        )
-    if stage == "corrupt":
-        return train_corrupt(
-            policy, task, zoos, config.corrupt, config.pairs, run_dir, text, config.seed, config.device, config.lab
-        )
-    corrupt = _corrupter(config, task) if config.pairs.corruptor else None
-    return train_pairs(policy, task, zoos, config.pairs, run_dir, text, config.seed, config.device, config.lab, corrupt)
-
-
-def check_knobs(stage: str, config: Config) -> None:
+def check_schedules(stage: str, config) -> None:
     """Refuse, before any work, what a stage's hot knobs cannot hold, and schedules of knobs that no stage has."""
-    schedules = config.lab.schedules
-    for name in schedules:
-        if name not in HOT:
-            raise unknown("hot knob in lab.schedules", name, HOT)
-    sections = {group: getattr(config, group) for group in LIVE_SECTIONS.get(stage, ()) if group != "backbone"}
-    Dials(sections, {name: schedules[name] for name in schedules if name.partition(".")[0] in sections})
+    hot = {name for known in STAGES for name in hot_knobs(live_sections(known))}
+    for name in config.lab.schedules:
+        if name not in hot:
+            raise unknown("hot knob in lab.schedules", name, hot)
+    sections = {group: getattr(config, group) for group in live_sections(stage) if group != "backbone"}
+    Dials(sections, {name: each for name, each in config.lab.schedules.items() if name.partition(".")[0] in sections})
 
 
-def _use_resources(config: Config) -> None:
+def use_resources(config) -> None:
     if config.threads < 0:
         raise InputError(f"threads must not be negative, got {config.threads}")
     if config.threads:
@@ -143,87 +177,86 @@ def _use_resources(config: Config) -> None:
     set_memory_budget(config.memory)
 
 
-def _corrupter(config: Config, task: Task) -> Callable[[Tensor, Network], Tensor]:
+def open_zoos(config, task: Task) -> list[Zoo]:
+    """The zoo of each member that a stage reads, checked. Raises: InputError for another architecture or other data."""
+    folder, zoos = config.zoo_dir or f"runs/zoo-{task.name}-0", []
+    for member in task.members:
+        one = Zoo.open(member_path(task, member, folder))
+        if wrong := member.network.spec.differences(one.arch.spec()):
+            raise InputError(f"{one.path} holds {one.arch}, not the net of {member.name}: {'; '.join(wrong)}")
+        check_same_data(one.data, member, str(one.path))
+        zoos.append(one)
+    return zoos
+
+
+def corrupter(config, task: Task) -> Callable[[Tensor, Network], Tensor]:
     """What makes chains of clean states with the corruptor that pairs.corruptor names. Raises: InputError for anything else."""
     path = Path(config.pairs.corruptor)
-    corruptor = load_policy(path / "policy.safetensors" if path.is_dir() else path)
+    corruptor = read_policy(path / "policy.safetensors" if path.is_dir() else path)
     if not corruptor.record.get("corruptor"):
         raise InputError(f"{path} is a policy, not a corruptor: make one with synthnet corrupt")
     check_same_data(corruptor.record.get("data"), task, str(path))
     return lambda states, net: corrupted_states(corruptor, states[:, -1], states.shape[1], net, config.seed)
 
 
-def _open_zoos(config: Config, task: Task) -> list[Zoo]:
-    """The zoo of each member that a stage reads, checked. Raises: InputError for another architecture or other data."""
-    folder, zoos = config.zoo_dir or f"runs/zoo-{task.name}-0", []
-    for member in task.members:
-        zoo = Zoo.open(member_path(task, member, folder))
-        if wrong := member.network.spec.differences(zoo.arch.spec()):
-            raise InputError(f"{zoo.path} holds {zoo.arch}, not the net of {member.name}: {'; '.join(wrong)}")
-        check_same_data(zoo.data, member, str(zoo.path))
-        zoos.append(zoo)
-    return zoos
+def first_policy(config, task: Task, setup: Setup) -> Policy:
+    """The policy that a stage begins with: the one of policy_from, or else one that knows nothing yet."""
+    if config.policy_from:
+        return start_policy(config, task, setup)
+    archs = list(dict.fromkeys(member.arch for member in task.members))
+    policy = Policy.create(config.policy_config(), archs, config.seed)
+    policy.record |= {"task": task.members[0].name, "data": task.data_key}
+    _meet(policy, task)
+    return policy
 
 
-def run_calibration(settings: list[str]) -> str:
-    """`synthnet calibrate`: measure each sigma, print the table, return the settings that follow."""
-    from synthnet.report import table
-
-    config, _ = compose(settings)
-    _use_resources(config)
-    check_knobs("grpo", config)
-    task, rows, measured = config.build_task(), [], []
-    policy = start_policy(config, task, settings)
-    for row in calibrate(policy, task, config.grpo, config.reward, config.seed, config.device):
-        measured.append(row)
-        dimension = "–" if row.dimension is None else f"{row.dimension:,.0f}"
-        numbers = [
-            f"{row.reward:.4f}",
-            f"{row.drop:.4f}",
-            f"{row.spread:.5f}",
-            f"{row.snr:.1f}",
-            f"{row.cosine:.3f}",
-            dimension,
-        ]
-        rows.append([f"{row.sigma:g}", *numbers, "yes" if row.accepted else ""])
-    heads = ["sigma", "reward", "drop", "spread", "signal/noise", "half-batch cosine", "effective dimension", "accepted"]
-    table(f"calibration of GRPO on {task.name}", heads, rows)
-    if not any(row.accepted for row in measured):
-        warnings.warn(
-            "no sigma meets both rules (cost, signal to noise); this is the one with the most agreement", stacklevel=2
+def start_policy(config, task: Task, setup: Setup) -> Policy:
+    """The policy a stage goes on from: policy_from, a policy file, a bundled policy's name, or a run directory (of a run that
+    was stopped: its best policy so far). Raises: InputError where there is none, or where settings given by name ask for
+    another one."""
+    if not config.policy_from:
+        raise InputError(
+            "this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name (distil also "
+            "begins with a new one where its first updates see standardised logits, distil.standardised=N, or where the new "
+            "one imagines examples, imagined=N)"
         )
-    sigma, batch = recommended(measured, config.reward, len(task.members[0].data(config.reward.split)[1]))
-    by = " grpo.sigma_by=role" if config.grpo.sigma_by == "role" else ""
-    return f"grpo.sigma={sigma:g} reward.batch={batch}{by}"
+    source = Path(config.policy_from)
+    policy = read_policy(policy_of_run(source) if source.is_dir() else policy_path(config.policy_from))
+    _check_same_policy(policy, config, setup.given)
+    _meet(policy, task)
+    for member in task.members:
+        policy.layout(member.network)
+        if member.arch not in policy.archs:
+            policy.archs = [*policy.archs, member.arch]
+    check_same_data(policy.record.get("data"), task, str(source))
+    policy.record["data"] = task.data_key
+    policy.drop_critic()  # it foresaw the policy as it was
+    return policy.train()
 
 
-def run_shard(folder: Path, number: int) -> Path:
-    """`synthnet shard ZOO NUMBER`, what the workers of a zoo's executor run: one shard of the zoo whose run directory is
-    `folder`. What is there already is left alone. Raises: InputError where the folder is none, or has no such shard."""
-    folder = folder.resolve()
-    settings, shard = read_settings(folder), shard_path(folder, number)
-    if shard.exists():
-        return shard
-    try:
-        task, config = build_task(**settings["task"]), ZooConfig(**settings["zoo"])
-        device, memory = settings["device"], settings["memory"]
-        set_memory_budget(memory)
-        check_zoo(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}/config.yaml is not that of a zoo ({error})") from error
-    members = [one for one in task.members if len(task.members) == 1 or member_path(task, one, folder.parent) == folder]
-    if not members:
-        raise InputError(f"{folder} is the zoo of no member of {task.name}; it was moved or renamed")
-    train_shard(members[0], config, number, shard, device)
-    return shard
+def _check_same_policy(policy: Policy, config, given: Mapping[str, object]) -> None:
+    """Refuse settings given by name that say another policy than the one that a stage goes on from; what its mixtures of
+    experts read at every forward is taken over."""
+    mine, asked = asdict(policy.config), asdict(config.policy_config())
+    for group, package in (("tokens", tokens), ("backbone", trunks)):  # files know nothing of settings younger than they are
+        mine[group] = asdict(option(package, mine[group]["name"], group).Config(**mine[group]))
+    for name in given:
+        group, _, key = name.partition(".")
+        if group not in SHAPING or name == "action":
+            continue
+        has, wants = (
+            (each[group].get(key or "name") if isinstance(each[group], dict) else each[group]) for each in (mine, asked)
+        )
+        if group == "backbone" and key in policy.settings:
+            policy.settings = {**policy.settings, key: hot_value(name, wants, {"backbone": MixtureKnobs})}
+        elif has != wants:
+            raise InputError(
+                f"{name} is {wants} here and {has} in the policy of policy_from, which keeps what it was made with: leave the "
+                "setting out, or make a new policy with synthnet pairs"
+            )
 
 
-def import_runs(settings: list[str]) -> Path:
-    """`synthnet zoo import DIR [task=NAME] [run_dir=PATH]`."""
-    if not settings:
-        raise InputError("expected: synthnet zoo import DIR [task=NAME] [run_dir=PATH]")
-    folder, *rest = settings
-    options = dict(part.partition("=")[::2] for part in rest)
-    if extra := sorted(set(options) - {"task", "run_dir"}):
-        raise InputError(f"zoo import takes task=NAME and run_dir=PATH, got {', '.join(extra)}")
-    return import_zoo(folder, options.get("run_dir", f"runs/zoo-{Path(folder).name}-0"), options.get("task")).path
+def _meet(policy: Policy, task: Task) -> None:
+    """Let a policy that is told of data keep the statistics of the tasks that it is trained for."""
+    if policy.reads_data:
+        policy.data_sets |= {member.name: [round(x, 4) for x in member.statistics.tolist()] for member in task.members}

@@ -15,30 +15,35 @@ from synthnet.engine.network import network
 from synthnet.errors import InputError, unknown
 from synthnet.files import sha256_of
 from synthnet.nets.arch import Arch
-from synthnet.nets.user_arch import UserArch
+from synthnet.nets.user_code import UserArch
 from synthnet.nets.weights import WeightState, metadata_json, read_metadata
 from synthnet.policy.action import standard_noise
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy, layout_of
-from synthnet.policy.rollout import rollout, synthesize_auto
+from synthnet.policy.rollout import rollout, synthesize_auto, with_noise
 from synthnet.seeds import generator
 
 POLICY_DIR = Path(__file__).parent / "policies"
 
 
-def bundled_policies() -> list[str]:
+def policies() -> list[str]:
     """The names of the policies that ship with the package."""
     return sorted(path.stem for path in POLICY_DIR.glob("*.safetensors"))
 
 
 def policy_path(name: str | Path) -> Path:
     """The file of a bundled policy by name, or a path as it is."""
-    if str(name) in bundled_policies():
+    if str(name) in policies():
         return POLICY_DIR / f"{name}.safetensors"
     path = Path(name)
     if not path.exists() and path.suffix != ".safetensors":
-        raise unknown("policy", str(name), bundled_policies())
+        raise unknown("policy", str(name), policies())
     return path
+
+
+def load_policy(policy: str | Path, device: str | torch.device = "cpu") -> Policy:
+    """A bundled policy by name, or one from its file. Raises: InputError where there is none, or the file is damaged."""
+    return read_policy(policy_path(policy), device)
 
 
 def find_policy(arch: Arch, task: str | None = None) -> str:
@@ -47,7 +52,7 @@ def find_policy(arch: Arch, task: str | None = None) -> str:
 
     Raises: InputError when there is none.
     """
-    paths = [POLICY_DIR / f"{name}.safetensors" for name in bundled_policies()]
+    paths = [POLICY_DIR / f"{name}.safetensors" for name in policies()]
     records = {path.stem: metadata_json(read_metadata(path), "synthnet.policy", path) for path in paths}
     own = {
         name: record for name, record in records.items() if task in (record["record"].get("task"), *record.get("data_sets", ()))
@@ -61,7 +66,7 @@ def find_policy(arch: Arch, task: str | None = None) -> str:
         if _covers(records[name], arch):
             return name
     raise InputError(
-        f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(bundled_policies())}) or a policy file"
+        f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(policies())}) or a policy file"
     )
 
 
@@ -156,15 +161,13 @@ def synthesize_nets(
     together = [[i for i, kind in enumerate(kinds) if kind == one] for one in dict.fromkeys(kinds)]
     for members in [[i] for i in range(len(files))] if alone else together:
         start = torch.stack([files[i].flat for i in members]).to(policy.device)
-        noise = None
-        if sample is not None:
-            shape = (len(start), policy.code_dim or start.shape[1])
-            noise = lambda step, shape=shape: standard_noise(shape, generator(sample, "sample", step), policy.device)  # noqa: E731
+        shape = (len(start), policy.code_dim or start.shape[1])
+        noise = lambda step, shape=shape: standard_noise(shape, generator(sample, "sample", step), policy.device)  # noqa: E731
         if n_steps == AUTO:
             final, counts = synthesize_auto(policy, start, files[members[0]].net)
         else:
             final, counts = (
-                rollout(policy, start, n_steps, files[members[0]].net, noise)[-1],
+                rollout(policy, start, n_steps, files[members[0]].net, None if sample is None else with_noise(noise))[-1],
                 torch.full((len(start),), n_steps),
             )
         results |= dict(zip(members, final.cpu(), strict=True))
@@ -231,7 +234,7 @@ def synthesize_sequence(
 def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool) -> tuple[Policy, str]:
     """The policy that was asked for, or the bundled one for these files, checked against each architecture; and its sha256."""
     where = policy_path(policy if policy is not None else find_policy(files[0].arch, files[0].net.task))
-    trained = load_policy(where, choose_device(device))
+    trained = read_policy(where, choose_device(device))
     for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
         check_cover(trained, file, strict)
     return trained, sha256_of(where)

@@ -60,7 +60,7 @@ def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
     return build_task(policy.record["task"], **settings)
 
 
-def evaluate_files(
+def evaluate(
     files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings
 ) -> list[dict]:
     """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""

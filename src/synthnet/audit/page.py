@@ -9,8 +9,7 @@ import torch
 from synthnet.audit.audit import OURS
 from synthnet.audit.measures import Measured
 from synthnet.audit.sequence import WHOLE
-from synthnet.console import figure_library
-from synthnet.report import percent
+from synthnet.console import figure_library, percent
 
 COLOURS = {"pass": "#1a7f37", "fail": "#b42318", "not applicable": "#667085"}
 STYLE = """

@@ -21,17 +21,17 @@ from synthnet.audit.evaluation import task_of
 from synthnet.audit.measures import Field, Measured, measure
 from synthnet.audit.page import SET_COLUMNS, identity_rows, page, set_rows, verdict_rows
 from synthnet.audit.verdicts import REFERENCES, judge
-from synthnet.console import figure_library
+from synthnet.console import figure_library, table
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.files import make_folder, sha256_of, write_atomic
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.progress import Bar
-from synthnet.report import table
 from synthnet.runs.jobs import run_parts
 from synthnet.runs.lab import WorkersConfig
+from synthnet.settings import check_settings
 from synthnet.synthesis import choose_steps, policy_path
 from synthnet.tasks.task import Task, check_same_data, data_settings
 from synthnet.train.zoo import Zoo
@@ -66,8 +66,8 @@ class Case:
         if n_training < 2 or n_heldout < 2:
             raise InputError(f"an audit needs at least 2 training and 2 held-out nets, got {n_training} and {n_heldout}")
         paths = {name: policy_path(path) for name, path in also.items()}
-        trained, zoo = load_policy(policy_path(policy), choose_device(device)), Zoo.open(zoo_dir)
-        others = {name: load_policy(path, choose_device(device)) for name, path in paths.items()}
+        trained, zoo = read_policy(policy_path(policy), choose_device(device)), Zoo.open(zoo_dir)
+        others = {name: read_policy(path, choose_device(device)) for name, path in paths.items()}
         settings = data_settings(zoo.data)
         task = task_of(zoo.arch, task_name or zoo.task or trained.record.get("task"), **settings)
         check_same_data(zoo.data, task, str(zoo.path))
@@ -132,7 +132,7 @@ def audit_policy(case: Case, out: Path, steps: list[int] | None, workers: Worker
     """
     began = time.monotonic()
     figure_library()
-    workers.check_workers("audit")
+    check_settings("audit", workers)
     chosen = sorted({*(choose_steps(case.policy, k) for k in steps or [1, 2, 4]), case.judged})
     files = case.files(out)
     size = {HONEST: case.n_heldout, OURS: case.n_heldout, TRAINING: min(CONTROL_NETS, case.n_training)}

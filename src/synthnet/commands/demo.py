@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from synthnet.audit.evaluation import split_data, summary
-from synthnet.console import figure_library
+from synthnet.console import accuracy_row, figure_library, percent, table
 from synthnet.device import choose_device
 from synthnet.engine.network import score
 from synthnet.engine.population import Training, train_population
@@ -15,8 +15,7 @@ from synthnet.errors import InputError
 from synthnet.files import make_folder
 from synthnet.nets.exr import to_image
 from synthnet.nets.weights import WeightState, read_weights, write_weights
-from synthnet.policy.file import load_policy
-from synthnet.report import accuracy_row, percent, table
+from synthnet.policy.file import read_policy
 from synthnet.stages import run_stages
 from synthnet.synthesis import choose_steps, find_policy, policy_path, synthesize
 from synthnet.tasks.task import Task, build_task
@@ -32,7 +31,7 @@ def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, dev
     choose_device(device)
     make_folder(folder / "start")
     policy = rebuild_policy(task, folder / "train", distil, device) if rebuild else policy_path(find_policy(task.arch))
-    record = load_policy(policy)
+    record = read_policy(policy)
     n_steps = max(choose_steps(record, None), 2)
 
     began = time.perf_counter()

@@ -9,7 +9,7 @@ from synthnet.errors import InputError
 
 def like_of(options):
     """The kind of architecture that the flags name, if they name one."""
-    from synthnet.nets.user_arch import UserArch
+    from synthnet.nets.user_code import UserArch
     from synthnet.tasks.task import build_task
 
     if getattr(options, "arch_py", None):
@@ -77,7 +77,7 @@ def synthesize(options) -> None:
 
 
 def evaluate(options) -> None:
-    from synthnet.report import print_evaluation, print_policy
+    from synthnet.commands.describe import print_evaluation, print_policy
 
     if bool(options.files) == bool(options.policy):
         raise InputError("name weight files, or --policy, and not both")
@@ -85,7 +85,7 @@ def evaluate(options) -> None:
     if options.policy:
         from synthnet.audit.evaluation import evaluate_policy, task_of
         from synthnet.device import choose_device
-        from synthnet.policy.file import load_policy
+        from synthnet.policy.file import read_policy
         from synthnet.synthesis import policy_path
         from synthnet.tasks.task import build_task, data_settings
 
@@ -93,7 +93,7 @@ def evaluate(options) -> None:
             raise InputError(f"--seeds must be at least 2, got {options.seeds}")
         if min(options.steps) < 1:
             raise InputError(f"--steps must be at least 1, got {min(options.steps)}")
-        policy = load_policy(policy_path(options.policy), choose_device(options.device))
+        policy = read_policy(policy_path(options.policy), choose_device(options.device))
         asked = {} if options.split_seed is None else {"split_seed": options.split_seed}
         settings |= {**data_settings(policy.record.get("data")), **asked}
         recorded = options.task or policy.record.get("task")
@@ -104,14 +104,14 @@ def evaluate(options) -> None:
         report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)
         print(json.dumps(report, indent=1)) if options.json else print_policy(report)
         return
-    from synthnet.audit.evaluation import evaluate_files
+    from synthnet.audit.evaluation import evaluate
 
-    results = evaluate_files(options.files, options.split, options.task, **settings)
+    results = evaluate(options.files, options.split, options.task, **settings)
     print(json.dumps({"results": results})) if options.json else print_evaluation(results)
 
 
 def inspect(options) -> None:
-    from synthnet.report import describe_file, print_description
+    from synthnet.commands.describe import describe_file, print_description
 
     description = describe_file(options.file, like_of(options))
     print(json.dumps(description)) if options.json else print_description(description)
@@ -190,12 +190,6 @@ def exr(options) -> None:
     print(f"wrote {len(made)} .exr file(s) to {options.out}", file=sys.stderr)
 
 
-def shard(options) -> None:
-    from synthnet.stages import run_shard
-
-    print(run_shard(Path(options.zoo), options.number))
-
-
 def demo(options) -> None:
     from synthnet.commands.demo import demo
 
@@ -203,11 +197,7 @@ def demo(options) -> None:
 
 
 def config(options) -> None:
-    from synthnet.config import explain
-    from synthnet.report import markdown
-    from synthnet.runs.knob_table import knob_rows
+    from synthnet.config import KNOB_COLUMNS, explain, knob_rows
+    from synthnet.console import markdown
 
-    if options.knobs:
-        print(markdown(*knob_rows()))
-    else:
-        print(explain(options.settings), end="")
+    print(markdown(KNOB_COLUMNS, knob_rows())) if options.knobs else print(explain(options.settings), end="")

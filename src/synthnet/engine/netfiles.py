@@ -10,7 +10,7 @@ from synthnet.engine.network import Network, network
 from synthnet.errors import InputError
 from synthnet.files import make_folder
 from synthnet.nets.arch import Arch, recognise
-from synthnet.nets.user_arch import UserArch
+from synthnet.nets.user_code import UserArch
 from synthnet.nets.weights import WeightSpec, WeightState, metadata_json, read_weights, write_weights
 
 

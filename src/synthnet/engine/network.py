@@ -26,7 +26,7 @@ from synthnet.nets.chain import Chain, trace
 from synthnet.nets.start import draw_init
 from synthnet.nets.symmetry import Symmetry
 from synthnet.nets.tracing import traced_symmetry
-from synthnet.nets.user_arch import UserArch
+from synthnet.nets.user_code import UserArch
 from synthnet.nets.weights import WeightSpec
 from synthnet.workers import spread
 

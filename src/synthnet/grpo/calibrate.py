@@ -7,15 +7,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from synthnet.device import choose_device
 from synthnet.errors import InputError
+from synthnet.grpo.agreement import effective_dimension, half_agreement
 from synthnet.grpo.config import GrpoConfig, check
-from synthnet.grpo.experience import collect
 from synthnet.grpo.hooks import Hook, load_hooks
-from synthnet.grpo.loop import half_agreement, most_tokens, noise_shares, prepare, set_sigma
-from synthnet.grpo.rewards import terms
-from synthnet.grpo.score import RewardConfig
-from synthnet.grpo.signal import effective_dimension
+from synthnet.grpo.loop import experience, most_tokens, prepare
+from synthnet.grpo.noise import noise_shares, set_sigma
+from synthnet.grpo.objective import policy_loss
+from synthnet.grpo.score import RewardConfig, terms
 from synthnet.policy.policy import Policy
 from synthnet.tasks.task import Task
 
@@ -41,15 +40,14 @@ class Measured:
 
 
 def calibrate(
-    policy: Policy, task: Task, config: GrpoConfig, reward: RewardConfig, seed: int, device: str = "auto"
+    policy: Policy, task: Task, config: GrpoConfig, reward: RewardConfig, seed: int, place: torch.device
 ) -> Iterator[Measured]:
     """Measure the policy at each sigma, on rollouts that no run uses. Accepted is a sigma whose noise costs at most a tenth of
     the reward's head-room and whose spread is at least three times the minibatch noise: take the largest such."""
     config = replace(config, sigma=SIGMAS[0])  # what is asked for here need not be given
     hooks = load_hooks(reward.python, reward.python_weights)
     check(config, reward, policy, task, bool(hooks))
-    policy, place = prepare(policy, config, seed), choose_device(device)
-    policy.to(place)
+    policy = prepare(policy, config, seed).to(place)
     best = sum(weight * getattr(terms()[name], "BEST", 1.0) for name, weight in reward.weights.items())
     members = task.members if config.mixed else task.members[:1]
     shares = noise_shares(policy, task.members, config, reward, seed)  # as in a run, which trains all members
@@ -76,8 +74,8 @@ def _measure(
     found, n_rollouts, longest = [], 0, most_tokens(policy, members, config)
     for index in range(UPDATES):
         update = -1 - index  # before any update of a run, so that no run repeats these draws
-        seen = collect(policy, members, config, reward, hooks, seed, update, signal=True)
-        cosine = half_agreement(policy, seen, config, longest) if config.prompts > 1 else 0.0
+        seen = experience(policy, members, config, reward, hooks, seed, update, signal=True)
+        cosine = half_agreement(policy, seen, config, longest, policy_loss) if config.prompts > 1 else 0.0
         found.append([seen.metrics.get(name, 0.0) for name in ("reward", "reward_std", "signal/reward_snr")] + [cosine])
         n_rollouts = len(seen.advantages)
     return (*torch.tensor(found, dtype=torch.float64).mean(0).tolist(), n_rollouts)

@@ -1,73 +1,82 @@
 """Settings of the GRPO stage, and the refusal of unsound ones before any work."""
 
-import math
 import warnings
 from dataclasses import dataclass, field
 
 import torch
 
 from synthnet.engine.variation import check_warp
-from synthnet.errors import InputError, at_least
-from synthnet.grpo.objective import CONTROLS, check_mix
-from synthnet.grpo.sample import SamplingConfig, explored_weights
+from synthnet.errors import InputError
+from synthnet.grpo.objective import CONTROLS, GROUPINGS, LEVELS, LOSS_TYPES, check_mix
 from synthnet.grpo.score import RewardConfig, check_reward
 from synthnet.policy.policy import Policy
+from synthnet.policy.trainable import PARTS
 from synthnet.runs import ranks
-from synthnet.runs.knobs import HOT
+from synthnet.settings import COUNT, OFTEN, SHARE, WEIGHT, check_settings, setting
 from synthnet.tasks.task import Task
 from synthnet.train.guards import GuardConfig
-from synthnet.train.loop import LoopConfig, OptimConfig, check_steps
+from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, check_steps
 
 
 @dataclass
-class GrpoConfig(SamplingConfig):
-    """Settings of `synthnet grpo`; names as in TRL where the meaning is the same, formulas and sources in `grpo.py`.
+class GrpoConfig:
+    """Settings of `synthnet grpo`; names as in TRL where the meaning is the same."""
 
-    sigma: action noise in scale units (None: the policy's own; of a latent code, in its own units); sigma_by: the same for
-    all weights (weight), or for the role that rewards feel most, and more for roles that they feel less (role). grouping:
-    inter, process, intra or both; mix: the weight of the intra part in both; step_rewards: whether a step's gain is what it
-    adds to a net's quality, or the whole reward comes at the last step; discount: of gains yet to come, in process.
-    scale_rewards: group, batch or none, with a noise_floor under the deviation. loss_type: grpo, bnpo, dapo or dr_grpo.
-    importance_sampling_level: token, sequence or normalized. epsilon, epsilon_high, delta: the clip. beta: weight of the KL
-    to the reference policy, the one it started from, which with sync_ref_model moves by ref_model_mixup_alpha towards the
-    learner every ref_model_sync_steps updates. target_kl: where further passes over the same samples stop. action: weights,
-    or code: a latent code of code_dim numbers per step. micro_batches: parts of prompts whose gradients are accumulated, for
-    less memory. trainable: all, head, film or lora (of lora_rank). mixed: every update holds prompts of all members of a
-    family, instead of one member's in turn. select: what the best policy is chosen by on val: accuracy, the reward itself, or
-    nothing (last), where val is too small for what is rewarded. signal_every: how often half-batch agreement is measured (0:
-    never). control: a negative control, for ablation: constant, flip or random advantages.
-    """
-
-    sigma: float | None = None
-    sigma_by: str = "weight"
-    grouping: str = "inter"
-    mix: float = 0.25
-    step_rewards: bool = True
-    discount: float = 1.0
-    scale_rewards: str = "group"
-    noise_floor: float = 0.0
-    loss_type: str = "dapo"
-    importance_sampling_level: str = "token"
-    epsilon: float = 0.2
-    epsilon_high: float = 0.28
-    delta: float | None = None
-    beta: float = 0.0
-    sync_ref_model: bool = False
-    ref_model_mixup_alpha: float = 0.6
-    ref_model_sync_steps: int = 512
-    num_iterations: int = 1
-    target_kl: float | None = None
-    action: str = "weights"
-    code_dim: int = 128
-    micro_batches: int = 1
-    trainable: str = "all"
-    lora_rank: int = 8
-    mixed: bool = False
-    select: str = "accuracy"
-    signal_every: int = 25
-    control: str | None = None
-    val_seeds: int = 64
-    stop_on_collapse: bool = False
+    prompts: int = setting(16, "start states an update, of each member of a family in mixed updates", COUNT, hot=True)
+    num_generations: int = setting(32, "rollouts of each: its group", (2, 100_000), hot=True)
+    steps: list[int] = setting([1, 2], "the K that sequences may have", STEPS, hot=True)
+    steps_by: str | None = setting(
+        None,
+        "one K for all groups of an update, or one for each rollout, mirrored pairs sharing theirs "
+        "(null: that where a reward term counts steps)",
+        choices=(None, "group", "rollout"),
+        hot=True,
+    )
+    mirrored: bool = setting(True, "rollouts come in pairs with opposite noise", hot=True)
+    noisy_steps: str = setting(
+        "all",
+        "at which steps actions are drawn: all; one of them, drawn an update (MixGRPO, arXiv 2507.21802); the last (cheapest: "
+        "rollouts share their states up to it)",
+        choices=("all", "one", "last"),
+        hot=True,
+    )
+    current_states: float = setting(
+        0.0, "share of prompts that start from a state which the policy just made of a fresh W0", SHARE, hot=True
+    )
+    sigma: float | None = setting(
+        None, "action noise in scale units (null: the policy's own); of a latent code, in its own units", (1e-5, 10), hot=True
+    )
+    sigma_by: str = setting(
+        "weight", "the same noise for all weights, or more for roles that rewards feel less", choices=("weight", "role")
+    )
+    grouping: str = setting("inter", "what an advantage is relative to (`objective.GROUPINGS`)", choices=tuple(GROUPINGS), hot=True)
+    mix: float = setting(0.25, "weight of the intra part in both", SHARE, hot=True)
+    step_rewards: bool = setting(True, "a step gains what it adds to a net's quality; else all comes at the last step", hot=True)
+    discount: float = setting(1.0, "of gains yet to come, in process", SHARE, hot=True)
+    scale_rewards: str = setting("group", "whose deviation divides", choices=("group", "batch", "none"), hot=True)
+    loss_type: str = setting("dapo", "how tokens are weighted (`objective.LOSS_TYPES`)", choices=tuple(LOSS_TYPES), hot=True)
+    importance_sampling_level: str = setting("token", "of the ratio (`objective.LEVELS`)", choices=LEVELS, hot=True)
+    epsilon: float = setting(0.2, "lower clip of the ratio", (1e-4, 1), hot=True)
+    epsilon_high: float = setting(0.28, "upper clip", (1e-4, 10), hot=True)
+    delta: float | None = setting(None, "bound of the unclipped branch (null: none)", (1, 1e4), hot=True)
+    beta: float = setting(0.0, "weight of the KL to the reference policy, the one it started from (0: none is kept)", WEIGHT)
+    sync_ref_model: bool = setting(False, "the reference follows the learner", hot=True)
+    ref_model_mixup_alpha: float = setting(0.6, "how far towards the learner", SHARE, hot=True)
+    ref_model_sync_steps: int = setting(512, "how often", OFTEN, unit="updates", hot=True)
+    num_iterations: int = setting(1, "passes over one sampling", (1, 100), hot=True)
+    target_kl: float | None = setting(None, "KL at which further passes stop", (1e-9, 1e4), unit="nats a token", hot=True)
+    action: str = setting("weights", "the next weights, or a latent code for each step", choices=("weights", "code"))
+    code_dim: int = setting(128, "numbers of a latent code", (1, 1 << 20))
+    trainable: str = setting("all", "which part of the policy learns", choices=PARTS)
+    lora_rank: int = setting(8, "of trainable=lora", (1, 1 << 20))
+    mixed: bool = setting(False, "every update holds prompts of all members of a family, instead of one member's in turn", hot=True)
+    select: str = setting(
+        "accuracy", "what the best policy is chosen by on val (last: by nothing)", choices=("accuracy", "reward", "last")
+    )
+    signal_every: int = setting(25, "how often half-batch agreement is measured (0: never)", (0, 1e9), unit="updates", hot=True)
+    control: str | None = setting(None, "advantages of a negative control", choices=(None, *CONTROLS))
+    val_seeds: int = setting(64, "unseen start weights that are validated on", (2, 1e6))
+    stop_on_collapse: bool = setting(False, "end where outputs of different seeds come together, instead of a warning", hot=True)
     guard: GuardConfig = field(default_factory=GuardConfig)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=600, validate_every=25, checkpoint_every=50))
     optim: OptimConfig = field(
@@ -79,26 +88,12 @@ class GrpoConfig(SamplingConfig):
         return self.steps_by == "rollout" or (self.steps_by is None and reward.needs("COUNTS_STEPS"))
 
 
-HOT_CHOICES = ("steps_by", "noisy_steps", "grouping", "scale_rewards", "loss_type", "importance_sampling_level")
-CHOICES = {
-    **{name: HOT[f"grpo.{name}"] for name in HOT_CHOICES},
-    "sigma_by": ("weight", "role"),
-    "action": ("weights", "code"),
-    "select": ("accuracy", "reward", "last"),
-    "control": (None, *CONTROLS),
-}
-
-
 def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, has_hooks: bool = False) -> None:
     """Refuse unsound settings before any work, with the reason."""
-    for name, known in CHOICES.items():
-        if getattr(config, name) not in known:
-            shown = ", ".join("null" if choice is None else choice for choice in known)
-            raise InputError(f"grpo.{name} must be one of {shown}, got {getattr(config, name)!r}")
+    check_settings("grpo", config)
+    check_reward(reward, has_hooks)
     _check_sampling(config, policy)
     _check_loss(config, policy)
-    config.guard.check()
-    check_reward(reward, has_hooks)
     if reward.step_cost and (config.steps_by == "group" or len(set(config.steps)) == 1):
         raise InputError("reward.step_cost is the same for a whole group, and cancels, unless K is drawn for each rollout")
     if config.select == "reward" and (has_hooks or not any(reward.weights.values())):
@@ -109,50 +104,23 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
         raise InputError(f"this policy acts through codes: set grpo.action=code grpo.code_dim={policy.code_dim}")
     if config.action == "code" and config.trainable != "all":
         raise InputError("grpo.action=code trains the code head alone: leave grpo.trainable at all")
-    _check_members(config, reward, policy, task)
-
-
-def _check_members(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task) -> None:
-    """Refuse what members of several data sets cannot share, and what one of them has no use for."""
     if config.mixed and len({member.data_set for member in task.members}) > 1:
         raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
     for member in task.members:
         check_warp("reward.warp", reward.warp, member.data(reward.split)[0])
-        if not explored_weights(policy, member.network, config.noisy_roles).any():
-            raise InputError(f"grpo.noisy_roles: {member.arch} has none of {', '.join(config.noisy_roles)}")
 
 
 def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
-    if config.num_generations < 2:
-        raise InputError(
-            f"grpo.num_generations must be at least 2 (an advantage is relative to a group), got {config.num_generations}"
-        )
     if config.mirrored and config.num_generations % 2:
         raise InputError(f"grpo.mirrored pairs rollouts: num_generations must be even, got {config.num_generations}")
     check_steps("grpo.steps", config.steps, policy)
-    at_least(1, "grpo", config, "code_dim", "lora_rank")
-    at_least(2, "grpo", config, "val_seeds")
-    most = config.prompts // ranks.world()
-    if not 1 <= config.micro_batches <= most:
-        raise InputError(f"grpo.micro_batches must lie in 1..{most}, the prompts of a process, got {config.micro_batches}")
     ranks.own_share(config.prompts, "grpo.prompts")
     if ranks.world() > 1 and config.current_states:
         raise InputError("grpo.current_states needs one process: which prompts it replaces depends on the whole update")
-    if config.sigma is not None and not 0 < config.sigma < math.inf:
-        raise InputError(f"grpo.sigma must be positive and finite on every trained step, got {config.sigma}")
     if config.sigma_by == "role" and (config.action == "code" or policy.config.action.learn_sigma):
         raise InputError("grpo.sigma_by=role shares out a fixed noise of weights: not with grpo.action=code or a learned sigma")
     if config.sigma_by == "role" and config.sigma is None:
         raise InputError("grpo.sigma_by=role needs grpo.sigma: the noise of the role that rewards feel most")
-    if strange := sorted(set(config.noisy_roles) - set(policy.vocabulary)):
-        raise InputError(
-            f"grpo.noisy_roles: the policy has no {', '.join(strange)}; its roles are {', '.join(policy.vocabulary)}"
-        )
-    if config.noisy_roles and config.action == "code":
-        raise InputError("grpo.noisy_roles chooses among weights: not with grpo.action=code")
-    for name in ("current_states", "discount", "ref_model_mixup_alpha"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise InputError(f"grpo.{name} must lie in [0, 1], got {getattr(config, name)}")
     if any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in policy.modules()):
         raise InputError("the policy has dropout: the probability ratio would be noise")
 
@@ -160,12 +128,10 @@ def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
 def _check_loss(config: GrpoConfig, policy: Policy) -> None:
     if config.num_iterations > 1 and config.target_kl is None:
         raise InputError("grpo.num_iterations > 1 reuses old samples: set grpo.target_kl, the KL at which passes stop")
-    if config.target_kl is not None and not config.target_kl > 0:
-        raise InputError(f"grpo.target_kl must be positive, got {config.target_kl}")
     if config.importance_sampling_level == "sequence" and config.loss_type != "grpo":
         warnings.warn("one ratio per sequence is meant for grpo.loss_type=grpo (GSPO, arXiv 2507.18071)", stacklevel=4)
-    if not (0 < config.epsilon < 1 and config.epsilon_high > 0) or config.beta < 0:
-        raise InputError("grpo needs 0 < epsilon < 1, epsilon_high > 0 and beta >= 0")
+    if config.epsilon >= 1:
+        raise InputError(f"grpo.epsilon must lie below 1, got {config.epsilon}")
     if config.delta is not None and not config.delta > 1 + config.epsilon_high:
         raise InputError(f"grpo.delta must lie above 1 + epsilon_high = {1 + config.epsilon_high}, got {config.delta}")
     if config.grouping == "both" and not check_mix(config.mix, min(config.steps), config.num_generations):

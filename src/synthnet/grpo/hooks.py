@@ -11,7 +11,7 @@ fine.
 import asyncio
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +83,27 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
     if any(map(math.isinf, values)):
         raise InputError(f"reward function {hook.name} gave an infinite reward: give a finite floor, or None")
     return torch.tensor(values, dtype=torch.float64), logged
+
+
+def ask_all(
+    hooks: Sequence[Hook], rollouts: Sequence, accuracies: list, losses: list, state: dict, columns: dict
+) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum of what hooks say of an update's rollouts [R], float64, NaN where none applies; and what to log. The
+    figures of each rollout's last state are on the reward batch."""
+    prompts, completions = [{}] * len(accuracies), [None] * len(accuracies)
+    for part in rollouts:
+        spec = part.cohort.net.spec
+        for row, start, final in zip(part.cohort.rows.tolist(), part.states[0], part.states[-1], strict=True):
+            prompts[row] = spec.unflatten(start)
+            completions[row] = Completion(spec.unflatten(final), part.cohort.n_steps, accuracies[row], losses[row])
+    metrics: dict[str, float] = {}
+    total = torch.zeros(len(completions), dtype=torch.float64)
+    applies = torch.zeros(len(completions), dtype=torch.bool)
+    for hook in hooks:
+        values, logged = ask(hook, prompts, completions, state, columns)
+        metrics |= {**logged, f"rewards/{hook.name}": values.nanmean().item()}
+        total, applies = total + hook.weight * values.nan_to_num(0.0), applies | ~values.isnan()
+    return torch.where(applies, total, torch.nan), metrics
 
 
 async def _wait(promise):

@@ -1,103 +1,236 @@
-"""Rewards measured: sequences of weight states on one minibatch that all rollouts of an update share."""
+"""Rewards measured: sequences of weight states on one minibatch that all rollouts of an update share.
+
+A reward term is a file of `rewards/`: a function `reward(scored) -> [R]`, higher is better; the trainer adds them up by weight.
+It may set WEIGHT (its default, else 0), NEEDS_STEPS (every state of a sequence is scored, not only the last), NEEDS_PREDICTIONS
+(class probabilities of the last states are kept), NEEDS_COPIES (the last states are scored on noisy copies of the images too),
+NEEDS_HEALTH (dead units and collapsed layers of the last states are counted) or COUNTS_STEPS (so K is drawn for each rollout,
+or it could not move an advantage). A net with non-finite weights or loss gets a term's FLOOR. BEST: the most that it can give,
+if not 1.
+"""
 
 import itertools
 import math
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, make_dataclass, replace
+from functools import lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine.network import Network, predictions, score
+from synthnet.engine.network import Network, predictions
+from synthnet.engine.network import score as score_nets
+from synthnet.engine.quality import bounded, counted, quality
 from synthnet.engine.stacks import leading
-from synthnet.engine.variation import Variation
-from synthnet.errors import InputError, at_least
-from synthnet.grpo.rewards import Scored, needs, quality, terms
-from synthnet.grpo.sample import Cohort
+from synthnet.engine.variation import LARGEST_WARP, Variation
+from synthnet.errors import InputError
+from synthnet.grpo import rewards
+from synthnet.grpo.hooks import Hook, ask_all
+from synthnet.grpo.sample import Rollouts
 from synthnet.nets.start import init_scale
+from synthnet.seeds import generator
+from synthnet.settings import check_settings, option, options, setting
 
 SICK_IMAGES = 64  # on how many images a unit must stay silent to count as dead
 COLLAPSED = 0.05  # root mean square in scale units below which a layer counts as collapsed (a uniform start has 0.58)
 
 
-@dataclass
-class RewardConfig:
-    """The weight of each reward term (one file each in `rewards/`), measured on `batch` images of `split` that all rollouts of
-    an update share.
+@dataclass(frozen=True)
+class Scored:
+    """Sequences as measured on one reward minibatch.
 
-    input_noise, warp: how the images are varied, once per update (`variation.Variation`); it keeps the reward from saturating
-    on images that the policy's nets already classify. copies, copy_noise: for robustness, how many noisy copies and how noisy.
-    dtype: what the rewarded nets compute in, float32 or bfloat16. python: reward functions of your own as FILE.py:FUNCTION, and
-    python_weights: theirs (`reward_hook.py` has the signature).
+    accuracy, loss [R state]: of W0..WK, or of WK alone where no term needs steps; norm [R state]: root mean square
+    of the weights in scale units, moved [R step]: of the changes between states. A sequence shorter than the longest
+    repeats its last state. n_steps [R]: K. group [R]: which prompt a rollout belongs to. probabilities [R
+    example class] of WK, copies [R copy]: quality of WK on noisy images, ill [R]: share of its hidden units that
+    are dead plus share of its layers that have collapsed; all three None where no term needs them; labels [example].
     """
 
-    accuracy: float = 0.5
-    bounded_loss: float = 0.5
-    gain: float = 0.0
-    efficiency: float = 0.0
-    step_cost: float = 0.0
-    stability: float = 0.0
-    robustness: float = 0.0
-    diversity: float = 0.0
-    worst_class: float = 0.0
-    calibration: float = 0.0
-    split: str = "train+reward"
-    batch: int = 512
-    input_noise: float = 0.0
-    warp: float = 0.0
-    copies: int = 3
-    copy_noise: float = 0.5
-    dtype: str = "float32"
-    python: list[str] = field(default_factory=list)
-    python_weights: list[float] = field(default_factory=list)
+    n_classes: int
+    accuracy: Tensor
+    loss: Tensor
+    norm: Tensor
+    moved: Tensor
+    n_steps: Tensor
+    group: Tensor
+    labels: Tensor
+    probabilities: Tensor | None = None
+    copies: Tensor | None = None
+    ill: Tensor | None = None
+
+    def take(self, rows: Tensor) -> "Scored":
+        """These rollouts alone."""
+        kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("n_classes", "labels")}
+        return replace(self, **{name: value if value is None else value[rows] for name, value in kept.items()})
+
+    @property
+    def finite(self) -> Tensor:
+        """[R] whether WK has finite weights and a finite loss."""
+        return torch.isfinite(self.loss[:, -1]) & torch.isfinite(self.norm[:, -1])
+
+    def bounded_loss(self) -> Tensor:
+        """`bounded` loss of each state [R state]."""
+        return bounded(self.loss, self.n_classes)
+
+    def right(self) -> Tensor:
+        """`counted` accuracy of each state [R state]."""
+        return counted(self.accuracy, self.loss)
+
+    def quality(self) -> Tensor:
+        """`quality` of each state [R state]: what a step is said to have gained."""
+        return quality(self.accuracy, self.loss, self.n_classes)
+
+
+def join(parts: Sequence[Scored], rows: Sequence[Tensor]) -> Scored:
+    """Several measured parts as one, in the order that `rows` [R] give them; shorter sequences repeat their last
+    state."""
+    longest = max(part.accuracy.shape[1] for part in parts)
+    order = torch.cat(list(rows)).argsort()
+
+    def joined(name: str, pad: str = "") -> Tensor | None:
+        values = [getattr(part, name) for part in parts]
+        if values[0] is None:
+            return None
+        if pad:
+            width = longest - (pad == "zero")
+            missing = [width - value.shape[1] for value in values]
+            fill = [value[:, -1:] if pad == "last" else torch.zeros(len(value), 1).to(value) for value in values]
+            values = [torch.cat([v, f.expand(-1, n)], 1) for v, f, n in zip(values, fill, missing, strict=True)]
+        return torch.cat(values)[order]
+
+    padded = {name: joined(name, "last") for name in ("accuracy", "loss", "norm")} | {"moved": joined("moved", "zero")}
+    rest = {name: joined(name) for name in ("n_steps", "group", "probabilities", "copies", "ill")}
+    return Scored(parts[0].n_classes, labels=parts[0].labels, **padded, **rest)
+
+
+@lru_cache(maxsize=1)
+def terms() -> dict[str, ModuleType]:
+    """Term name -> its file."""
+    return {name: option(rewards, name, "reward term") for name in options(rewards)}
+
+
+def needs(weights: Mapping[str, float], what: str) -> bool:
+    """Whether any term with weight sets such a flag: NEEDS_… or COUNTS_STEPS."""
+    return any(getattr(terms()[name], what, False) for name, weight in weights.items() if weight)
+
+
+def total(scored: Scored, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum [R], float64, and the mean of each term that has a weight."""
+    found = {}
+    for name in (name for name, weight in weights.items() if weight):
+        value, floor = terms()[name].reward(scored).double(), getattr(terms()[name], "FLOOR", None)
+        found[name] = value if floor is None else torch.where(scored.finite, value, floor)
+    reward = torch.zeros(len(scored.accuracy), dtype=torch.float64)
+    for name, value in found.items():
+        reward = reward + weights[name] * value
+    return reward, {f"rewards/{name}": value.mean().item() for name, value in found.items()}
+
+
+@dataclass
+class _RewardConfig:
+    """The weight of each reward term (one file each in `rewards/`), and what they are measured on."""
+
+    split: str = setting("train+reward", "whose images, joined with +")
+    batch: int = setting(512, "images, which all rollouts of an update share", (2, 10_000_000), hot=True)
+    input_noise: float = setting(0.0, "on images, in standard deviations of pixels", (0, 10), hot=True)
+    warp: float = setting(0.0, "affine maps of images (`Variation`)", (0, LARGEST_WARP), hot=True)
+    copies: int = setting(3, "noisy copies of the images, for robustness", (1, 100), hot=True)
+    copy_noise: float = setting(0.5, "on the copies", (0, 10), hot=True)
+    dtype: str = setting("float32", "what the rewarded nets compute in", choices=("float32", "bfloat16"), hot=True)
+    python: list[str] = setting([], "reward functions of your own, as FILE.py:FUNCTION (`hooks.py`)")
+    python_weights: list[float] = setting([], "their weights")
 
     @property
     def weights(self) -> dict[str, float]:
         """Term name -> weight."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name in terms()}
+        return {name: getattr(self, name) for name in terms()}
 
     def needs(self, what: str) -> bool:
+        """Whether any term with weight sets such a flag: NEEDS_… or COUNTS_STEPS."""
         return needs(self.weights, what)
+
+
+def _weight(term: ModuleType):
+    help = " ".join(term.__doc__.split("\n\n")[0].split())
+    return setting(getattr(term, "WEIGHT", 0.0), help[0].lower() + help[1:], (-1e3, 1e3), hot=True)
+
+
+RewardConfig = make_dataclass(
+    "RewardConfig", [(name, float, _weight(term)) for name, term in terms().items()], bases=(_RewardConfig,)
+)
 
 
 def check_reward(reward: RewardConfig, has_hooks: bool = False) -> None:
     """Refuse rewards that cannot be measured."""
-    at_least(2, "reward", reward, "batch")
-    at_least(1, "reward", reward, "copies")
-    at_least(0, "reward", reward, "input_noise", "copy_noise")
-    weights = reward.weights.values()
-    if not all(math.isfinite(weight) for weight in [*weights, *reward.python_weights]) or not (any(weights) or has_hooks):
+    check_settings("reward", reward)
+    if not all(map(math.isfinite, reward.python_weights)) or not (any(reward.weights.values()) or has_hooks):
         raise InputError(f"reward weights must be finite and not all zero, got {reward.weights}")
-    if reward.dtype not in ("float32", "bfloat16"):
-        raise InputError(f"reward.dtype must be float32 or bfloat16, got {reward.dtype!r}")
+
+
+def score(
+    rollouts: Sequence[Rollouts],
+    images: Tensor,
+    labels: Tensor,
+    reward: RewardConfig,
+    by_step: bool,
+    hooks: Sequence[Hook],
+    seed: int,
+    update: int,
+) -> tuple[Tensor, Scored, dict[str, float]]:
+    """Rewards [R] of an update's rollouts, float64, on one minibatch that all share; what was measured; and what to log. The
+    built-in terms and the user's own functions add up; NaN where nothing at all applied to a rollout."""
+    parts = [measure(part, images, labels, reward, by_step, generator(seed, "copies", update)) for part in rollouts]
+    scored = join(parts, [part.cohort.rows for part in rollouts])
+    rewards_R, metrics = total(scored, reward.weights)
+    if hooks:
+        state, columns = {"update": update, "n_classes": scored.n_classes}, {"images": images, "labels": labels}
+        figures = scored.accuracy[:, -1].tolist(), scored.loss[:, -1].tolist()
+        asked, logged = ask_all(hooks, rollouts, *figures, state, columns)
+        applies = torch.full(rewards_R.shape, any(reward.weights.values())) | ~asked.isnan()
+        rewards_R, metrics = torch.where(applies, rewards_R + asked.nan_to_num(0.0), torch.nan), {**metrics, **logged}
+    return rewards_R, scored, metrics
+
+
+def step_gains(scored: Scored, rewards_R: Tensor, step_rewards: bool) -> Tensor:
+    """What each step gained [R K], NaN beyond a rollout's last: in quality, and at the last step whatever else the reward
+    holds; or, without step rewards, all of the reward at the last step. Sums over steps differ from the reward by W0's quality
+    alone, which a group shares."""
+    n_steps, quality = scored.n_steps[:, None], scored.quality()
+    index = torch.arange(scored.accuracy.shape[1] - 1)
+    gains, rest = quality.diff(dim=1), rewards_R[:, None] - quality[:, -1:]
+    if not step_rewards:
+        gains, rest = torch.zeros_like(gains), rewards_R[:, None]
+    gains = gains + torch.where(index == n_steps - 1, rest, 0.0)
+    return torch.where(index < n_steps, gains, torch.nan)
 
 
 @torch.no_grad()
 def measure(
-    cohort: Cohort,
-    states: list[Tensor],
+    rollouts: Rollouts,
     images: Tensor,
     labels: Tensor,
     reward: RewardConfig,
     steps: bool,
     draw: torch.Generator,
 ) -> Scored:
-    """The sequences W0..WK (each [rollout weights]) of a cohort on one minibatch; without `steps`, their last states alone.
+    """The sequences of a cohort on one minibatch; without `steps`, their last states alone.
 
     W0 is scored once for each prompt. `draw`: where the noise of copies comes from.
     """
+    cohort, states = rollouts.cohort, rollouts.states
     net, dtype = cohort.net, getattr(torch, reward.dtype)
     scale, final = init_scale(net.spec).to(images.device), states[-1]
     kept = states if steps else [final]
     accuracies, losses = [], []
     for number, state in enumerate(kept[:-1]):
         times = cohort.group if number == 0 else 1
-        found = score(net, state[::times], images, labels, dtype=dtype)
+        found = score_nets(net, state[::times], images, labels, dtype=dtype)
         accuracies.append(found[0].repeat_interleave(times))
         losses.append(found[1].repeat_interleave(times))
     probabilities = None
     if reward.needs("NEEDS_PREDICTIONS"):
         probabilities = predictions(net, final.to(dtype), images.to(dtype)).float().cpu()
-    last = score(net, final, images, labels, dtype=dtype) if probabilities is None else _score_of(probabilities, labels.cpu())
+    last = score_nets(net, final, images, labels, dtype=dtype) if probabilities is None else _score_of(probabilities, labels.cpu())
     accuracies, losses = [*accuracies, last[0]], [*losses, last[1]]
     norms = [_rms(state / scale) for state in kept]
     moved = [_rms((after - before) / scale) for before, after in itertools.pairwise(kept)]
@@ -126,11 +259,11 @@ def _rms(values: Tensor) -> Tensor:
 
 
 def _copies(net: Network, final: Tensor, images: Tensor, labels: Tensor, reward: RewardConfig, draw) -> Tensor:
-    """Quality [rollout copy] on noisy copies of the images."""
+    """Quality [R copy] on noisy copies of the images."""
     found = []
     for _ in range(reward.copies):
         noisy = Variation(reward.copy_noise)(images, draw)
-        found.append(quality(*score(net, final, noisy, labels, dtype=getattr(torch, reward.dtype)), net.module.n_classes))
+        found.append(quality(*score_nets(net, final, noisy, labels, dtype=getattr(torch, reward.dtype)), net.module.n_classes))
     return torch.stack(found, 1)
 
 

@@ -9,14 +9,15 @@ from synthnet.errors import InputError
 from synthnet.nets.arch import Arch
 from synthnet.nets.weights import metadata_json, read_metadata, read_weights
 from synthnet.policy.imagined import io_sizes
-from synthnet.policy.policy import READ_FORMATS, ActionConfig, Policy, PolicyConfig
+from synthnet.policy.policy import POLICY_FORMAT, ActionConfig, Policy, PolicyConfig
 from synthnet.policy.tokens import STATISTICS
 
 LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
 LARGEST_STATISTIC = 1e6
+RETIRED = {"z": 1e-3, "thinking": 1, "summary": 4}  # settings of trunks that became constants
 
 
-def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
+def read_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
     """A policy from its file. Nothing in the file can name code: trunks, tokens and builders are our own, by name.
 
     Raises: InputError when the file is missing, damaged, or not a policy.
@@ -25,11 +26,9 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
     record = metadata_json(read_metadata(path), "synthnet.policy", path)
     if record is None:
         raise InputError(f"{path} is not a policy file: it has no synthnet.policy metadata")
-    if record.get("format") not in READ_FORMATS:
-        raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {READ_FORMATS}")
+    if record.get("format") != POLICY_FORMAT:
+        raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {POLICY_FORMAT}")
     tensors = read_weights(path).tensors
-    if record["format"] == 1 and any("edge_embed." in name for name in tensors):
-        raise InputError(f"{path} has edge tokens in policy format 1, which this SynthNet no longer reads; train it again")
     try:
         with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced at once
             policy = _rebuild(record)
@@ -46,8 +45,7 @@ def _rebuild(record: dict) -> Policy:
     """A policy as its metadata describes it, with sizes bounded before anything is allocated."""
     config = dict(record["config"])
     config["action"] = ActionConfig(**config["action"])
-    if record["format"] == 1 and config["backbone"].get("name") in ("set_transformer", "perceiver_io"):
-        config["backbone"] = {"place": False, "condition": 160, **config["backbone"]}  # what format 1 had where it says nothing
+    config["backbone"] = _without_retired(config["backbone"])
     sizes = [
         *config["backbone"].values(),
         *config["tokens"].values(),
@@ -75,6 +73,13 @@ def _rebuild(record: dict) -> Policy:
     if policy.reads_data and not policy.data_sets:
         raise InputError("the policy is told of data, and its metadata holds no statistics")
     return policy
+
+
+def _without_retired(backbone: dict) -> dict:
+    """A trunk's settings without those that are constants by now. Raises: InputError where a file has another value."""
+    if other := {name: backbone[name] for name, value in RETIRED.items() if backbone.get(name, value) != value}:
+        raise InputError(f"its trunk has {other}, and this SynthNet builds {RETIRED} only")
+    return {name: value for name, value in backbone.items() if name not in RETIRED}
 
 
 def _checked_statistics(found: dict) -> dict[str, list[float]]:

@@ -23,18 +23,19 @@ from synthnet.policy.tokens import TokenLayout, build_layout
 from synthnet.policy.trunks import build_backbone
 from synthnet.policy.trunks._moe import mixtures
 from synthnet.seeds import generator
+from synthnet.settings import check_settings, setting
 
-POLICY_FORMAT, READ_FORMATS = 2, (1, 2)
+POLICY_FORMAT = 2
 HEADS = ("delta", "x0")
 
 
 @dataclass
 class ActionConfig:
-    """`head`: delta (the trunk adds to the weights) or x0 (it replaces them). `sigma`: action noise in scale units."""
+    """What the policy's Gaussian is over."""
 
-    head: str = "delta"
-    sigma: float = 0.05
-    learn_sigma: bool = False
+    head: str = setting("delta", "the trunk adds to the weights, or (x0) replaces them", choices=HEADS)
+    sigma: float = setting(0.05, "action noise, in scale units", (1e-12, 1e3))
+    learn_sigma: bool = setting(False, "learn it, for each role of weights")
 
 
 @dataclass
@@ -55,10 +56,7 @@ class Policy(nn.Module):
 
     def __init__(self, config: PolicyConfig, archs: list[Arch], vocabulary: dict[str, int] | None = None):
         super().__init__()
-        if config.action.head not in HEADS:
-            raise InputError(f"action.head must be one of {', '.join(HEADS)}, got {config.action.head!r}")
-        if not config.action.sigma > 0:
-            raise InputError(f"action.sigma must be positive, got {config.action.sigma}")
+        check_settings("action", config.action)
         if config.k_max < 1:
             raise InputError(f"k_max must be at least 1, got {config.k_max}")
         if config.imagined < 0:
@@ -223,15 +221,15 @@ class Policy(nn.Module):
 
     @property
     def settings(self) -> dict[str, float]:
-        """What the trunk's mixtures of experts read at every forward: temperature, balance, z; {} where there are none."""
+        """What the trunk's mixtures of experts read at every forward: temperature and balance; {} where there are none."""
         parts = mixtures(self.trunk)
-        return {"temperature": parts[0].temperature, "balance": parts[0].weights[0], "z": parts[0].weights[1]} if parts else {}
+        return {"temperature": parts[0].temperature, "balance": parts[0].balance} if parts else {}
 
     @settings.setter
     def settings(self, values: dict[str, float]) -> None:
         self.config.backbone = {**self.config.backbone, **values}  # so that the policy's file says so too
         for part in mixtures(self.trunk):
-            part.temperature, part.weights = values["temperature"], (values["balance"], values["z"])
+            part.temperature, part.balance = values["temperature"], values["balance"]
 
     def scale(self, net: Network) -> Tensor:
         """The scale of each weight [weights]: a function of names and shapes, never of the input file's values."""

@@ -1,37 +1,65 @@
-"""Synth steps: W0 → W1 → … → WK. One function serves inference, validation, distillation and the sampling of GRPO."""
+"""Prompts and rollouts: what an update starts from, and the synth steps W0 → W1 → … → WK that a policy takes from there.
 
-from collections.abc import Callable
+`synth_steps` is the one loop over synth steps; inference, validation, every stage and the sampling of GRPO go through it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from synthnet.engine.network import Network
+from synthnet.engine.variation import AS_THEY_ARE, Variation
+from synthnet.policy.action import WeightGaussian
 from synthnet.policy.critic import best_k
 from synthnet.policy.policy import Policy
+from synthnet.seeds import generator
+from synthnet.tasks.task import Task
+
+Act = Callable[[int, Tensor, WeightGaussian], Tensor]  # step from 0, scaled states before it, the policy's Gaussian -> actions
+# Start seeds of each stage begin far above those of any zoo, so that no stage sees another's start weights.
+FIRST_SEED = {"distil": 1 << 23, "grpo": 1 << 24, "critic": 1 << 26, "role-noise": 1 << 27}
+
+
+def synth_steps(
+    policy: Policy,
+    state: Tensor,
+    n_steps: int,
+    net: Network,
+    *,
+    left: Tensor | int | None = None,
+    act: Act | None = None,
+    graded: int | None = None,
+) -> Iterator[Tensor]:
+    """The states after each synth step [net weights], in scale units, from states in scale units.
+
+    The policy is told the steps left, by default n_steps, n_steps − 1, …, 1; `left` [net]: how many before the first step.
+    `act`: which actions are taken, by default the means; several for each state branch into as many states in a row.
+    `graded`: how many of the last steps a gradient may flow through (None: all).
+    """
+    for step in range(n_steps):
+        ahead = n_steps - step if left is None else left - step
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (graded is None or n_steps - step <= graded)):
+            action = policy(state, ahead, net)
+            taken = action.mean if act is None else act(step, state, action)
+            if len(taken) > len(state):
+                state = state.repeat_interleave(len(taken) // len(state), 0)
+            state = policy.land(state, taken, ahead, net)
+        yield state
 
 
 def rollout(
-    policy: Policy,
-    start: Tensor,
-    n_steps: int,
-    net: Network,
-    noise: Callable[[int], Tensor] | None = None,
-    graded: int | None = None,
+    policy: Policy, start: Tensor, n_steps: int, net: Network, act: Act | None = None, graded: int | None = None
 ) -> list[Tensor]:
-    """The weight-state sequence [W1 … WK], each [net weights] in raw units, from start weights [net weights].
-
-    Takes the mean action, or adds sigma times `noise(step)` [net dim of the action] at each step where noise is given. The
-    policy is told the steps left: K, K−1, …, 1. `graded`: how many of the last steps a gradient may flow through (None: all).
-    """
+    """The weight-state sequence [W1 … WK], each [net weights] in raw units, from start weights [net weights]."""
     scale = policy.scale(net)
-    state, states = start / scale, []
-    for step in range(n_steps):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (graded is None or n_steps - step <= graded)):
-            action = policy(state, n_steps - step, net)
-            taken = action.mean if noise is None else action.sample(noise(step))
-            state = policy.land(state, taken, n_steps - step, net)
-        states.append(state * scale)
-    return states
+    return [state * scale for state in synth_steps(policy, start / scale, n_steps, net, act=act, graded=graded)]
+
+
+def with_noise(noise: Callable[[int], Tensor]) -> Act:
+    """Actions with sigma times `noise(step)` [net dim] added."""
+    return lambda step, _, action: action.sample(noise(step))
 
 
 @torch.no_grad()
@@ -58,7 +86,42 @@ def synthesize_auto(policy: Policy, start: Tensor, net: Network, plan: str = "re
         active, left = active[left > 0], left[left > 0]
         if not len(active):
             break
-        action = policy(state[active], left, net)
-        state[active] = policy.land(state[active], action.mean, left, net)
+        state[active] = next(synth_steps(policy, state[active], 1, net, left=left))
         taken[active] += 1
     return state * scale, taken
+
+
+class Prompt(NamedTuple):
+    """n_steps synth steps from `start` [net weights]; images [example feature] and labels [example] or [example class]."""
+
+    n_steps: int
+    start: Tensor
+    images: Tensor
+    labels: Tensor
+
+
+def draw_prompt(
+    stage: str,
+    task: Task,
+    split: str,
+    place: torch.device,
+    steps: Sequence[int],
+    n_starts: int,
+    n_images: int,
+    seed: int,
+    update: int,
+    labels: Tensor | None = None,
+    vary: Variation = AS_THEY_ARE,
+) -> Prompt:
+    """The prompt of one update, on images of a split: a pure function of (stage, seed, update).
+
+    Each start state is used in one update only. `labels`: other ones than the data's own. `vary`: what becomes of the images.
+    """
+    draw, (inputs, own) = generator(seed, stage, update), task.data(split)
+    labels = own if labels is None else labels
+    n_steps = steps[torch.randint(len(steps), (1,), generator=draw).item()]
+    first = FIRST_SEED[stage] + update * n_starts
+    start = task.draw_start("zoo", list(range(first, first + n_starts))).to(place)
+    chosen = torch.randperm(len(inputs), generator=draw)[:n_images]
+    images = vary(inputs[chosen].to(place), draw)
+    return Prompt(n_steps, start, images, labels[chosen.to(labels.device)].to(place))

@@ -1,6 +1,6 @@
 """The run directory: the one interface between a training, its resumption, and whoever looks at it.
 
-config.yaml  run.json {command, versions, commit, pid, host, started, outcome}  lock  heartbeat  metrics.jsonl  checkpoints/
+config.yaml  run.json {stage, task, command, given, versions, commit, pid, host, started, outcome}  lock  heartbeat  metrics.jsonl  checkpoints/
 patches.jsonl (requests) and applied.jsonl (what was done about them) belong to live patching, `live.py`.
 """
 
@@ -11,10 +11,8 @@ import math
 import os
 import platform
 import subprocess
-import sys
 import time
 import warnings
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Protocol
 
@@ -28,9 +26,9 @@ from synthnet.errors import InputError
 from synthnet.files import write_atomic, write_safetensors
 from synthnet.runs import ranks
 from synthnet.runs.journal import append, records
+from synthnet.runs.setup import Setup
 
 LOCK_TRIES, LOCK_PAUSE_S = 10, 0.05
-started_by: ContextVar[list[str] | None] = ContextVar("started_by", default=None)  # the command, where it is not the process's
 CHECKPOINT, CHECKPOINT_BEFORE = "training.safetensors", "training-before.safetensors"
 
 
@@ -45,20 +43,20 @@ class Tracker(Protocol):
 class RunDirectory:
     """An open, locked run directory. Opening an existing one resumes it if its config is the same, else is refused."""
 
-    def __init__(self, path: str | Path, config_yaml: str):
-        self.path = Path(path)
+    def __init__(self, setup: Setup):
+        self.path = setup.folder
         self.patch_version = 0
         self.trackers: list[Tracker] = []
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ("lock" if ranks.first() else f"lock-{ranks.rank()}")).open("w")
         except OSError as error:
-            raise InputError(f"cannot use {path} as run directory: {error.strerror}") from error
+            raise InputError(f"cannot use {self.path} as run directory: {error.strerror}") from error
         if not self._locked():
             self.close()
-            raise InputError(f"{path} is in use by another process; choose another run_dir")
+            raise InputError(f"{self.path} is in use by another process; choose another run_dir")
         try:
-            self._claim(config_yaml)
+            self._claim(setup)
         except BaseException:
             self.close()
             raise
@@ -73,16 +71,20 @@ class RunDirectory:
                 time.sleep(LOCK_PAUSE_S)
         return False
 
-    def _claim(self, config_yaml: str) -> None:
+    def _claim(self, setup: Setup) -> None:
         config = self.path / "config.yaml"
-        if config.exists() and config.read_bytes() != config_yaml.encode():
+        if config.exists() and config.read_bytes() != setup.text.encode():
             raise InputError(
                 f"{self.path} holds a run with another configuration; choose another run_dir, or repeat its settings to resume"
             )
         if ranks.first():
-            write_atomic(config, config_yaml)
+            write_atomic(config, setup.text)
         self._record = {
-            "command": started_by.get() or ["synthnet", *sys.argv[1:]],
+            "stage": setup.stage,
+            "task": setup.task,
+            "updates": setup.updates,
+            "command": list(setup.command),
+            "given": dict(setup.given),
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from synthnet.errors import InputError
-from synthnet.interrupt import StopRequest
+from synthnet.progress import StopRequest
 from synthnet.runs.executors import build_executor
 from synthnet.runs.lab import WorkersConfig
 

@@ -3,11 +3,13 @@
 import math
 from dataclasses import dataclass, field
 
-from synthnet.errors import InputError, at_least
+from synthnet.errors import InputError
+from synthnet.runs import executors
+from synthnet.settings import COUNT, options, setting
 
 SHAPES = ("constant", "linear", "cosine")
 SAMPLERS = ("grid", "random", "tpe")
-EXECUTORS = ("inline", "processes", "ray", "slurm")
+EXECUTORS = tuple(options(executors))
 
 
 @dataclass
@@ -42,53 +44,33 @@ class Schedule:
 
 @dataclass
 class LabConfig:
-    """schedules: hot knob -> its course. tensorboard: event files in the run directory (null: where tensorboard is installed).
-    mlflow: a tracking address such as sqlite:///mlflow.db. wandb: offline, online, or null for neither."""
+    """How a run is followed and steered from outside."""
 
-    schedules: dict[str, Schedule] = field(default_factory=dict)
-    tensorboard: bool | None = None
-    mlflow: str | None = None
-    wandb: str | None = None
+    schedules: dict[str, Schedule] = field(default_factory=dict, metadata={"help": "hot knob -> its course over updates"})
+    tensorboard: bool | None = setting(None, "event files in the run directory (null: where tensorboard is installed)")
+    mlflow: str | None = setting(None, "a tracking address, as in sqlite:///mlflow.db")
+    wandb: str | None = setting(None, "a Weights & Biases run", choices=(None, "offline", "online"))
 
 
 @dataclass
 class WorkersConfig:
-    """executor: inline, processes, ray or slurm, or null for this very process; workers: parts at a time; threads: cores of
-    each."""
+    """Where the parts of a job run."""
 
-    executor: str | None = None
-    workers: int = 2
-    threads: int = 1
-
-    def check_workers(self, group: str) -> None:
-        """Refuse what no part can run on."""
-        if self.executor is not None and self.executor not in EXECUTORS:
-            raise InputError(f"{group}.executor must be one of {', '.join(EXECUTORS)}, got {self.executor!r}")
-        at_least(1, group, self, "workers", "threads")
+    executor: str | None = setting(None, "null: in this very process", choices=(None, *EXECUTORS))
+    workers: int = setting(2, "parts at a time", COUNT)
+    threads: int = setting(1, "cores of each", COUNT)
 
 
 @dataclass
 class SweepConfig(WorkersConfig):
-    """Settings of `synthnet sweep`; its parts are trials.
+    """Settings of `synthnet sweep`; its parts are trials."""
 
-    sampler: grid (every combination), random or tpe (Optuna's Tree-structured Parzen Estimator); trials: how many of the latter
-    two. metric: the validation figure of the last stage whose best value is compared, higher is better. prune: stop trials that
-    fall behind (Hyperband).
-    """
-
-    executor: str = "processes"
-    sampler: str = "grid"
-    trials: int = 20
-    metric: str = "score"
-    prune: bool = False
-    seed: int = 0
-
-    def check(self) -> None:
-        """Refuse settings that no sweep can run with."""
-        if self.sampler not in SAMPLERS:
-            raise InputError(f"sweep.sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        self.check_workers("sweep")
-        at_least(1, "sweep", self, "trials")
+    executor: str = setting("processes", "where trials run", choices=EXECUTORS)
+    sampler: str = setting("grid", "every combination, or drawn ones (tpe: Optuna's Parzen estimator)", choices=SAMPLERS)
+    trials: int = setting(20, "how many of random and tpe", COUNT)
+    metric: str = setting("score", "the last stage's validation figure whose best value is compared, higher is better")
+    prune: bool = setting(False, "stop trials that fall behind (Hyperband)")
+    seed: int = setting(0, "of the draws")
 
 
 def by_full_name(tree: dict, prefix: str = "") -> dict[str, object]:

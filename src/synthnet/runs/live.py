@@ -16,10 +16,11 @@ from pathlib import Path
 
 from synthnet.errors import InputError
 from synthnet.policy.policy import Policy
+from synthnet.policy.trunks._moe import MixtureKnobs
 from synthnet.runs import ranks
 from synthnet.runs.journal import append, complete_lines, parse, records
-from synthnet.runs.knobs import LIVE_SECTIONS, MOST_UPDATES, Dials, MixtureKnobs
-from synthnet.runs.lab import LabConfig
+from synthnet.runs.knobs import MOST_UPDATES, Dials
+from synthnet.runs.lab import Schedule
 
 REQUESTS, APPLIED = "patches.jsonl", "applied.jsonl"
 
@@ -37,10 +38,9 @@ class Live:
     update; `check` refuses settings that do not go together."""
 
     def __init__(
-        self, stage: str, sections: Mapping[str, object], lab: LabConfig | None = None, check: Callable = lambda: None
+        self, sections: Mapping[str, object], schedules: Mapping[str, Schedule], check: Callable[[], None] = lambda: None
     ):
-        self.sections = {group: sections[group] for group in LIVE_SECTIONS[stage] if group in sections}
-        self.schedules = lab.schedules if lab else {}
+        self.sections, self.schedules = dict(sections), schedules
         self.check = check
         Dials(self.sections, {})  # a value out of its bounds is refused before any work
         self._entries: list[dict] = []

@@ -10,12 +10,10 @@ from pathlib import Path
 
 from synthnet.errors import InputError
 from synthnet.runs.journal import parse
-from synthnet.runs.knobs import STAGES
 
 DEPTHS = ("*", "*/*", "*/*/*")  # runs, members and stages, stages of the trials of a sweep
 STALLED_S = 600  # a running run whose heartbeat is older is shown as stalled
 TAIL_BYTES = 1 << 16
-COMMANDS = (*STAGES, "run", "sweep")  # what can stand behind a run directory
 
 
 @dataclass(frozen=True)
@@ -71,23 +69,22 @@ def read_status(folder: str | Path, root: Path | None = None) -> RunStatus:
     try:
         record = json.loads((folder / "run.json").read_text())
         command = tuple(map(str, record["command"]))
-        outcome = record.get("outcome")
+        outcome, updates = record.get("outcome"), record.get("updates", 0)
+        stage, task = (x if isinstance(x := record.get(key), str) else None for key in ("stage", "task"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder}/run.json is damaged: {error!r}") from error
-    stage = command[1] if len(command) > 1 and command[1] in COMMANDS else None
     tail = _tail(folder / "metrics.jsonl")
     heartbeat = folder / "heartbeat"
     age = time.time() - heartbeat.stat().st_mtime if heartbeat.exists() else None
     scores = [row["val/score"] for row in tail if isinstance(row.get("val/score"), float)]
-    settings = dict(part.partition("=")[::2] for part in command[2:])
     return RunStatus(
         str(folder.relative_to(root)) if root else folder.name,
         str(folder),
         _state(folder, outcome, age),
         stage,
-        settings.get("task"),
+        task,
         max((row["update"] for row in tail if isinstance(row.get("update"), int)), default=0),
-        _updates(folder, stage),
+        updates if type(updates) is int else 0,
         scores[-1] if scores else None,
         next((row["patch_version"] for row in reversed(tail) if "patch_version" in row), 0),
         age,
@@ -98,18 +95,25 @@ def read_status(folder: str | Path, root: Path | None = None) -> RunStatus:
 
 def read_settings(folder: Path) -> dict:
     """The composed settings that a run directory records, nested by group. Raises: InputError where it is no run."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    import yaml  # comes with omegaconf
 
     read_status(folder)
     try:
-        tree = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    except (OSError, UnicodeDecodeError, RecursionError, YAMLError, OmegaConfBaseException) as error:
+        tree = yaml.safe_load((folder / "config.yaml").read_bytes())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{folder}/config.yaml is damaged: {str(error)[:200]}") from error
     if not isinstance(tree, dict):
         raise InputError(f"{folder}/config.yaml is damaged: it holds no settings")
     return tree
+
+
+def read_given(folder: Path) -> dict[str, object]:
+    """The settings that a run was given by name. Raises: InputError where it is no run of ours."""
+    read_status(folder)
+    given = json.loads((folder / "run.json").read_text()).get("given")
+    if not isinstance(given, dict):
+        raise InputError(f"{folder} does not say which settings it was given; repeat its command")
+    return given
 
 
 def _state(folder: Path, outcome: str | None, age: float | None) -> str:
@@ -145,18 +149,3 @@ def _tail(path: Path) -> list[dict]:
         file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
         lines = file.read().split(b"\n")
     return [record for line in lines[:-1] if (record := parse(line)) is not None]
-
-
-def _updates(folder: Path, stage: str | None) -> int:
-    """The updates that the settings ask for; 0 where that is no loop of updates."""
-    if stage in (None, "zoo", "run", "sweep"):
-        return 0
-    inside = loop = False
-    for line in (folder / "config.yaml").read_text(errors="replace").splitlines():
-        if line and not line.startswith(" "):
-            inside = line == f"{stage}:"
-        loop = line == "  loop:" if inside and line.startswith("  ") and not line.startswith("   ") else loop
-        if inside and loop and line.startswith("    updates:"):
-            count = line.partition(":")[2].strip()
-            return int(count) if count.isdecimal() and len(count) < 10 else 0
-    return 0

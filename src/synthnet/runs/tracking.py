@@ -9,33 +9,37 @@ from pathlib import Path
 from synthnet.errors import InputError, missing_extra
 from synthnet.runs import ranks
 from synthnet.runs.directory import RunDirectory, Tracker
-from synthnet.runs.lab import LabConfig, by_full_name
+from synthnet.runs.lab import by_full_name
+from synthnet.runs.setup import Setup
+from synthnet.settings import check_settings
 
 
-def open_run(path: str | Path, config_yaml: str, lab: LabConfig | None) -> RunDirectory:
+def open_run(setup: Setup) -> RunDirectory:
     """An open run directory whose metrics also go to the trackers that the settings name.
 
     Raises: InputError where the run directory cannot be used, or a tracker is not installed or refuses.
     """
-    run = RunDirectory(path, config_yaml)
+    if setup.lab:
+        check_settings("lab", setup.lab)
+    run = RunDirectory(setup)
     try:
-        run.trackers = list(_trackers(run.path, config_yaml, lab)) if lab and ranks.first() else []
+        run.trackers = list(_trackers(run.path, setup)) if setup.lab and ranks.first() else []
     except BaseException:
         run.close()
         raise
     return run
 
 
-def _trackers(folder: Path, config_yaml: str, lab: LabConfig) -> Iterator[Tracker]:
-    installed = importlib.util.find_spec("tensorboard") is not None
+def _trackers(folder: Path, setup: Setup) -> Iterator[Tracker]:
+    lab, installed = setup.lab, importlib.util.find_spec("tensorboard") is not None
     if lab.tensorboard or (lab.tensorboard is None and installed):
         if not installed:
             raise missing_extra("tensorboard", "train")
         yield TensorBoardTracker(folder)
     if lab.mlflow:
-        yield MlflowTracker(folder, _settings(config_yaml), lab.mlflow)
+        yield MlflowTracker(folder, _settings(setup.text), lab.mlflow)
     if lab.wandb:
-        yield WandbTracker(folder, _settings(config_yaml), lab.wandb)
+        yield WandbTracker(folder, _settings(setup.text), lab.wandb)
 
 
 def numbers(metrics: dict) -> dict[str, float]:
@@ -87,8 +91,6 @@ class WandbTracker:
     """A run of the project `synthnet`; `offline` writes below the run directory and sends nothing."""
 
     def __init__(self, folder: Path, settings: dict, mode: str):
-        if mode not in ("offline", "online"):
-            raise InputError(f"lab.wandb must be offline, online or null, got {mode!r}")
         wandb = _module("wandb")
         os.environ.setdefault("WANDB_SILENT", "true")
         self.run = wandb.init(project="synthnet", name=folder.name, dir=str(folder), mode=mode, config=settings)
@@ -107,11 +109,7 @@ def _module(name: str):
         raise missing_extra(name, name) from error
 
 
-def _settings(config_yaml: str) -> dict[str, object]:
-    from omegaconf import OmegaConf
+def _settings(text: str) -> dict[str, object]:
+    import yaml  # comes with omegaconf
 
-    return {
-        name: value
-        for name, value in by_full_name(OmegaConf.to_container(OmegaConf.create(config_yaml))).items()
-        if value != {}
-    }
+    return {name: value for name, value in by_full_name(yaml.safe_load(text) or {}).items() if value != {}}

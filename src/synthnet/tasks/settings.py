@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
+from synthnet.settings import setting
+
 
 @dataclass
 class DataConfig:
-    """split_seed: which split. data_dir: a folder of local files, for tasks that read them. held_back: how many of the last
-    train images count as reward images instead, so that rewards may come from images that no supervised stage has seen."""
-
-    split_seed: int = 0
-    data_dir: str | None = None
-    held_back: int = 0
+    split_seed: int = setting(0, "which split into train, reward, val and test")
+    data_dir: str | None = setting(None, "a folder of local files, for tasks that read them")
+    held_back: int = setting(0, "so many of the last train images count as reward images, which no supervised stage sees")
 
     @property
     def mnist(self) -> str:

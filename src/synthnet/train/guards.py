@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synthnet.errors import InputError
+from synthnet.policy.action import WeightGaussian
 from synthnet.policy.policy import Policy
+from synthnet.settings import setting
 from synthnet.train.validation import Validation
 
 ACTIONS = ("stop", "rollback")
@@ -14,26 +15,15 @@ ACTIONS = ("stop", "rollback")
 
 @dataclass
 class GuardConfig:
-    """Limits, None for no limit: kl (mean KL per weight of the first step from the policy that the stage started from, in
-    nats), norm (root mean square of WK over that of W0, in scale units), drop (how far the validation score may fall below
-    its best). action: stop, or rollback to the best policy so far with half the learning rate, `rollbacks` times before it
-    stops."""
+    """Limits on what a validation measures (null: none), and what happens beyond them."""
 
-    kl: float | None = None
-    norm: float | None = 10.0
-    drop: float | None = 0.1
-    action: str = "rollback"
-    rollbacks: int = 3
-
-    def check(self) -> None:
-        if self.action not in ACTIONS:
-            raise InputError(f"guard.action must be one of {', '.join(ACTIONS)}, got {self.action!r}")
-        for name in ("kl", "norm", "drop"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"guard.{name} must be positive or null, got {value}")
-        if self.rollbacks < 0:
-            raise InputError(f"guard.rollbacks must not be negative, got {self.rollbacks}")
+    kl: float | None = setting(
+        None, "mean KL of the first step from the policy that the stage began with", (1e-12, 1e9), unit="nats a weight", hot=True
+    )
+    norm: float | None = setting(10.0, "root mean square of WK over that of W0, in scale units", (1e-3, 1e9), hot=True)
+    drop: float | None = setting(0.1, "how far the score may fall below its best", (1e-6, 1e3), hot=True)
+    action: str = setting("rollback", "to the best policy, with half the rate or the knobs before", choices=ACTIONS, hot=True)
+    rollbacks: int = setting(3, "how many before it stops", (0, 1000), hot=True)
 
     def reason(self, metrics: dict[str, float], best_score: float) -> str | None:
         """Why a validation lies beyond a limit, or None. Metrics that were not measured are not limited."""
@@ -46,14 +36,29 @@ class GuardConfig:
         return None
 
 
-@torch.no_grad()
-def drift(policy: Policy, frozen: Policy, validation: Validation, finals: list[Tensor]) -> dict[str, float]:
-    """How far a policy has moved from the frozen one: mean KL per action dim of the first step, and the size of WK over that of
-    W0; the largest of any member. `finals`: WK [net weights] of each member for the largest K."""
-    kls, norms, n_steps = [], [], max(validation.steps)
-    for member, start, final in zip(validation.members, validation.starts, finals, strict=True):
-        net, scale = member.network, policy.scale(member.network)
-        ours, theirs = (each(start / scale, n_steps, net) for each in (policy, frozen))
-        kls.append((ours.kl(theirs).mean() / ours.mean.shape[1]).item())
-        norms.append(((final / scale).norm() / (start / scale).norm()).item())
-    return {"drift/kl": max(kls), "drift/norm": max(norms)}
+@dataclass(frozen=True)
+class Anchor:
+    """The policy that a stage began with, as far as drift from it is measured: what it does first with the validation's starts."""
+
+    validation: Validation
+    actions: list[WeightGaussian]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, policy: Policy, validation: Validation) -> "Anchor":
+        n_steps = max(validation.steps)
+        pairs = zip(validation.members, validation.starts, strict=True)
+        return cls(validation, [policy(start / policy.scale(m.network), n_steps, m.network) for m, start in pairs])
+
+    @torch.no_grad()
+    def drift(self, policy: Policy, finals: list[Tensor]) -> dict[str, float]:
+        """How far a policy has moved: mean KL per action dim of the first step, and the size of WK over that of W0; the largest
+        of any member. `finals`: WK [net weights] of each member for the largest K."""
+        kls, norms, n_steps = [], [], max(self.validation.steps)
+        of_members = zip(self.validation.members, self.validation.starts, self.actions, finals, strict=True)
+        for member, start, theirs, final in of_members:
+            net, scale = member.network, policy.scale(member.network)
+            ours = policy(start / scale, n_steps, net)
+            kls.append((ours.kl(theirs).mean() / ours.mean.shape[1]).item())
+            norms.append(((final / scale).norm() / (start / scale).norm()).item())
+        return {"drift/kl": max(kls), "drift/norm": max(norms)}

@@ -4,73 +4,63 @@ A chain W_i0 = W0 → … → W_iK = the clean state is drawn per example; one o
 steps left is told to the policy: neither epoch nor state index.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from synthnet.device import choose_device
 from synthnet.engine.network import Network, layer_errors
-from synthnet.errors import InputError, at_least
+from synthnet.errors import InputError
 from synthnet.policy.policy import Policy
+from synthnet.policy.rollout import synth_steps
 from synthnet.runs import ranks
-from synthnet.runs.lab import LabConfig
-from synthnet.runs.live import Live
-from synthnet.runs.tracking import open_run
+from synthnet.runs.setup import Setup
 from synthnet.seeds import generator
+from synthnet.settings import COUNT, WEIGHT, check_settings, setting
 from synthnet.tasks.task import Task
-from synthnet.train.loop import LoopConfig, OptimConfig, check_steps, train
-from synthnet.train.snapshot import finish
+from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, Run, check_steps
 from synthnet.train.validation import Validation
 from synthnet.train.zoo import Zoo
 
 CHAINS = ("single", "short", "long", "skipped")
+SOURCES = ("zoo", "corruptor", "both")
+ROLL_IN = 0.5  # how often a later transition starts from what the policy itself made of the chain so far, to learn to mend it
 
 
 @dataclass
 class PairsConfig:
-    """Settings of `synthnet pairs`.
+    """Settings of `synthnet pairs`."""
 
-    single, short, long, skipped: relative frequencies of the chains W0→W_final; with one or two states between; through every
-    state; through a random half of the states. rollin: how often a transition starts from what the policy itself made of the
-    chain so far, not from the run's own state, so that later steps learn to correct earlier ones. function: weight of the
-    error in what each layer computes on `images` training images, beside the plain error of the weights (0: weights only).
-    source: zoo (the runs' own states), corruptor (chains that the corruptor at `corruptor` makes of their clean states) or
-    both.
-    """
-
-    single: float = 0.4
-    short: float = 0.3
-    long: float = 0.1
-    skipped: float = 0.2
-    rollin: float = 0.5
-    function: float = 2.0
-    images: int = 128
-    batch: int = 64
-    runs: int | None = None
-    source: str = "zoo"
-    corruptor: str | None = None
-    val_seeds: int = 64
-    val_steps: list[int] = field(default_factory=lambda: [1, 2, 4])
+    single: float = setting(0.4, "relative frequency of chains W0 → W_final", WEIGHT, hot=True)
+    short: float = setting(0.3, "of those with one or two states between", WEIGHT, hot=True)
+    long: float = setting(0.1, "of those through every state", WEIGHT, hot=True)
+    skipped: float = setting(0.2, "of those through a random half of the states", WEIGHT, hot=True)
+    function: float = setting(
+        2.0, "weight of the error in what each layer computes, beside that of the weights (0: weights only)", WEIGHT, hot=True
+    )
+    images: int = setting(128, "training images that it is measured on", COUNT, hot=True)
+    batch: int = setting(64, "pairs an update", COUNT, hot=True)
+    runs: int | None = setting(None, "of the zoo to learn from (null: all)", COUNT)
+    source: str = setting("zoo", "of states: the runs' own, the corruptor's from their clean ones, or both", choices=SOURCES)
+    corruptor: str | None = setting(None, "the corruptor's file or run directory")
+    val_seeds: int = setting(64, "unseen start weights that are validated on", (2, 1e6))
+    val_steps: list[int] = setting([1, 2, 4], "the K that are validated", STEPS)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=4000, validate_every=250, checkpoint_every=500))
     optim: OptimConfig = field(default_factory=OptimConfig)
 
 
 def check_chains(config: PairsConfig) -> None:
     """Refuse frequencies of chains that nothing can be drawn from."""
-    shares = [getattr(config, name) for name in CHAINS]
-    if min(shares) < 0 or not any(shares):
-        raise InputError(f"pairs.{'/'.join(CHAINS)} must not be negative and not all zero, got {shares}")
+    if not any(getattr(config, name) for name in CHAINS):
+        raise InputError(f"pairs.{'/'.join(CHAINS)} must not all be zero")
 
 
 def check_pairs(config: PairsConfig) -> None:
     """Refuse settings that the stage cannot work with, before any work."""
+    check_settings("pairs", config)
     check_chains(config)
-    if config.source not in ("zoo", "corruptor", "both"):
-        raise InputError(f"pairs.source must be zoo, corruptor or both, got {config.source!r}")
-    at_least(2, "pairs", config, "val_seeds")
     ranks.own_share(config.batch, "pairs.batch")
 
 
@@ -118,7 +108,7 @@ def draw_pairs(config: PairsConfig, states: Tensor, k_max: int, draw: torch.Gene
     for _ in range(config.batch):
         chain = draw_chain(config, states.shape[1], k_max, draw)
         place = torch.randint(len(chain) - 1, (1,), generator=draw).item()
-        own = place > 0 and torch.rand(1, generator=draw).item() < config.rollin
+        own = place > 0 and torch.rand(1, generator=draw).item() < ROLL_IN
         sources.append(chain[place])
         targets.append(chain[place + 1])
         left.append(len(chain) - 1 - place)
@@ -137,13 +127,10 @@ def roll_in(policy: Policy, batch: PairBatch, net: Network, scale: Tensor) -> Te
     """The scaled sources [pair weights]: the run's state, or what the policy made of W0 in `rollin_steps` steps."""
     sources = batch.source / scale
     for taken in batch.rollin_steps.unique().tolist():
-        if taken == 0:
-            continue
-        rows = (batch.rollin_steps == taken).nonzero().squeeze(1)
-        state = batch.start[rows] / scale
-        for done in range(taken):
-            state = policy(state, batch.steps_left[rows] + taken - done, net).mean
-        sources[rows] = state
+        if taken:
+            rows = (batch.rollin_steps == taken).nonzero().squeeze(1)
+            *_, made = synth_steps(policy, batch.start[rows] / scale, taken, net, left=batch.steps_left[rows] + taken)
+            sources[rows] = made
     return sources
 
 
@@ -172,24 +159,18 @@ def train_pairs(
     task: Task,
     zoos: Sequence[Zoo],
     config: PairsConfig,
-    run_dir: str | Path,
-    config_yaml: str,
-    seed: int,
-    device: str = "auto",
-    lab: LabConfig | None = None,
+    setup: Setup,
     corrupt: Callable[[Tensor, Network], Tensor] | None = None,
 ) -> Path:
     """Run the stage on the zoos of the task's members; returns the path of the policy it wrote. Members take turns.
     `corrupt` makes other chains of the zoo's states [run state weights], for pairs.source."""
     refuse_codes(policy)
-    live = Live("pairs", {"pairs": config}, lab, lambda: check_pairs(config))
     check_pairs(config)
     if (config.source != "zoo") != (corrupt is not None):
         raise InputError("pairs.source=corruptor and both need pairs.corruptor=PATH, and pairs.source=zoo takes none")
     check_steps("pairs.val_steps", config.val_steps, policy)
-    place = choose_device(device)
+    members, place = task.members, setup.place
     policy.to(place)
-    members = task.members
     states = [zoo.states("zoo", config.runs) for zoo in zoos]
     n_runs = sum(map(len, states))
     if config.source != "zoo":
@@ -197,14 +178,6 @@ def train_pairs(
         states = [torch.cat(both) for both in zip(states, made, strict=True)] if config.source == "both" else made
     heldout = [zoo.states("heldout")[:, [0, -1]].to(place) for zoo in zoos]
     validation = Validation.of_task(task, config.val_seeds, config.val_steps, place)
-
-    def step(update: int, learner: Policy) -> Iterator[tuple[Tensor, dict]]:
-        draw, turn = generator(seed, "pairs", update), update % len(members)
-        drawn, mine = draw_pairs(config, states[turn], learner.config.k_max, draw), ranks.own_share(config.batch, "pairs.batch")
-        batch = move(drawn, place, mine)
-        inputs = members[turn].data("train")[0]
-        chosen = torch.randperm(len(inputs), generator=draw)[: config.images]
-        yield pairs_loss(learner, batch, members[turn].network, config.function, inputs[chosen].to(place)), {}
 
     def validate(average: Policy, progress: float) -> dict:
         distances = []
@@ -215,7 +188,13 @@ def train_pairs(
         return {**validation(average), "heldout_distance": sum(distances) / len(distances)}
 
     policy.record |= {"task": members[0].name, "data": task.data_key, "corruptor": False}
-    with open_run(run_dir, config_yaml, lab) as run:
-        best = train(run, f"pairs {task.name}", policy, config, step, validate, live)
-        best.record["best_k"] = validation.best_steps(best)
-        return finish(run, best, "pairs", {"seed": seed, "zoo_runs": n_runs, "val": validation(best)})
+    with Run(setup, policy, config, validate, {"pairs": config}, lambda: check_pairs(config)) as run:
+        for update in run.updates():
+            draw, turn = generator(setup.seed, "pairs", update), update % len(members)
+            drawn = draw_pairs(config, states[turn], policy.config.k_max, draw)
+            batch = move(drawn, place, ranks.own_share(config.batch, "pairs.batch"))
+            inputs = members[turn].data("train")[0]
+            chosen = torch.randperm(len(inputs), generator=draw)[: config.images]
+            run.step(pairs_loss(policy, batch, members[turn].network, config.function, inputs[chosen].to(place)), {})
+        run.best.record["best_k"] = validation.best_steps(run.best)
+        return run.finish({"zoo_runs": n_runs, "val": validation(run.best)})

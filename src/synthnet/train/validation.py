@@ -92,8 +92,8 @@ class CollapseWatch:
     can collapse to one solution up to permutation without losing accuracy. Of a family, the lowest ratio of any member counts.
     """
 
-    def __init__(self, validation: Validation, config):
-        """`config.stop_on_collapse` is read at every validation."""
+    def __init__(self, validation: Validation, config=None):
+        """`config.stop_on_collapse`, where there is one, is read at every validation."""
         self.validation, self.config, self.warned = validation, config, False
         self.references = [
             aligned_distance(member.network.symmetry, grow_twins(member, start[:WATCHED_SEEDS]))
@@ -114,7 +114,7 @@ class CollapseWatch:
                 for member, final, reference in zip(self.validation.members, parts, self.references, strict=True)
             )
         lowest = min(value for name, value in metrics.items() if name.startswith("aligned_ratio"))
-        stop = self.config.stop_on_collapse
+        stop = self.config is not None and self.config.stop_on_collapse
         if progress >= 0.1 and lowest < COLLAPSE_RATIO and (stop or not self.warned):
             message = (
                 f"outputs of different seeds are {lowest:.2f} times as far apart as SGD nets (below {COLLAPSE_RATIO}): "

@@ -7,7 +7,7 @@ all, so a killed build resumes at the first missing shard. Runs with purpose `he
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from synthnet.device import choose_device
 from synthnet.engine.network import score
 from synthnet.engine.population import Training, train_population
-from synthnet.errors import InputError, at_least
+from synthnet.errors import InputError
 from synthnet.files import sha256_of, write_atomic, write_safetensors
 from synthnet.nets.arch import Arch, recognise
 from synthnet.nets.weights import WeightSpec, read_weights
@@ -25,20 +25,20 @@ from synthnet.progress import Bar
 from synthnet.runs.directory import RunDirectory
 from synthnet.runs.jobs import run_parts
 from synthnet.runs.lab import WorkersConfig
+from synthnet.runs.setup import Setup
+from synthnet.settings import SHARE, check_settings, setting
 from synthnet.tasks.task import Task, build_task
 
 
 @dataclass
 class ZooConfig(WorkersConfig):
-    """Settings of `synthnet zoo`; `states` are shares of the recipe's epochs, from 0 (the start) to 1 (the clean state). Its
-    parts are shards."""
+    """Settings of `synthnet zoo`; its parts are shards."""
 
-    runs: int = 1024
-    heldout: int = 256
-    states: list[float] = field(default_factory=lambda: [0.0, 0.025, 0.1, 0.25, 0.5, 1.0])
-    shard: int = 128
-    order_seed: int = 0
-    per_run_order: bool = False
+    runs: int = setting(1024, "to learn from", (1, 1e7))
+    heldout: int = setting(256, "never trained on", (0, 1e7))
+    states: list[float] = setting([0.0, 0.025, 0.1, 0.25, 0.5, 1.0], "which are kept, as shares of the recipe's epochs", SHARE)
+    shard: int = setting(128, "runs a file", (1, 1e6))
+    per_run_order: bool = setting(False, "every run sees minibatches in an order of its own")
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ class Zoo:
         return [row["seed"] for row in self.index if row["purpose"] == purpose]
 
 
-def build_zoo(task: Task, config: ZooConfig, run_dir: str | Path, config_yaml: str, device: str = "auto") -> Path:
-    """Train the zoo of a task into `run_dir`, that of several members into a folder for each; go on where an earlier build was
-    stopped."""
+def build_zoo(task: Task, config: ZooConfig, setup: Setup) -> Path:
+    """Train the zoo of a task into its run directory, that of several members into a folder for each; go on where an earlier
+    build was stopped."""
     for member in task.members:
-        _build_zoo(member, config, member_path(task, member, run_dir), config_yaml, device)
-    return Path(run_dir)
+        _build_zoo(member, config, replace(setup, folder=member_path(task, member, setup.folder)))
+    return setup.folder
 
 
 def member_path(task: Task, member: Task, folder: str | Path) -> Path:
@@ -122,9 +122,7 @@ def member_path(task: Task, member: Task, folder: str | Path) -> Path:
 
 def check_zoo(config: ZooConfig) -> None:
     """Refuse settings that no zoo can be built with."""
-    at_least(1, "zoo", config, "runs", "shard")
-    at_least(0, "zoo", config, "heldout")
-    config.check_workers("zoo")
+    check_settings("zoo", config)
     if (
         len(config.states) < 2
         or config.states[0] != 0
@@ -152,16 +150,16 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"states-{number:05d}.safetensors"
 
 
-def _build_zoo(task: Task, config: ZooConfig, run_dir: Path, config_yaml: str, device: str) -> None:
+def _build_zoo(task: Task, config: ZooConfig, setup: Setup) -> None:
     check_zoo(config)
     jobs = _jobs(config)
-    with RunDirectory(run_dir, config_yaml) as run, Bar(f"zoo {task.arch.label}", config.runs + config.heldout) as bar:
+    with RunDirectory(setup) as run, Bar(f"zoo {task.arch.label}", config.runs + config.heldout) as bar:
         seeds_of = {shard_path(run.path, number): seeds for number, (_, seeds) in enumerate(jobs)}
         done = lambda shard: bar.advance(len(seeds_of[shard]))  # noqa: E731
         if config.executor is None:
             for number, shard in enumerate(seeds_of):
                 if not shard.exists():
-                    train_shard(task, config, number, shard, device)
+                    train_shard(task, config, number, shard, setup.device)
                 done(shard)
         else:
             commands = {shard: ["shard", str(run.path), str(number)] for number, shard in enumerate(seeds_of)}
@@ -175,7 +173,7 @@ def train_shard(task: Task, config: ZooConfig, number: int, shard: Path, device:
     if not 0 <= number < len(jobs):
         raise InputError(f"the zoo has shards 0 to {len(jobs) - 1}, asked for {number}")
     (purpose, seeds), epochs = jobs[number], _epochs(task, config)
-    training = Training(task.recipe, config.order_seed, config.per_run_order)
+    training = Training(task.recipe, per_run_order=config.per_run_order)
     inputs, labels = (part.to(device) for part in task.data("train"))
     start = task.draw_start(purpose, seeds).to(device)
     states = train_population(task.network, start, inputs, labels, training, epochs, run_ids=seeds)

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from synthnet.grpo.rewards import Scored
+from synthnet.grpo.score import Scored
 
+WEIGHT = 0.5
 FLOOR = -1.0
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from synthnet.grpo.rewards import Scored
+from synthnet.grpo.score import Scored
 
 NEEDS_PREDICTIONS = True
 FLOOR, BEST = -1.0, 0.0

@@ -6,7 +6,7 @@ beyond the best so far nothing is earned twice, and what is not kept until the e
 
 from torch import Tensor
 
-from synthnet.grpo.rewards import Scored
+from synthnet.grpo.score import Scored
 
 NEEDS_STEPS = True
 FLOOR = -1.5

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from synthnet.grpo.rewards import Scored
+from synthnet.grpo.score import Scored
 
 NEEDS_COPIES = True
 FLOOR = -0.5

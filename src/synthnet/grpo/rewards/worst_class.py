@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from synthnet.grpo.rewards import Scored
+from synthnet.grpo.score import Scored
 
 NEEDS_PREDICTIONS = True
 FLOOR = 0.0

@@ -11,21 +11,19 @@ from synthnet.errors import InputError
 from synthnet.nets.symmetry import Symmetry
 from synthnet.nets.weights import TensorSpec, WeightSpec
 from synthnet.policy.tokens import TokenLayout
+from synthnet.settings import check_settings, setting
 
 FOURIER_BANDS = 4
 
 
 @dataclass
 class Config:
-    """`size`: floats per chunk; 0 makes the whole net one token (what a flat trunk reads)."""
-
     name: str = "chunk"
-    size: int = 256
+    size: int = setting(256, "floats a chunk (0: the whole net is one token, as a flat trunk reads it)", (0, 1 << 20))
 
 
 def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabulary: Mapping[str, int] | None) -> TokenLayout:
-    if config.size < 0:
-        raise InputError(f"tokens.size must be 0 (the whole net) or positive, got {config.size}")
+    check_settings("tokens", config)
     flat = spec.positions()
     if config.size == 0:
         unit_index, descriptors = flat[None], torch.zeros(1, 1)

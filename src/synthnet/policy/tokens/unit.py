@@ -13,10 +13,11 @@ from math import log, prod
 import torch
 from torch import Tensor
 
-from synthnet.errors import InputError, unknown
+from synthnet.errors import InputError
 from synthnet.nets.symmetry import Piece, Symmetry
 from synthnet.nets.weights import WeightSpec
 from synthnet.policy.tokens import EdgeBlock, TokenLayout
+from synthnet.settings import check_settings, setting
 
 CLASSES = "classes"
 DEPTHS = {  # place of a hidden layer, counted from the first and from the last one -> two numbers
@@ -29,22 +30,21 @@ Units = tuple[str, ...]  # a group of units: a group of the symmetry, or an oute
 
 @dataclass
 class Config:
-    """classes: the outputs of the net are units too, one token each with an identity of its own, and the weights of the last
-    layer are edges between them and the hidden units; without, a hidden unit's token holds its weights to all classes.
-    depth: how the place of hidden layer k of n is told: `relative`, k/(n+1) from both ends, or `ends`, 1/k and 1/(n+1−k), so
-    that a layer in the middle of a deep net is one that is near neither end, not one between the first and the last, or
-    `untold`, so that what a layer is has to be found out from what it is connected to, which is the same at depths unseen."""
+    """classes: with them, the weights of the last layer are edges between hidden units and the outputs' own tokens; without, a
+    hidden unit's token holds its weights to all classes. depth: `ends` makes a layer in the middle of a deep net one that is
+    near neither end, not one between the first and the last; `untold` leaves what a layer is to what it is connected to."""
 
     name: str = "unit"
-    classes: bool = False
-    depth: str = "relative"
+    classes: bool = setting(False, "outputs are units too, each with an identity of its own")
+    depth: str = setting(
+        "relative", "how hidden layer k of n is told: k/(n+1) from both ends; 1/k and 1/(n+1−k); nothing", choices=tuple(DEPTHS)
+    )
 
 
 def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabulary: Mapping[str, int] | None) -> TokenLayout:
     if symmetry is None:
         raise InputError("unit tokens need a traced architecture; use tokens=chunk for a file without one")
-    if config.depth not in DEPTHS:
-        raise unknown("tokens.depth", config.depth, DEPTHS)
+    check_settings("tokens", config)
     parts = _parts(spec, symmetry, config.classes)
     vocabulary = dict(vocabulary) if vocabulary else {part.key: part.size for part in parts}
     if missing := sorted({part.key for part in parts if vocabulary.get(part.key) != part.size}):

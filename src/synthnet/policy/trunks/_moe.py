@@ -7,18 +7,31 @@ alone, or the probability ratio is wrong before any update. Which expert does wh
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthnet.errors import InputError
+from synthnet.settings import setting
+
+Z_LOSS = 1e-3  # weight of the mean logsumexp²
+
+
+
+@dataclass
+class MixtureKnobs:
+    """What a trunk's mixtures of experts read at every forward."""
+
+    temperature: float = setting(1.0, "of the gate", (1e-2, 100), hot=True)
+    balance: float = setting(0.01, "weight of the loss that balances the experts' load", (0, 10), hot=True)
 
 
 class MixtureOfExperts(nn.Module):
     """Feed-forward [… dim] -> [… dim] with `experts` hidden layers of `hidden` units, of which each token uses `top_k`.
 
-    balance, z: weights of the two auxiliary losses (`auxiliary_loss`).
+    balance: weight of the load-balancing loss (`auxiliary_loss`).
     """
 
     def __init__(
@@ -29,7 +42,6 @@ class MixtureOfExperts(nn.Module):
         top_k: int = 1,
         temperature: float = 1.0,
         balance: float = 0.01,
-        z: float = 1e-3,
     ):
         super().__init__()
         if not 1 <= top_k <= experts or experts < 2 or not temperature > 0:
@@ -37,7 +49,7 @@ class MixtureOfExperts(nn.Module):
                 f"a mixture needs at least 2 experts, 1 <= top_k <= experts and a positive gate temperature, "
                 f"got {experts}, {top_k} and {temperature}"
             )
-        self.top_k, self.temperature, self.weights = top_k, temperature, (balance, z)
+        self.top_k, self.temperature, self.balance = top_k, temperature, balance
         self.gate = nn.Linear(dim, experts, bias=False)
         nn.init.normal_(self.gate.weight, std=0.1 * dim**-0.5)  # small: experts start nearly equally preferred
         self.up = nn.Parameter(torch.empty(experts, dim, hidden).uniform_(-1, 1) * dim**-0.5)
@@ -71,7 +83,7 @@ class MixtureOfExperts(nn.Module):
         self.load = torch.bincount(chosen.flatten(), minlength=experts).float() / chosen.numel()
         if torch.is_grad_enabled():
             balance = experts * (self.load * probabilities.mean(0)).sum()
-            self.passes.append(self.weights[0] * balance + self.weights[1] * scores.logsumexp(-1).square().mean())
+            self.passes.append(self.balance * balance + Z_LOSS * scores.logsumexp(-1).square().mean())
 
     def auxiliary_loss(self) -> Tensor:
         """The weighted auxiliary losses, mean over the forwards with gradient since the last call."""
@@ -83,12 +95,9 @@ def mixtures(module: nn.Module) -> list[MixtureOfExperts]:
     return [part for part in module.modules() if isinstance(part, MixtureOfExperts)]
 
 
-@contextmanager
-def recorded_experts(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, one forward; afterwards the list holds the experts that each mixture sent its tokens to, [token k]."""
-    found: list[Tensor] = []
-    yield found
-    found += [part.chosen for part in mixtures(module)]
+def chosen_experts(module: nn.Module) -> tuple[Tensor, ...]:
+    """The experts that each mixture sent its tokens to at the last forward, [token k]."""
+    return tuple(part.chosen for part in mixtures(module))
 
 
 @contextmanager

@@ -7,48 +7,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthnet.errors import InputError, at_least
+from synthnet.errors import InputError
 from synthnet.policy.tokens import STATISTICS, TokenLayout, Tokens
 from synthnet.policy.trunks._attention import Condition, FeedForward, FilmNorm, StepsLeft
 from synthnet.policy.trunks._edges import Edges, Ends, HeldEdges, StreamedEdges, tiles
 from synthnet.policy.trunks._graph import LayerGraph
-from synthnet.policy.trunks._moe import MixtureOfExperts
+from synthnet.policy.trunks._moe import MixtureKnobs, MixtureOfExperts
+from synthnet.settings import check_settings, setting
 
+SIZE = (1, 1 << 20)  # bounds of widths and counts
 BYTES = 3 * 4  # of a held state, while its successor is made: itself, the successor, and what lies between
 
 
 @dataclass
-class UnitConfig:
-    """Settings that trunks over unit tokens have in common.
+class UnitConfig(MixtureKnobs):
+    """Settings that trunks over unit tokens have in common. FiLM reads an embedding of the steps left and what else is told."""
 
-    ffn: hidden width of the feed-forwards as a multiple of `dim`. experts: 0 for a dense feed-forward, else that many, of which
-    a token uses `top_k`, with the gate's `temperature` and the weights of its `balance` and `z` losses. condition: width of
-    what FiLM reads: an embedding of the steps left and, with `place`, one of where a token stands (depth, width of its layer).
-    data: whether FiLM reads statistics of the data set too, which the policy's file keeps (`tasks.Task.statistics`). graph:
-    rounds of a small encoder of the layer graph, likewise (0: none). code: dims of the latent code, for a
-    policy whose actions are codes that FiLM reads too (0: actions are weights).
-    """
-
-    dim: int = 160
-    heads: int = 4
-    ffn: int = 2
-    experts: int = 0
-    top_k: int = 1
-    temperature: float = 1.0
-    balance: float = 0.01
-    z: float = 1e-3
-    edge_dim: int = 32
-    condition: int = 64
-    place: bool = True
-    data: bool = False
-    graph: int = 0
-    code: int = 0
+    dim: int = setting(160, "of a unit's token; a multiple of heads", SIZE)
+    heads: int = setting(4, "of attention", SIZE)
+    ffn: int = setting(2, "hidden width of feed-forwards, as a multiple of dim", SIZE)
+    experts: int = setting(0, "of each feed-forward (0: dense)", (0, 1 << 20))
+    top_k: int = setting(1, "experts that a token uses", SIZE)
+    edge_dim: int = setting(32, "of an edge's state", SIZE)
+    condition: int = setting(64, "width of what FiLM reads", SIZE)
+    place: bool = setting(True, "FiLM is told where a token stands: depth, width of its layer")
+    data: bool = setting(False, "FiLM is told statistics of the data set, which the policy's file keeps")
+    graph: int = setting(0, "rounds of a small encoder of the layer graph, told to FiLM (0: none)", (0, 1 << 20))
+    code: int = setting(0, "dims of the latent code of a policy whose actions are codes (0: actions are weights)", (0, 1 << 20))
 
 
-def check(config: UnitConfig, *counts: str) -> None:
-    """Refuse settings that cannot be built; `counts` are further settings that must be at least 1."""
-    at_least(1, "backbone", config, "dim", "heads", "ffn", "edge_dim", "condition", "top_k", *counts)
-    at_least(0, "backbone", config, "experts", "balance", "z", "graph", "code")
+def check(config: UnitConfig) -> None:
+    """Refuse settings that cannot be built."""
+    check_settings("backbone", config)
     if config.dim % config.heads:
         raise InputError(f"backbone.dim must be a multiple of backbone.heads, got {config.dim} and {config.heads}")
 
@@ -58,7 +48,7 @@ def feed_forward(config: UnitConfig) -> nn.Module:
     if not config.experts:
         return FeedForward(config.dim, config.ffn * config.dim)
     return MixtureOfExperts(
-        config.dim, config.ffn * config.dim, config.experts, config.top_k, config.temperature, config.balance, config.z
+        config.dim, config.ffn * config.dim, config.experts, config.top_k, config.temperature, config.balance
     )
 
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from synthnet.policy.tokens import TokenLayout, Tokens
 from synthnet.policy.trunks._attention import Condition, FilmNorm
 from synthnet.policy.trunks._edges import Edges
-from synthnet.policy.trunks._units import EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
+from synthnet.policy.trunks._units import SIZE, EdgeExchange, UnitConfig, UnitTrunk, check, feed_forward
+from synthnet.settings import setting
 
 
 @dataclass
 class Config(UnitConfig):
     name: str = "edge_exchange"
-    depth: int = 4
+    depth: int = setting(4, "blocks", SIZE)
 
 
 class EdgeExchangeTrunk(UnitTrunk):
@@ -46,5 +47,5 @@ class EdgeExchangeTrunk(UnitTrunk):
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:
-    check(config, "depth")
+    check(config)
     return EdgeExchangeTrunk(config, layout, k_max)

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from synthnet.errors import InputError
 from synthnet.policy.tokens import TokenLayout, Tokens
 from synthnet.policy.trunks._attention import StepsLeft
+from synthnet.settings import setting
 
 
 @dataclass
 class Config:
     name: str = "flat_mlp"
-    hidden: int = 512
-    step_dim: int = 64
+    hidden: int = setting(512, "width of its two hidden layers", (1, 1 << 20))
+    step_dim: int = setting(64, "width of the embedding of the steps left", (1, 1 << 20))
 
 
 class FlatMLP(nn.Module):

@@ -15,19 +15,16 @@ from synthnet.policy.queries import build_queries
 from synthnet.policy.tokens import TokenLayout, Tokens
 from synthnet.policy.trunks._attention import Attention, Condition, FilmNorm
 from synthnet.policy.trunks._edges import Edges
-from synthnet.policy.trunks._units import EdgeExchange, UnitConfig, UnitTrunk, check, edge_columns, feed_forward
+from synthnet.policy.trunks._units import SIZE, EdgeExchange, UnitConfig, UnitTrunk, check, edge_columns, feed_forward
+from synthnet.settings import setting
 
 
 @dataclass
 class Config(UnitConfig):
-    """latents: how many. rounds: of read, think and ask. thinking: self-attention layers among the latents per round. queries:
-    what a unit asks with, a file of `queries/`: content or place."""
-
     name: str = "perceiver_io"
-    latents: int = 16
-    rounds: int = 2
-    thinking: int = 1
-    queries: str = "content"
+    latents: int = setting(16, "how many", SIZE)
+    rounds: int = setting(2, "of read, think and ask", SIZE)
+    queries: str = setting("content", "what a unit asks with, a file of `queries/`")
 
 
 class Layer(nn.Module):
@@ -60,7 +57,7 @@ class Round(nn.Module):
         self.queries = build_queries(config.queries, config.dim, layout.descriptors.shape[1])
         self.exchange = EdgeExchange(config, layout) if edge_columns(layout) else None
         self.read, self.ask = Layer(config), Layer(config)
-        self.think = nn.ModuleList(Layer(config) for _ in range(config.thinking))
+        self.think = nn.ModuleList([Layer(config)])
 
     def forward(
         self,
@@ -98,5 +95,5 @@ class PerceiverIO(UnitTrunk):
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:
-    check(config, "latents", "rounds")
+    check(config)
     return PerceiverIO(config, layout, k_max)

@@ -10,21 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthnet.errors import at_least
 from synthnet.policy.tokens import TokenLayout, Tokens
 from synthnet.policy.trunks._attention import Attention, Condition, FilmNorm
 from synthnet.policy.trunks._edges import Edges
-from synthnet.policy.trunks._units import EdgeExchange, UnitConfig, UnitTrunk, check, edge_columns, feed_forward
+from synthnet.policy.trunks._units import SIZE, EdgeExchange, UnitConfig, UnitTrunk, check, edge_columns, feed_forward
+from synthnet.settings import setting
+
+SUMMARY = 4  # tokens that belong to no unit
 
 
 @dataclass
 class Config(UnitConfig):
-    """`inducing`: 0 for full self-attention (SAB), else the number of inducing points (ISAB, linear in tokens)."""
-
     name: str = "set_transformer"
-    depth: int = 4
-    summary: int = 4
-    inducing: int = 0
+    depth: int = setting(4, "blocks", SIZE)
+    inducing: int = setting(0, "points of ISAB, linear in tokens (0: full self-attention, SAB)", (0, 1 << 20))
 
 
 class Block(nn.Module):
@@ -51,7 +50,7 @@ class Block(nn.Module):
 class SetTransformer(UnitTrunk):
     def __init__(self, config: Config, layout: TokenLayout, k_max: int):
         super().__init__(config, layout, k_max)
-        self.summary = nn.Parameter(0.02 * torch.randn(1, config.summary, config.dim))
+        self.summary = nn.Parameter(0.02 * torch.randn(1, SUMMARY, config.dim))
         self.blocks = nn.ModuleList(Block(config, layout) for _ in range(config.depth))
 
     def think(
@@ -67,6 +66,5 @@ class SetTransformer(UnitTrunk):
 
 
 def build(config: Config, layout: TokenLayout, k_max: int) -> nn.Module:
-    check(config, "depth", "summary")
-    at_least(0, "backbone", config, "inducing")
+    check(config)
     return SetTransformer(config, layout, k_max)

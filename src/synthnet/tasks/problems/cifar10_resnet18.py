@@ -4,6 +4,7 @@ and 9,600 running statistics by default."""
 from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -11,7 +12,7 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "cifar10-resnet18"
-    width: int = 64
+    width: int = setting(64, "channels of the stem and of every block")
 
 
 def build(config: Config) -> Task:

@@ -1,8 +1,9 @@
 """scikit-learn's 8x8 digits (1,797 images; source: UCI optical digits) and an MLP 64-hidden-10; 2,410 weights by default."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -10,7 +11,7 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "digits-mlp"
-    hidden: list[int] = field(default_factory=lambda: [32])
+    hidden: list[int] = setting([32], "sizes of the hidden layers")
 
 
 def build(config: Config) -> Task:

@@ -1,7 +1,8 @@
 """digits-mlp and mnist8-mlp together: one policy for the same net on two data sets."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from synthnet.settings import setting
 from synthnet.tasks.problems import digits_mlp, mnist8_mlp
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Task
@@ -10,7 +11,7 @@ from synthnet.tasks.task import Task
 @dataclass
 class Config(DataConfig):
     name: str = "digits-mnist8"
-    hidden: list[int] = field(default_factory=lambda: [32])
+    hidden: list[int] = setting([32], "sizes of the hidden layers")
 
 
 def build(config: Config) -> Task:

@@ -7,6 +7,7 @@ Pooled to 2x2, not 1x1: after GroupNorm, the mean of a channel over the whole im
 from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -14,12 +15,10 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "digits-resnet"
-    width: int = 16
-    blocks: int = 2
-    groups: int = 4
-    pool: int = 2
+    width: int = setting(16, "channels of the stem and of every block")
+    blocks: int = setting(2, "how many")
 
 
 def build(config: Config) -> Task:
-    sizes = {"width": config.width, "blocks": config.blocks, "groups": config.groups, "pool": config.pool}
+    sizes = {"width": config.width, "blocks": config.blocks, "groups": 4, "pool": 2}
     return Task(config.name, Arch.of("resnet", side=8, **sizes), "digits", Recipe(1e-3, 64, 30))

@@ -1,8 +1,9 @@
 """digits-resnet with several numbers of blocks and widths: one policy for all of them. A member is [width, blocks]."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from synthnet.tasks.families import FamilyConfig, family_of_settings
+from synthnet.settings import setting
+from synthnet.tasks.families import FamilyConfig, family
 from synthnet.tasks.problems import digits_resnet as one
 from synthnet.tasks.task import Task
 
@@ -10,9 +11,9 @@ from synthnet.tasks.task import Task
 @dataclass
 class Config(FamilyConfig):
     name: str = "digits-resnet-family"
-    members: list[list[int]] = field(default_factory=lambda: [[16, 0], [16, 1], [16, 2]])
-    heldout: list[list[int]] = field(default_factory=lambda: [[12, 1], [12, 2], [24, 2]])
+    members: list[list[int]] = setting([[16, 0], [16, 1], [16, 2]], "architectures trained on")
+    heldout: list[list[int]] = setting([[12, 1], [12, 2], [24, 2]], "never trained on")
 
 
 def build(config: Config) -> Task:
-    return family_of_settings(config, one, "width", "blocks")
+    return family(config, one, lambda sizes: dict(zip(("width", "blocks"), sizes, strict=True)))

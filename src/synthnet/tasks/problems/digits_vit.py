@@ -4,6 +4,7 @@ LayerNorm; 18,154 weights by default."""
 from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -11,11 +12,10 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "digits-vit"
-    dim: int = 32
-    blocks: int = 2
-    heads: int = 2
+    dim: int = setting(32, "features of a token")
+    blocks: int = setting(2, "how many")
 
 
 def build(config: Config) -> Task:
-    arch = Arch.of("vit", side=8, patch=2, dim=config.dim, blocks=config.blocks, heads=config.heads)
+    arch = Arch.of("vit", side=8, patch=2, dim=config.dim, blocks=config.blocks, heads=2)
     return Task(config.name, arch, "digits", Recipe(1e-3, 64, 40))

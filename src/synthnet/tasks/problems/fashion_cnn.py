@@ -1,9 +1,10 @@
 """Fashion-MNIST (28x28, IDX files in `data_dir`) and a CNN: 3x3 convolutions of 16 and 32 channels, each with ReLU and
 max-pooling, and a Linear layer; 20,490 weights by default."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -11,7 +12,7 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "fashion-cnn"
-    channels: list[int] = field(default_factory=lambda: [16, 32])
+    channels: list[int] = setting([16, 32], "of each convolution")
 
 
 def build(config: Config) -> Task:

@@ -3,9 +3,10 @@ max-pooling, and a Linear layer; 2,698 weights by default. `pools`: how many max
 With `data_dir`: full MNIST or Fashion-MNIST, pooled alike.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -13,8 +14,8 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "mnist5k-cnn"
-    channels: list[int] = field(default_factory=lambda: [8, 16])
-    pools: int | None = None
+    channels: list[int] = setting([8, 16], "of each convolution")
+    pools: int | None = setting(None, "max-poolings, whatever the number of convolutions (null: one after each)")
 
 
 def build(config: Config) -> Task:

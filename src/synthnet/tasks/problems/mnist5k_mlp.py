@@ -3,9 +3,10 @@
 With `data_dir` the same net trains on full MNIST or Fashion-MNIST from local IDX files.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -13,7 +14,7 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "mnist5k-mlp"
-    hidden: list[int] = field(default_factory=lambda: [10])
+    hidden: list[int] = setting([10], "sizes of the hidden layers")
 
 
 def build(config: Config) -> Task:

@@ -1,8 +1,9 @@
 """The 5,000 MNIST images averaged down to 8x8, and the net of digits-mlp: the same net for other images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -10,7 +11,7 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "mnist8-mlp"
-    hidden: list[int] = field(default_factory=lambda: [32])
+    hidden: list[int] = setting([32], "sizes of the hidden layers")
 
 
 def build(config: Config) -> Task:

@@ -3,9 +3,10 @@
 With `data_dir`: full MNIST or Fashion-MNIST.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -13,7 +14,7 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "mnist-simplecnn"
-    channels: list[int] = field(default_factory=lambda: [16, 32])
+    channels: list[int] = setting([16, 32], "of each convolution")
 
 
 def build(config: Config) -> Task:

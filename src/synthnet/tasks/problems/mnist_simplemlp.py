@@ -1,8 +1,9 @@
 """The 5,000 MNIST images (28x28) and an MLP 784-128-10: 101,770 weights. With `data_dir`: full MNIST or Fashion-MNIST."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -10,7 +11,7 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "mnist-simplemlp"
-    hidden: list[int] = field(default_factory=lambda: [128])
+    hidden: list[int] = setting([128], "sizes of the hidden layers")
 
 
 def build(config: Config) -> Task:

@@ -1,7 +1,8 @@
 """mnist-simplemlp with several widths: one policy for all of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from synthnet.settings import setting
 from synthnet.tasks.families import FamilyConfig, family
 from synthnet.tasks.problems import mnist_simplemlp as one
 from synthnet.tasks.task import Task
@@ -10,11 +11,9 @@ from synthnet.tasks.task import Task
 @dataclass
 class Config(FamilyConfig):
     name: str = "mnist-simplemlp-family"
-    members: list[list[int]] = field(default_factory=lambda: [[16], [24], [32], [48]])
-    heldout: list[list[int]] = field(default_factory=lambda: [[128]])
-    depths: list[int] = field(default_factory=lambda: [1])
+    members: list[list[int]] = setting([[16], [24], [32], [48]], "architectures trained on")
+    heldout: list[list[int]] = setting([[128]], "never trained on")
 
 
 def build(config: Config) -> Task:
-    base = one.build(one.Config(data_dir=config.data_dir))
-    return family(config, base, lambda sizes: one.build(one.Config(hidden=sizes)).arch)
+    return family(config, one, lambda sizes: {"hidden": sizes})

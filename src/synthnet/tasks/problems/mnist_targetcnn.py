@@ -1,9 +1,10 @@
 """The 5,000 MNIST images (28x28) and the net of the original proof of concept: convolutions of 32 and 64 channels, Linear
 layers of 128 and 10; 421,642 weights. With `data_dir`: full MNIST or Fashion-MNIST."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from synthnet.nets.arch import Arch
+from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Recipe, Task
 
@@ -11,8 +12,8 @@ from synthnet.tasks.task import Recipe, Task
 @dataclass
 class Config(DataConfig):
     name: str = "mnist-targetcnn"
-    channels: list[int] = field(default_factory=lambda: [32, 64])
-    hidden: list[int] = field(default_factory=lambda: [128])
+    channels: list[int] = setting([32, 64], "of each convolution")
+    hidden: list[int] = setting([128], "sizes of the hidden layers")
 
 
 def build(config: Config) -> Task:

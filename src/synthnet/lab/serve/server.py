@@ -16,17 +16,19 @@ from collections import deque
 from pathlib import Path
 from typing import Annotated
 
-from synthnet.config import CONFIG_DIR, GROUPS, groups
+from synthnet.config import CONFIG_DIR, groups
 from synthnet.errors import InputError, missing_extra, unknown
 from synthnet.files import make_folder
+from synthnet.lab.fork import fork as fork_run
+from synthnet.lab.fork import lay_out, next_free
+from synthnet.lab.requests import answer, request_patch, request_rollback, request_stop
+from synthnet.lab.serve.view import comparison, knob_view, metric_rows, run_folder, sweep_view
 from synthnet.runs.executors import command_line
-from synthnet.runs.fork import fork_settings, next_free
 from synthnet.runs.journal import records
-from synthnet.runs.knobs import HOT, LIVE_SECTIONS, check_value
 from synthnet.runs.live import APPLIED
-from synthnet.runs.requests import answer, request_patch, request_rollback, request_stop
-from synthnet.runs.serve.view import comparison, knob_view, metric_rows, run_folder, sweep_view
 from synthnet.runs.status import list_runs, read_status
+from synthnet.settings import hot_knobs
+from synthnet.stages import STAGES, as_text, live_sections
 
 try:
     from fastapi import Depends, FastAPI, HTTPException, Request
@@ -43,7 +45,8 @@ LARGEST_BODY = 1 << 16
 WRITES, WINDOW_S = 20, 10.0  # at most so many writes in so many seconds
 ANSWER_S = 3.0
 SEEDS, UPDATES = (0, 2**31 - 1), (1, 1_000_000)  # bounds of the cold settings that may be changed over HTTP
-LENGTHS = [f"{stage}.loop.updates" for stage in LIVE_SECTIONS]
+LENGTHS = [f"{stage}.loop.updates" for stage in STAGES if STAGES[stage].live]
+HOT = {name: knob for stage in STAGES for name, knob in hot_knobs(live_sections(stage)).items()}
 Value = bool | int | float | str | list[int] | list[float] | None
 
 
@@ -168,7 +171,7 @@ def build_app(root: Path, token: str) -> FastAPI:
 
     @app.post("/api/patch", dependencies=writes)
     def patch(folder: Folder, body: PatchBody) -> dict:
-        return _answered(folder, request_patch(folder, body.values, body.over, GROUPS))
+        return _answered(folder, request_patch(folder, body.values, body.over))
 
     @app.post("/api/rollback", dependencies=writes)
     def rollback(folder: Folder, body: RollbackBody) -> dict:
@@ -180,39 +183,35 @@ def build_app(root: Path, token: str) -> FastAPI:
 
     @app.post("/api/fork", dependencies=writes)
     def fork(folder: Folder, body: StartBody) -> dict:
-        stage = read_status(folder).stage
-        stage, settings = fork_settings(folder, bounded_overrides(body.overrides, stage), None)
-        if any(part.startswith("reward.python=") for part in settings):
-            raise InputError("this run uses code of its owner: fork it at the command line")
-        return _spawn(stage, settings)
+        stage, given = fork_run(folder, bounded_overrides(body.overrides, read_status(folder).stage), None)
+        return _spawn(stage, given)
 
     @app.post("/api/start", dependencies=writes)
     def start(experiment: str, body: StartBody) -> dict:
         known = groups().get("experiment", [])
         if experiment not in known or not (CONFIG_DIR / "experiment" / f"{experiment}.yaml").is_file():
             raise unknown("experiment", experiment[:80], known)
-        settings = [f"experiment={experiment}", *bounded_overrides(body.overrides, None)]
-        first = root / f"run-{experiment}"
-        return _spawn("run", [*settings, f"run_dir={first if not first.exists() else next_free(first)}"])
+        given, first = bounded_overrides(body.overrides, None), root / f"run-{experiment}"
+        folder = str(first) if not first.exists() else next_free(first)
+        return _spawn("run", {"experiment": experiment, **given, "run_dir": folder})
 
     return app
 
 
-def bounded_overrides(overrides: dict[str, Value], stage: str | None) -> list[str]:
+def bounded_overrides(overrides: dict[str, Value], stage: str | None) -> dict[str, object]:
     """Overrides as settings: hot knobs within their bounds, `seed`, and the number of updates. Raises: InputError for
     others."""
-    made = []
+    made: dict[str, object] = {}
     for name, value in overrides.items():
         low_high = SEEDS if name == "seed" else UPDATES if name in LENGTHS and stage in (None, name.partition(".")[0]) else None
         if low_high is not None:
             if type(value) is not int or not low_high[0] <= value <= low_high[1]:
                 raise InputError(f"{name} must be a whole number from {low_high[0]} to {low_high[1]}, got {str(value)[:80]!r}")
+            made[name] = value
         elif name in HOT and not name.startswith("backbone."):
-            value = check_value(name, value, GROUPS)
+            made[name] = HOT[name].check(value)
         else:
             raise unknown("setting that can be changed over HTTP", name[:80], {*HOT, *LENGTHS, "seed"})
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value).replace(" ", "")
-        made.append(f"{name}={shown}")
     return made
 
 
@@ -224,13 +223,13 @@ def _answered(folder: Path, request: int) -> dict:
     return {"request": request, "applied": entry}
 
 
-def _spawn(command: str, settings: list[str]) -> dict:
-    """Start a training command that outlives this server; what it prints goes to log.txt in its run directory."""
-    folder = Path(next(part for part in settings if part.startswith("run_dir=")).partition("=")[2])
-    make_folder(folder)
+def _spawn(command: str, given: dict[str, object]) -> dict:
+    """Start a run that outlives this server; what it prints goes to log.txt in its run directory."""
+    folder = lay_out(command, given)
     with (folder / "log.txt").open("ab") as log:
-        subprocess.Popen(command_line([command, *settings]), stdout=log, stderr=log, start_new_session=True)
-    return {"run": folder.name, "command": ["synthnet", command, *settings]}
+        line = command_line(["runs", "resume", str(folder)])
+        subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True)
+    return {"run": folder.name, "command": ["synthnet", command, *as_text(given)]}
 
 
 def serve(root: Path, port: int) -> None:

@@ -6,12 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+from synthnet.console import table
 from synthnet.errors import InputError
-from synthnet.report import table
+from synthnet.lab.requests import answer, request_stop
 from synthnet.runs.journal import records
 from synthnet.runs.lab import by_full_name
 from synthnet.runs.live import APPLIED
-from synthnet.runs.requests import answer, request_stop
 from synthnet.runs.status import RunStatus, is_locked, list_runs, read_settings, read_status
 
 PRUNED = ("dead", "failed", "stopped", "done")
@@ -68,10 +68,9 @@ def stop(options) -> None:
 
 def resume(options) -> None:
     """Go on with a run that was stopped or killed, with the command it was started with."""
-    from synthnet.runs.fork import resume_settings
-    from synthnet.stages import run_command
+    from synthnet.lab import fork
 
-    print(run_command(*resume_settings(_one(options))))
+    print(fork.resume(_one(options)))
 
 
 def compare(options) -> None:

@@ -1,52 +1,22 @@
-"""What people read: tables on the terminal, and the description of a file."""
+"""What files and policies are, in words: evaluations and descriptions as tables."""
 
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from synthnet.console import accuracy_row, percent, table
 from synthnet.engine.netfiles import find_arch
 from synthnet.engine.network import network
 from synthnet.errors import InputError
 from synthnet.nets.arch import Arch
-from synthnet.nets.user_arch import UserArch
+from synthnet.nets.user_code import UserArch
 from synthnet.nets.weights import metadata_json, read_metadata, read_weights
-from synthnet.policy.file import load_policy
+from synthnet.policy.file import read_policy
 from synthnet.policy.tokens import build_layout
-
-
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print one table on standard output; the first column is text, the others figures."""
-    made = Table(title=escape(title), title_justify="left")
-    for index, column in enumerate(columns):
-        made.add_column(column, justify="right" if index else "left")
-    for row in rows:
-        made.add_row(*map(escape, row))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # a pipe or a file has no width of its own
-    console.print(made)
-
-
-def markdown(columns: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    cells = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells)
-
-
-def percent(value: float, digits: int = 2) -> str:
-    return f"{100 * value:.{digits}f} %"
 
 
 def print_evaluation(results: list[dict]) -> None:
     rows = [[r["file"], r["task"], r["split"], str(r["n"]), percent(r["accuracy"]), f"{r['loss']:.4f}"] for r in results]
     table("evaluation", ["file", "task", "split", "images", "accuracy", "loss (nats)"], rows)
-
-
-def accuracy_row(name: str, stats: dict, *more: str) -> list[str]:
-    return [name, f"{percent(stats['mean'])} ± {100 * stats['sd']:.2f}", percent(stats["min"]), percent(stats["max"]), *more]
 
 
 def print_policy(report: dict) -> None:
@@ -63,7 +33,7 @@ def print_policy(report: dict) -> None:
 def describe_file(path: str | Path, like: Arch | UserArch | None = None) -> dict:
     """What a weight file or a policy file holds; `like` as in `netfiles.open_net`."""
     if policy := metadata_json(read_metadata(path), "synthnet.policy", path):
-        loaded = load_policy(path)
+        loaded = read_policy(path)
         return {"kind": "policy", "file": str(path), "parameters": loaded.n_parameters, **policy}
     state = read_weights(path)
     tensors = [

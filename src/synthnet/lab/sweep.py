@@ -13,16 +13,18 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from synthnet.config import parse
 from synthnet.errors import InputError, missing_extra
 from synthnet.files import write_atomic
-from synthnet.interrupt import StopRequest
-from synthnet.progress import Bar
+from synthnet.lab.fork import lay_out
+from synthnet.progress import Bar, StopRequest
 from synthnet.runs.directory import RunDirectory
 from synthnet.runs.executors import Executor, Handle, build_executor
-from synthnet.runs.fork import with_settings
 from synthnet.runs.journal import records
 from synthnet.runs.lab import SweepConfig
+from synthnet.runs.setup import Setup
 from synthnet.runs.status import is_run, read_status
+from synthnet.settings import check_settings
 
 POLL_S = 0.2
 INTERRUPTED = 130
@@ -48,7 +50,7 @@ class Axis:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
 
-def parse_space(settings: list[str]) -> tuple[dict[str, Axis], list[str]]:
+def parse_space(settings: list[str]) -> tuple[dict[str, Axis], dict[str, object]]:
     """The swept settings and the fixed ones, in Hydra's grammar: a=1,2,3  a=choice(1,2)  a=range(1,9,2)  a=interval(0.1,0.5)
     a=tag(log,interval(1e-5,1e-3)).
 
@@ -79,7 +81,7 @@ def parse_space(settings: list[str]) -> tuple[dict[str, Axis], list[str]]:
         if not plain:
             raise InputError(f"{text} has no values")
         space[override.key_or_group] = Axis(tuple(each.text if isinstance(each, QuotedString) else each for each in plain))
-    return space, fixed
+    return space, parse(fixed)
 
 
 @dataclass
@@ -89,7 +91,7 @@ class Sweep:
     folder: Path
     config: SweepConfig
     space: dict[str, Axis]
-    fixed: list[str]
+    fixed: dict[str, object]
     last_stage: str
     study: object
     executor: Executor
@@ -101,9 +103,6 @@ class Sweep:
             return math.prod(len(axis.choices) for axis in self.space.values())
         return self.config.trials
 
-    def settings(self, params: dict) -> list[str]:
-        """The settings of a trial."""
-        return with_settings(self.fixed, [f"{name}={_text(value)}" for name, value in params.items()])
 
 
 @dataclass
@@ -116,19 +115,19 @@ class Active:
     reported: int = 0
 
 
-def run_sweep(folder: Path, text: str, config: SweepConfig, settings: list[str], last_stage: str) -> dict:
+def run_sweep(setup: Setup, config: SweepConfig, space: dict[str, Axis], fixed: dict[str, object], last_stage: str) -> dict:
     """Run all trials, or what is left of them; returns and writes the results. Ctrl-C leaves running trials to finish by
     themselves; the same command goes on.
 
     Raises: InputError for settings that no sweep can run with, and where optuna is missing.
     """
-    config.check()
-    space, fixed = parse_space([part for part in settings if not part.startswith(("sweep.", "run_dir="))])
+    check_settings("sweep", config)
+    fixed = {name: value for name, value in fixed.items() if name != "run_dir" and not name.startswith("sweep.")}
     if not space:
         raise InputError("a sweep needs a setting with several values, as in grpo.epsilon=0.1,0.2")
     if config.sampler == "grid" and (wide := [name for name, axis in space.items() if not axis.choices]):
         raise InputError(f"sweep.sampler=grid needs lists of values; {wide[0]} is an interval (use random or tpe)")
-    with RunDirectory(folder, text) as run, StopRequest() as stop:
+    with RunDirectory(setup) as run, StopRequest() as stop:
         study = _study(run.path, config, space)
         executor = build_executor(config.executor, config.workers, config.threads)
         sweep = Sweep(run.path, config, space, fixed, last_stage, study, executor)
@@ -209,9 +208,9 @@ def _resume(sweep: Sweep, frozen) -> None:
 def _launch(sweep: Sweep, trial, reported: int = 0) -> None:
     params = {name: axis.suggest(trial, name) for name, axis in sweep.space.items()}
     folder = sweep.folder / f"trial-{trial.number:04d}"
-    folder.mkdir(exist_ok=True)
-    command = ["run", *sweep.settings(params), f"threads={sweep.config.threads}", f"run_dir={folder}"]
-    sweep.active[trial.number] = Active(trial, folder, sweep.executor.submit(command, folder / "log.txt"), reported)
+    lay_out("run", {**sweep.fixed, **params, "threads": sweep.config.threads, "run_dir": str(folder)})
+    handle = sweep.executor.submit(["runs", "resume", str(folder)], folder / "log.txt")
+    sweep.active[trial.number] = Active(trial, folder, handle, reported)
 
 
 def _settle(sweep: Sweep, active: Active) -> bool:
@@ -288,8 +287,3 @@ def summary(sweep: Sweep) -> dict:
         )
     rows.sort(key=lambda row: (row[sweep.config.metric] is None, -(row[sweep.config.metric] or 0.0), row["trial"]))
     return {"metric": sweep.config.metric, "trials": rows}
-
-
-def _text(value: object) -> str:
-    """A value in the grammar of settings."""
-    return json.dumps(value) if isinstance(value, list | dict | bool) or value is None else str(value)

@@ -6,39 +6,22 @@ from pathlib import Path
 
 from synthnet.errors import InputError
 from synthnet.runs.journal import append, records
-from synthnet.runs.knobs import LIVE_SECTIONS, MOST_UPDATES, MixtureKnobs, check_value
+from synthnet.runs.knobs import MOST_UPDATES
 from synthnet.runs.live import APPLIED, REQUESTS
 from synthnet.runs.status import read_status
+from synthnet.settings import hot_value
+from synthnet.stages import STAGES, live_sections
 
 POLL_S = 0.1
 
 
-def parse_values(assignments: list[str]) -> dict[str, object]:
-    """Values by knob from KEY=VALUE texts, in the grammar of settings. Raises: InputError for what is not one."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    values: dict[str, object] = {}
-    for text in assignments:
-        try:
-            override = OverridesParser.create().parse_override(text)
-            value = override.value()
-        except HydraException as error:
-            raise InputError(f"expected KNOB=VALUE, got {text!r}") from error
-        if override.key_or_group in values:
-            raise InputError(f"{override.key_or_group} is given twice")
-        values[override.key_or_group] = value
-    return values
-
-
-def request_patch(folder: Path, values: dict[str, object], over: int, sections: dict[str, type]) -> int:
-    """Ask a run to move hot knobs over so many updates; returns the request's number. `sections`: group -> its dataclass.
+def request_patch(folder: Path, values: dict[str, object], over: int) -> int:
+    """Ask a run to move hot knobs over so many updates; returns the request's number.
 
     Raises: InputError, before anything is written, for a run that is over, an unknown or cold knob, and a value that the knob
     cannot have. Whether values go together is judged by the run itself.
     """
-    stage = _running(folder)
-    known = {group: {**sections, "backbone": MixtureKnobs}[group] for group in LIVE_SECTIONS[stage]}
+    known = live_sections(_running(folder))
     if not 0 <= over <= MOST_UPDATES:
         raise InputError(f"--over must be from 0 to {MOST_UPDATES} updates, got {over}")
     if not values:
@@ -46,7 +29,7 @@ def request_patch(folder: Path, values: dict[str, object], over: int, sections: 
     checked = {}
     for name, value in values.items():
         try:
-            checked[name] = check_value(name, value, known)
+            checked[name] = hot_value(name, value, known)
         except InputError as error:
             raise InputError(str(error).replace("fork RUN", f"fork {folder}")) from error
     return _send(folder, {"kind": "patch", "values": checked, "over": over})
@@ -78,8 +61,8 @@ def answer(folder: Path, request: int, patience_s: float) -> dict | None:
 def _running(folder: Path) -> str:
     """The stage of a run that can still listen."""
     status = read_status(folder)
-    if status.stage not in LIVE_SECTIONS:
-        kinds = ", ".join(LIVE_SECTIONS)
+    if not live_sections(status.stage):
+        kinds = ", ".join(name for name in STAGES if live_sections(name))
         raise InputError(f"{folder} is a {status.stage or 'foreign'} run: only {kinds} runs listen to requests")
     if status.state not in ("running", "stalled"):
         raise InputError(

@@ -3,8 +3,7 @@
 import math
 from pathlib import Path
 
-from synthnet.console import figure_library
-from synthnet.report import table
+from synthnet.console import figure_library, table
 
 
 def print_sweep(results: dict) -> None:

@@ -1,4 +1,4 @@
-"""Action noise by role: what each kind of weight moves the reward, so that noise can be shared out among the roles.
+"""Action noise: one sigma for all weights, or by role: what each kind of weight moves the reward.
 
 With one sigma for all weights, nearly all of the reward's spread comes from the few weights that it feels most (in a small MLP,
 its last layer), and what the others did is lost in it: their share of the policy gradient is noise (LOG.md has figures).
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from synthnet.engine.network import score
-from synthnet.grpo.objective import mirrored
-from synthnet.grpo.rewards import quality
+from synthnet.engine.quality import quality
+from synthnet.grpo.sample import mirrored
 from synthnet.policy.action import standard_noise
 from synthnet.policy.policy import Policy
-from synthnet.policy.prompts import draw_prompt
-from synthnet.policy.rollout import rollout
+from synthnet.policy.rollout import draw_prompt, rollout
 from synthnet.seeds import generator
 from synthnet.tasks.task import Task
 
@@ -52,3 +51,21 @@ def _variance(member: Task, nets: Tensor, nudges: Tensor, images: Tensor, labels
     """Variance of quality over the nudges [draw weights], mean over nets."""
     spreads = [quality(*score(member.network, weights + nudges, images, labels), member.n_classes).var() for weights in nets]
     return torch.stack(spreads).mean().item()
+
+
+def noise_shares(policy: Policy, members: Sequence[Task], config, reward, seed: int) -> Tensor:
+    """The noise of each column of the vocabulary as a multiple of sigma."""
+    if config.sigma_by == "role":
+        return role_shares(policy, members, reward.split, seed).to(policy.device)
+    return torch.ones(len(policy.vocabulary), device=policy.device)
+
+
+def set_sigma(policy: Policy, sigma: float, shares: Tensor) -> None:
+    """Give the policy's action its noise: sigma, in scale units, times what each column of the vocabulary takes of it."""
+    policy.log_sigma.data.copy_((sigma * shares).log())
+    policy.config.action.sigma = float(sigma)
+
+
+def set_noise(policy: Policy, sigma: float | None, shares: Tensor, own: Tensor) -> None:
+    """The noise as it is set now, or the policy's own; averages and retreats leave neither alone."""
+    policy.log_sigma.data.copy_(own) if sigma is None else set_sigma(policy, sigma, shares)

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 from synthnet.errors import InputError
+from synthnet.lab.table import best_row, flat_settings
 from synthnet.runs.journal import parse, records
-from synthnet.runs.knobs import HOT, LIVE_SECTIONS, Bounds
 from synthnet.runs.live import APPLIED
 from synthnet.runs.status import is_run, read_status
-from synthnet.runs.table import best_row, flat_settings
+from synthnet.settings import hot_knobs
+from synthnet.stages import live_sections
 
 MOST_ROWS = 5000  # in one answer
 MOST_COMPARED = 12
@@ -44,18 +45,15 @@ def metric_rows(folder: Path, after: int) -> dict:
 def knob_view(folder: Path) -> list[dict]:
     """The hot knobs of a run: the value it was set to, its last logged value, and the bounds."""
     stage = read_status(folder).stage
-    if stage not in LIVE_SECTIONS:
-        return []
     settings, logged = flat_settings(folder), {}
     for row in records(folder / "metrics.jsonl")[-50:]:
         logged |= {name.removeprefix("knob/"): value for name, value in row.items() if name.startswith("knob/")}
     found = []
-    for name, limit in HOT.items():
-        group = name.partition(".")[0]
-        if group not in LIVE_SECTIONS[stage] or (group == "backbone" and not settings.get("backbone.experts")):
+    for name, knob in hot_knobs(live_sections(stage)).items():
+        if name.startswith("backbone.") and not settings.get("backbone.experts"):
             continue
         value = logged.get(name, settings.get(name))
-        bounds = {"low": limit.low, "high": limit.high} if isinstance(limit, Bounds) else {"choices": limit or (True, False)}
+        bounds = dict(zip(("low", "high"), knob.bounds, strict=True)) if knob.bounds else {"choices": knob.choices or (True, False)}
         found.append({"name": name, "value": value, "set": settings.get(name), "moved": name in logged, **bounds})
     return found
 
