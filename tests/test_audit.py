@@ -7,8 +7,8 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from synthnet.audit.audit import OURS, Source, audit, controls, sgd_epochs, sources
-from synthnet.audit.baselines import checkpoints
-from synthnet.audit.baselines.ddpm import Ddpm, DdpmConfig, kept_signal
+from synthnet.audit import checkpoints
+from synthnet.audit.ddpm import Ddpm, DdpmConfig, kept_signal
 from synthnet.audit.connectivity import barrier
 from synthnet.audit.measures import Field, measure
 from synthnet.audit.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant

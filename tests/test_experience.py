@@ -15,7 +15,7 @@ from synthnet.grpo.sample import Cohort, SamplingConfig, current_states, draw_co
 from synthnet.grpo.score import RewardConfig, measure
 from synthnet.grpo.signal import effective_dimension, half_batch_cosine, reward_snr
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.policy.trunks._moe import mixtures, replayed_experts
+from synthnet.policy.moe import mixtures, replayed_experts
 
 
 def _config(**changes):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from conftest import make_policy
 from synthnet.errors import InputError
 from synthnet.policy.experts import choices, information, loads, role_metrics, roles
-from synthnet.policy.trunks._moe import MixtureOfExperts
+from synthnet.policy.moe import MixtureOfExperts
 from synthnet.seeds import generator
 from synthnet.train.pairs import PairsConfig, draw_pairs, pairs_loss
 

@@ -99,9 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--out", required=True)
     _shared(sub, data=True)
 
-    sub = command(
-        "audit", use.audit, "does a policy make new, different, working nets, or does it copy? Beside every control"
-    )
+    sub = command("audit", use.audit, "does a policy make new, different, working nets, or does it copy? Beside every control")
     sub.add_argument("policy", help="a bundled policy's name or a policy file")
     sub.add_argument("--zoo", required=True, help="the zoo it was trained on, or one of the same recipe, with held-out runs")
     sub.add_argument("--steps", type=int, nargs="+", help="synth steps to measure; by default 1, 2, 4 and the policy's best")
@@ -117,9 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--part", type=int, metavar="N", help="measure one set only, as the workers of --executor do")
     _shared(sub, json=True)
 
-    sub = command(
-        "exr", use.exr, "weights as OpenEXR images and PNG sheets, and back; with --policy, the sequence it makes"
-    )
+    sub = command("exr", use.exr, "weights as OpenEXR images and PNG sheets, and back; with --policy, the sequence it makes")
     sub.add_argument("files", nargs="+", help=".safetensors files or a folder of them; with --import, one .exr file")
     sub.add_argument("-o", "--out", required=True, help="a folder; with --import, a .safetensors file")
     sub.add_argument("--import", dest="back", action="store_true", help="turn an .exr file back into .safetensors")

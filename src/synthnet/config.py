@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from synthnet.errors import InputError, missing_extra, unknown
-from synthnet.grpo.score import RewardConfig
-from synthnet.policy import tokens, trunks
-from synthnet.policy.policy import ActionConfig, PolicyConfig
-from synthnet.runs.lab import LabConfig, SweepConfig
-from synthnet.runs.status import read_settings
+from synthnet.grpo import RewardConfig
+from synthnet.policy import ActionConfig, PolicyConfig, tokens, trunks
+from synthnet.runs import LabConfig, SweepConfig, read_settings
 from synthnet.settings import Knob, knobs_of, option, options, setting
 from synthnet.stages import STAGES, live_sections
-from synthnet.tasks import problems
-from synthnet.tasks.task import Task, build_task
+from synthnet.tasks import Task, build_task, problems
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 PACKAGES = {"task": problems, "tokens": tokens, "backbone": trunks}
@@ -155,7 +152,9 @@ def read_config(folder: Path):
         return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(tree)))
     except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder}/config.yaml is of another SynthNet, or damaged ({text}); repeat the run's command") from error
+        raise InputError(
+            f"{folder}/config.yaml is of another SynthNet, or damaged ({text}); repeat the run's command"
+        ) from error
 
 
 def _register(store) -> None:

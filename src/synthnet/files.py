@@ -6,7 +6,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -72,6 +72,12 @@ def make_folder(path: str | Path) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def refuse_collisions(names: Sequence[str], out: Path) -> None:
+    """Raises: InputError where two results would be one file of the folder `out`."""
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their outputs would collide in {out}")
 
 
 def safetensors_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:

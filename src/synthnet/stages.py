@@ -11,29 +11,30 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import Network
-from synthnet.engine.plan import set_memory_budget
+from synthnet.engine import Network, set_memory_budget
 from synthnet.errors import InputError, unknown
-from synthnet.grpo.config import GrpoConfig
-from synthnet.grpo.loop import train_grpo
-from synthnet.grpo.score import RewardConfig
-from synthnet.policy import tokens, trunks
-from synthnet.policy.file import read_policy
-from synthnet.policy.policy import Policy
-from synthnet.policy.trunks._moe import MixtureKnobs
-from synthnet.runs import ranks
-from synthnet.runs.directory import RunDirectory
-from synthnet.runs.knobs import Dials
-from synthnet.runs.setup import Setup
+from synthnet.grpo import GrpoConfig, RewardConfig, train_grpo
+from synthnet.policy import MixtureKnobs, Policy, read_policy, tokens, trunks
+from synthnet.runs import Dials, RunDirectory, Setup, ranks
 from synthnet.settings import hot_knobs, hot_value, option
 from synthnet.synthesis import policy_path
-from synthnet.tasks.task import Task, check_same_data
-from synthnet.train.corrupt import CorruptConfig, corrupted_states, train_corrupt
-from synthnet.train.critic import CriticConfig, train_critic
-from synthnet.train.distil import DistilConfig, train_distil
-from synthnet.train.pairs import PairsConfig, train_pairs
-from synthnet.train.snapshot import policy_of_run
-from synthnet.train.zoo import Zoo, ZooConfig, build_zoo, member_path
+from synthnet.tasks import Task, check_same_data
+from synthnet.train import (
+    CorruptConfig,
+    CriticConfig,
+    DistilConfig,
+    PairsConfig,
+    Zoo,
+    ZooConfig,
+    build_zoo,
+    corrupted_states,
+    member_path,
+    policy_of_run,
+    train_corrupt,
+    train_critic,
+    train_distil,
+    train_pairs,
+)
 
 SHAPING = ("tokens", "backbone", "action", "k_max", "imagined")  # settings that a policy of other ones does not fit
 

@@ -10,18 +10,14 @@ import torch
 from torch import Tensor
 
 from synthnet.device import choose_device
-from synthnet.engine.netfiles import NetFile, input_files, open_net, output_files, write_all
-from synthnet.engine.network import network
+from synthnet.engine import NetFile, input_files, network, open_net, output_files, write_all
 from synthnet.errors import InputError, unknown
 from synthnet.files import sha256_of
-from synthnet.nets.arch import Arch
-from synthnet.nets.user_code import UserArch
-from synthnet.nets.weights import WeightState, metadata_json, read_metadata
-from synthnet.policy.action import standard_noise
-from synthnet.policy.file import read_policy
-from synthnet.policy.policy import Policy, layout_of
-from synthnet.policy.rollout import rollout, synthesize_auto, with_noise
+from synthnet.nets import Arch, UserArch, WeightState, metadata_json, read_metadata
+from synthnet.policy import Policy, layout_of, read_policy, rollout, standard_noise, with_noise
+from synthnet.policy import steps as ways
 from synthnet.seeds import generator
+from synthnet.settings import option, options
 
 POLICY_DIR = Path(__file__).parent / "policies"
 
@@ -65,9 +61,7 @@ def find_policy(arch: Arch, task: str | None = None) -> str:
     for name in sorted(of_its_kind, key=lambda name: _depth_known(archs[name], arch), reverse=True):
         if _covers(records[name], arch):
             return name
-    raise InputError(
-        f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(policies())}) or a policy file"
-    )
+    raise InputError(f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(policies())}) or a policy file")
 
 
 def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:
@@ -102,7 +96,6 @@ def check_cover(policy: Policy, file: NetFile, strict: bool = False) -> None:
         warnings.warn(message, stacklevel=4)
 
 
-AUTO = "auto"
 FIXED_BYTES, BYTES_PER_WEIGHT = 1 << 29, 64  # torch itself; a weight's values and index tables on their way through a policy
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -126,20 +119,21 @@ def held_bytes(n_weights: int, budget: int) -> int:
 
 
 def choose_steps(policy: Policy, steps: int | str | None) -> int | str:
-    """K: as asked (auto: the policy's critic decides for each net), else the policy's recorded best K on val.
+    """K: as asked (or a way of `policy/steps/` by name, where the policy's critic decides for each net), else the policy's
+    recorded best K on val.
 
-    Raises: InputError below 1, or for auto without a critic; warns above k_max.
+    Raises: InputError below 1, or for a name without a critic; warns above k_max.
     """
     if steps is None:
         return int(policy.record.get("best_k", 1))
-    if steps == AUTO:
+    if steps in options(ways):
         if policy.critic is None:
-            raise InputError("--steps auto needs a policy with an early-stop critic: train one with synthnet critic, or give K")
-        return AUTO
+            raise InputError(f"--steps {steps} needs an early-stop critic: train one with synthnet critic, or give K")
+        return steps
     try:
         steps = int(steps)
     except ValueError:
-        raise InputError(f"steps must be a whole number or auto, got {steps!r}") from None
+        raise InputError(f"steps must be a whole number or {' or '.join(options(ways))}, got {steps!r}") from None
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
     if steps > policy.config.k_max:
@@ -163,8 +157,8 @@ def synthesize_nets(
         start = torch.stack([files[i].flat for i in members]).to(policy.device)
         shape = (len(start), policy.code_dim or start.shape[1])
         noise = lambda step, shape=shape: standard_noise(shape, generator(sample, "sample", step), policy.device)  # noqa: E731
-        if n_steps == AUTO:
-            final, counts = synthesize_auto(policy, start, files[members[0]].net)
+        if isinstance(n_steps, str):
+            final, counts = option(ways, n_steps, "steps").synthesize(policy, start, files[members[0]].net)
         else:
             final, counts = (
                 rollout(policy, start, n_steps, files[members[0]].net, None if sample is None else with_noise(noise))[-1],
@@ -202,8 +196,8 @@ def synthesize(
     files = [open_net(path, like) for path in paths]
     trained, digest = _serving(files, policy, device, strict)
     n_steps = choose_steps(trained, steps)
-    if n_steps == AUTO and sample is not None:
-        raise InputError("--sample draws actions, --steps auto plans with their means: give one of the two")
+    if isinstance(n_steps, str) and sample is not None:
+        raise InputError(f"--sample draws actions, --steps {n_steps} plans with their means: give one of the two")
     if memory is not None:
         trained.trunk.held_bytes = held_bytes(max(file.net.spec.n_weights for file in files), parse_size(memory))
     finals, taken = synthesize_nets(trained, files, n_steps, sample, alone=memory is not None)

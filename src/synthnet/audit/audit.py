@@ -11,17 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synthnet.audit.baselines import checkpoints
-from synthnet.audit.baselines.ddpm import Ddpm, DdpmConfig
+from synthnet.audit import checkpoints
 from synthnet.audit.connectivity import barrier, path_losses
+from synthnet.audit.ddpm import Ddpm, DdpmConfig
 from synthnet.audit.evaluation import summary
 from synthnet.audit.measures import Field, Measured
 from synthnet.audit.novelty import error_iou
 from synthnet.audit.sequence import compare_sequences
-from synthnet.engine.network import score
-from synthnet.nets.identity import disagreement as disagreement_of
-from synthnet.nets.identity import ensemble_gain, own_twin_rank, pair_distances
-from synthnet.nets.start import init_scale
+from synthnet.engine import score
+from synthnet.nets import disagreement as disagreement_of
+from synthnet.nets import ensemble_gain, init_scale, own_twin_rank, pair_distances
 from synthnet.seeds import generator
 
 CONTROL_NETS = 100  # of each control, as in the published protocol

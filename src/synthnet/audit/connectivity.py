@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import Network, score
+from synthnet.engine import Network, score
 
 POINTS = 11
 

@@ -6,16 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine.netfiles import input_files, open_net
-from synthnet.engine.network import predictions, score
-from synthnet.engine.population import grow_twins
+from synthnet.engine import input_files, open_net, predictions, score
 from synthnet.errors import InputError
-from synthnet.nets.arch import Arch
-from synthnet.nets.identity import identity_report, own_twin_rank
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import synthesize_flat
+from synthnet.nets import Arch, identity_report, own_twin_rank
+from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
-from synthnet.tasks.task import Task, build_task, check_same_data, data_settings, task_names
+from synthnet.tasks import Task, build_task, check_same_data, data_settings, grow_twins, task_names
 
 BOOTSTRAP_DRAWS = 2000
 
@@ -60,9 +56,7 @@ def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
     return build_task(policy.record["task"], **settings)
 
 
-def evaluate(
-    files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings
-) -> list[dict]:
+def evaluate(files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings) -> list[dict]:
     """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""
     like = build_task(task, **settings).arch if task else None
     opened = [open_net(path, like) for path in input_files(files)]

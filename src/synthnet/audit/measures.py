@@ -13,12 +13,12 @@ from torch import Tensor
 
 from synthnet.audit.evaluation import split_data, summary
 from synthnet.audit.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant
-from synthnet.engine.network import Network, predictions, score
+from synthnet.engine import Network, predictions, score
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
-from synthnet.nets.identity import canonical
-from synthnet.tasks.task import Task
-from synthnet.train.zoo import Zoo
+from synthnet.nets import canonical
+from synthnet.tasks import Task
+from synthnet.train import Zoo
 
 PERFORMANT_QUANTILE = 0.05  # of the held-out SGD nets' accuracies: the bar of 'performant'
 COPY_SHARE = 0.75  # of the nearest held-out net's distance: no honest net comes so close to a training net

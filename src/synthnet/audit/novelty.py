@@ -12,8 +12,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from synthnet.nets.identity import canonical
-from synthnet.nets.symmetry import Symmetry
+from synthnet.nets import Symmetry, canonical
 
 SHORTLIST = 8  # training nets, by a signature that permutations leave alone, that a net of several groups is aligned with
 

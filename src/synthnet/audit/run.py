@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from synthnet.audit.audit import CONTROL_NETS, HONEST, OURS, TRAINING, Source, audit, controls, sources
-from synthnet.audit.baselines.ddpm import DdpmConfig
+from synthnet.audit.ddpm import DdpmConfig
 from synthnet.audit.evaluation import task_of
 from synthnet.audit.measures import Field, Measured, measure
 from synthnet.audit.page import SET_COLUMNS, identity_rows, page, set_rows, verdict_rows
@@ -25,16 +25,13 @@ from synthnet.console import figure_library, table
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.files import make_folder, sha256_of, write_atomic
-from synthnet.policy.file import read_policy
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import synthesize_flat
+from synthnet.policy import Policy, read_policy, synthesize_flat
 from synthnet.progress import Bar
-from synthnet.runs.jobs import run_parts
-from synthnet.runs.lab import WorkersConfig
+from synthnet.runs import WorkersConfig, run_parts
 from synthnet.settings import check_settings
 from synthnet.synthesis import choose_steps, policy_path
-from synthnet.tasks.task import Task, check_same_data, data_settings
-from synthnet.train.zoo import Zoo
+from synthnet.tasks import Task, check_same_data, data_settings
+from synthnet.train import Zoo
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A sequence is not a reconstruction of a training trajectory, and nearness to one
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import Network, score
+from synthnet.engine import Network, score
 
 WHOLE = "all weights"
 

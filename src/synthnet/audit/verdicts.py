@@ -8,7 +8,7 @@ import torch
 from synthnet.audit.audit import OURS
 from synthnet.audit.evaluation import interval
 from synthnet.audit.measures import COPY_SHARE, Measured
-from synthnet.nets.identity import ACCURACY_MARGIN
+from synthnet.nets import ACCURACY_MARGIN
 
 RATIO = 0.8  # of SGD nets' own diversity
 ONE_SIDED = -1.645  # 5 % quantile of the standard normal distribution

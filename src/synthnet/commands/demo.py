@@ -6,19 +6,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.audit.evaluation import split_data, summary
+from synthnet.audit import split_data, summary
 from synthnet.console import accuracy_row, figure_library, percent, table
 from synthnet.device import choose_device
-from synthnet.engine.network import score
-from synthnet.engine.population import Training, train_population
+from synthnet.engine import Training, score, train_population
 from synthnet.errors import InputError
 from synthnet.files import make_folder
-from synthnet.nets.exr import to_image
-from synthnet.nets.weights import WeightState, read_weights, write_weights
-from synthnet.policy.file import read_policy
+from synthnet.nets import WeightState, read_weights, to_image, write_weights
+from synthnet.policy import read_policy
 from synthnet.stages import run_stages
 from synthnet.synthesis import choose_steps, find_policy, policy_path, synthesize
-from synthnet.tasks.task import Task, build_task
+from synthnet.tasks import Task, build_task
 
 
 def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, device: str) -> None:

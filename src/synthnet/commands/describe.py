@@ -4,14 +4,10 @@ import sys
 from pathlib import Path
 
 from synthnet.console import accuracy_row, percent, table
-from synthnet.engine.netfiles import find_arch
-from synthnet.engine.network import network
+from synthnet.engine import find_arch, network
 from synthnet.errors import InputError
-from synthnet.nets.arch import Arch
-from synthnet.nets.user_code import UserArch
-from synthnet.nets.weights import metadata_json, read_metadata, read_weights
-from synthnet.policy.file import read_policy
-from synthnet.policy.tokens import build_layout
+from synthnet.nets import Arch, UserArch, metadata_json, read_metadata, read_weights
+from synthnet.policy import build_layout, read_policy
 
 
 def print_evaluation(results: list[dict]) -> None:

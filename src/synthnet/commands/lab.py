@@ -119,7 +119,14 @@ def calibrate(settings: list[str]) -> None:
     for row in calibrate(start_policy(config, task, setup), task, config.grpo, config.reward, config.seed, setup.place):
         measured.append(row)
         dimension = "–" if row.dimension is None else f"{row.dimension:,.0f}"
-        numbers = [f"{row.reward:.4f}", f"{row.drop:.4f}", f"{row.spread:.5f}", f"{row.snr:.1f}", f"{row.cosine:.3f}", dimension]
+        numbers = [
+            f"{row.reward:.4f}",
+            f"{row.drop:.4f}",
+            f"{row.spread:.5f}",
+            f"{row.snr:.1f}",
+            f"{row.cosine:.3f}",
+            dimension,
+        ]
         rows.append([f"{row.sigma:g}", *numbers, "yes" if row.accepted else ""])
     heads = ["sigma", "reward", "drop", "spread", "signal/noise", "half-batch cosine", "effective dimension", "accepted"]
     table(f"calibration of GRPO on {task.name}", heads, rows)

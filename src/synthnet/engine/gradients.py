@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from synthnet.nets.chain import ACTIVATIONS, Chain
+from synthnet.nets import ACTIVATIONS, Chain
 
 # gradient with respect to an activation's input, from the one with respect to its output and the output itself
 DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -8,10 +8,8 @@ from torch import Tensor
 
 from synthnet.engine.network import Network, network
 from synthnet.errors import InputError
-from synthnet.files import make_folder
-from synthnet.nets.arch import Arch, recognise
-from synthnet.nets.user_code import UserArch
-from synthnet.nets.weights import WeightSpec, WeightState, metadata_json, read_weights, write_weights
+from synthnet.files import make_folder, refuse_collisions
+from synthnet.nets import Arch, UserArch, WeightSpec, WeightState, metadata_json, read_weights, recognise, write_weights
 
 
 @dataclass(frozen=True)
@@ -100,12 +98,6 @@ def output_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]
     names = [path.name for path in paths]
     refuse_collisions(names, out)
     return [out / name for name in names]
-
-
-def refuse_collisions(names: Sequence[str], out: Path) -> None:
-    """Raises: InputError where two results would be one file of the folder `out`."""
-    if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their outputs would collide in {out}")
 
 
 def write_all(targets: Sequence[Path], states: Sequence[WeightState], single: bool) -> None:

@@ -20,14 +20,7 @@ from synthnet.engine.plan import CACHE_BYTES, Job, Plan, choose
 from synthnet.engine.rules import own_copy
 from synthnet.engine.stacks import leading
 from synthnet.errors import InputError
-from synthnet.nets.arch import Arch
-from synthnet.nets.axes import UntraceableError
-from synthnet.nets.chain import Chain, trace
-from synthnet.nets.start import draw_init
-from synthnet.nets.symmetry import Symmetry
-from synthnet.nets.tracing import traced_symmetry
-from synthnet.nets.user_code import UserArch
-from synthnet.nets.weights import WeightSpec
+from synthnet.nets import Arch, Chain, Symmetry, UntraceableError, UserArch, WeightSpec, draw_init, trace, traced_symmetry
 from synthnet.workers import spread
 
 # an operation that vmap can only run net by net is slow, not wrong; the plan measures it, so there is nothing to warn about

@@ -11,10 +11,18 @@ from synthnet.engine.network import Network, cross_entropy
 from synthnet.engine.plan import Job, Plan, choose
 from synthnet.engine.variation import Variation
 from synthnet.seeds import generator
-from synthnet.tasks.task import Recipe, Task
 from synthnet.workers import spread
 
 PROBE_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The fixed conventional training of a task's twins: Adam, constant rate, cross-entropy."""
+
+    learning_rate: float
+    batch_size: int
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -148,9 +156,3 @@ def batch_orders(training: Training, epoch: int, n_examples: int, run_ids: list[
         return torch.randperm(n_examples, generator=generator(training.order_seed, "batch-order", epoch))
     orders = [generator(training.order_seed, "batch-order", epoch, run) for run in run_ids]
     return torch.stack([torch.randperm(n_examples, generator=order) for order in orders])
-
-
-def grow_twins(task: Task, start: Tensor, split: str = "train") -> Tensor:
-    """The twins [net weights] of start weights: the task's recipe, shared order, on one split. The reference for accuracy."""
-    inputs, labels = (part.to(start.device) for part in task.data(split))
-    return train_population(task.network, start, inputs, labels, Training(task.recipe), [task.recipe.epochs])[:, 0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from synthnet.policy.policy import Policy
+from synthnet.policy import Policy
 
 WINDOW = 8  # measurements of the half-batch cosine after which a run without any agreement is called noise
 

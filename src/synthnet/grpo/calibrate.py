@@ -15,8 +15,8 @@ from synthnet.grpo.loop import experience, most_tokens, prepare
 from synthnet.grpo.noise import noise_shares, set_sigma
 from synthnet.grpo.objective import policy_loss
 from synthnet.grpo.score import RewardConfig, terms
-from synthnet.policy.policy import Policy
-from synthnet.tasks.task import Task
+from synthnet.policy import Policy
+from synthnet.tasks import Task
 
 SIGMAS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 SNR_WANTED = 9.0  # spread of rewards in a group at least three times the noise of its minibatch

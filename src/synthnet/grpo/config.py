@@ -5,17 +5,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from synthnet.engine.variation import check_warp
+from synthnet.engine import check_warp
 from synthnet.errors import InputError
 from synthnet.grpo.objective import CONTROLS, GROUPINGS, LEVELS, LOSS_TYPES, check_mix
 from synthnet.grpo.score import RewardConfig, check_reward
-from synthnet.policy.policy import Policy
-from synthnet.policy.trainable import PARTS
+from synthnet.policy import PARTS, Policy
 from synthnet.runs import ranks
 from synthnet.settings import COUNT, OFTEN, SHARE, WEIGHT, check_settings, setting
-from synthnet.tasks.task import Task
-from synthnet.train.guards import GuardConfig
-from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, check_steps
+from synthnet.tasks import Task
+from synthnet.train import STEPS, GuardConfig, LoopConfig, OptimConfig, check_steps
 
 
 @dataclass
@@ -49,9 +47,13 @@ class GrpoConfig:
     sigma_by: str = setting(
         "weight", "the same noise for all weights, or more for roles that rewards feel less", choices=("weight", "role")
     )
-    grouping: str = setting("inter", "what an advantage is relative to (`objective.GROUPINGS`)", choices=tuple(GROUPINGS), hot=True)
+    grouping: str = setting(
+        "inter", "what an advantage is relative to (`objective.GROUPINGS`)", choices=tuple(GROUPINGS), hot=True
+    )
     mix: float = setting(0.25, "weight of the intra part in both", SHARE, hot=True)
-    step_rewards: bool = setting(True, "a step gains what it adds to a net's quality; else all comes at the last step", hot=True)
+    step_rewards: bool = setting(
+        True, "a step gains what it adds to a net's quality; else all comes at the last step", hot=True
+    )
     discount: float = setting(1.0, "of gains yet to come, in process", SHARE, hot=True)
     scale_rewards: str = setting("group", "whose deviation divides", choices=("group", "batch", "none"), hot=True)
     loss_type: str = setting("dapo", "how tokens are weighted (`objective.LOSS_TYPES`)", choices=tuple(LOSS_TYPES), hot=True)
@@ -69,14 +71,18 @@ class GrpoConfig:
     code_dim: int = setting(128, "numbers of a latent code", (1, 1 << 20))
     trainable: str = setting("all", "which part of the policy learns", choices=PARTS)
     lora_rank: int = setting(8, "of trainable=lora", (1, 1 << 20))
-    mixed: bool = setting(False, "every update holds prompts of all members of a family, instead of one member's in turn", hot=True)
+    mixed: bool = setting(
+        False, "every update holds prompts of all members of a family, instead of one member's in turn", hot=True
+    )
     select: str = setting(
         "accuracy", "what the best policy is chosen by on val (last: by nothing)", choices=("accuracy", "reward", "last")
     )
     signal_every: int = setting(25, "how often half-batch agreement is measured (0: never)", (0, 1e9), unit="updates", hot=True)
     control: str | None = setting(None, "advantages of a negative control", choices=(None, *CONTROLS))
     val_seeds: int = setting(64, "unseen start weights that are validated on", (2, 1e6))
-    stop_on_collapse: bool = setting(False, "end where outputs of different seeds come together, instead of a warning", hot=True)
+    stop_on_collapse: bool = setting(
+        False, "end where outputs of different seeds come together, instead of a warning", hot=True
+    )
     guard: GuardConfig = field(default_factory=GuardConfig)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=600, validate_every=25, checkpoint_every=50))
     optim: OptimConfig = field(

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
-from synthnet.nets.user_code import load_function, split_name
+from synthnet.nets import load_function, split_name
 
 
 @dataclass(frozen=True)

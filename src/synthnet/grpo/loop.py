@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synthnet.engine.variation import Variation
+from synthnet.engine import Variation
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import Agreement, reward_snr
 from synthnet.grpo.config import GrpoConfig, check
@@ -24,16 +24,11 @@ from synthnet.grpo.noise import noise_shares, set_noise, set_sigma
 from synthnet.grpo.objective import GROUPINGS, controlled, group_spread, policy_loss
 from synthnet.grpo.sample import Cohort, NoisyStep, Rollouts, sample
 from synthnet.grpo.score import RewardConfig, Scored, measure, score, step_gains, total
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import draw_prompt
-from synthnet.policy.trainable import freeze_all_but
-from synthnet.runs import ranks
-from synthnet.runs.setup import Setup
+from synthnet.policy import Policy, draw_prompt, freeze_all_but
+from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
-from synthnet.tasks.task import Task
-from synthnet.train.guards import Anchor
-from synthnet.train.loop import Run
-from synthnet.train.validation import CollapseWatch, Validation
+from synthnet.tasks import Task
+from synthnet.train import Anchor, CollapseWatch, Run, Validation
 
 
 class Estimator(NamedTuple):

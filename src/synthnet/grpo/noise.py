@@ -9,14 +9,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import score
-from synthnet.engine.quality import quality
+from synthnet.engine import quality, score
 from synthnet.grpo.sample import mirrored
-from synthnet.policy.action import standard_noise
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import draw_prompt, rollout
+from synthnet.policy import Policy, draw_prompt, rollout, standard_noise
 from synthnet.seeds import generator
-from synthnet.tasks.task import Task
+from synthnet.tasks import Task
 
 PROBE = 0.05  # scale units: small enough that the spread is proportional to it
 MOST = 50.0  # times the noise of the role that is felt most; dead weights would ask for infinitely much

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from synthnet.grpo.sample import NoisyStep, shared
-from synthnet.policy.policy import Policy
-from synthnet.policy.trunks._moe import replayed_experts
+from synthnet.policy import Policy, replayed_experts
 
 ADVANTAGE_EPS = 1e-8
 ADVANTAGE_CLIP = 5.0

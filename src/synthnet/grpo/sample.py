@@ -6,11 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import Network
-from synthnet.policy.action import WeightGaussian, standard_noise
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import Prompt, synth_steps
-from synthnet.policy.trunks._moe import chosen_experts
+from synthnet.engine import Network
+from synthnet.policy import Policy, Prompt, WeightGaussian, chosen_experts, standard_noise, synth_steps
 from synthnet.runs import ranks
 from synthnet.seeds import generator
 
@@ -149,9 +146,7 @@ def mirrored(half: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def current_states(
-    policy: Policy, start: Tensor, share: float, steps_left: int, net: Network, draw: torch.Generator
-) -> Tensor:
+def current_states(policy: Policy, start: Tensor, share: float, steps_left: int, net: Network, draw: torch.Generator) -> Tensor:
     """Start weights [P weights] of which a share is replaced by what one sampled step makes of them."""
     if not share:
         return start

@@ -18,16 +18,13 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine.network import Network, predictions
-from synthnet.engine.network import score as score_nets
-from synthnet.engine.quality import bounded, counted, quality
-from synthnet.engine.stacks import leading
-from synthnet.engine.variation import LARGEST_WARP, Variation
+from synthnet.engine import LARGEST_WARP, Network, Variation, bounded, counted, leading, predictions, quality
+from synthnet.engine import score as score_nets
 from synthnet.errors import InputError
 from synthnet.grpo import rewards
 from synthnet.grpo.hooks import Hook, ask_all
 from synthnet.grpo.sample import Rollouts
-from synthnet.nets.start import init_scale
+from synthnet.nets import init_scale
 from synthnet.seeds import generator
 from synthnet.settings import check_settings, option, options, setting
 
@@ -230,7 +227,9 @@ def measure(
     probabilities = None
     if reward.needs("NEEDS_PREDICTIONS"):
         probabilities = predictions(net, final.to(dtype), images.to(dtype)).float().cpu()
-    last = score_nets(net, final, images, labels, dtype=dtype) if probabilities is None else _score_of(probabilities, labels.cpu())
+    last = (
+        score_nets(net, final, images, labels, dtype=dtype) if probabilities is None else _score_of(probabilities, labels.cpu())
+    )
     accuracies, losses = [*accuracies, last[0]], [*losses, last[1]]
     norms = [_rms(state / scale) for state in kept]
     moved = [_rms((after - before) / scale) for before, after in itertools.pairwise(kept)]

@@ -10,11 +10,10 @@ from pathlib import Path
 from synthnet.config import compose, parse, read_config
 from synthnet.errors import InputError
 from synthnet.files import make_folder, write_atomic
-from synthnet.policy.trunks._moe import MixtureKnobs
-from synthnet.runs.live import APPLIED, REQUESTS
-from synthnet.runs.status import read_given, read_status
+from synthnet.policy import MixtureKnobs
+from synthnet.runs import APPLIED, REQUESTS, read_given, read_status
 from synthnet.stages import SHAPING, STAGES, as_text, check_stages, live_sections, run_stage, run_stages, without_shape
-from synthnet.train.snapshot import policy_of_run
+from synthnet.train import policy_of_run
 
 MIXTURE = tuple(f"backbone.{each.name}" for each in fields(MixtureKnobs))  # of what shapes a policy, any one takes these
 CODE = "reward.python"  # the setting that names code of the user's own: a file never does, a person has to

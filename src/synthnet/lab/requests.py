@@ -5,10 +5,7 @@ import time
 from pathlib import Path
 
 from synthnet.errors import InputError
-from synthnet.runs.journal import append, records
-from synthnet.runs.knobs import MOST_UPDATES
-from synthnet.runs.live import APPLIED, REQUESTS
-from synthnet.runs.status import read_status
+from synthnet.runs import APPLIED, MOST_UPDATES, REQUESTS, append, read_status, records
 from synthnet.settings import hot_value
 from synthnet.stages import STAGES, live_sections
 

@@ -18,12 +18,8 @@ from synthnet.errors import InputError, missing_extra
 from synthnet.files import write_atomic
 from synthnet.lab.fork import lay_out
 from synthnet.progress import Bar, StopRequest
-from synthnet.runs.directory import RunDirectory
+from synthnet.runs import RunDirectory, Setup, SweepConfig, is_run, read_status, records
 from synthnet.runs.executors import Executor, Handle, build_executor
-from synthnet.runs.journal import records
-from synthnet.runs.lab import SweepConfig
-from synthnet.runs.setup import Setup
-from synthnet.runs.status import is_run, read_status
 from synthnet.settings import check_settings
 
 POLL_S = 0.2
@@ -102,7 +98,6 @@ class Sweep:
         if self.config.sampler == "grid":
             return math.prod(len(axis.choices) for axis in self.space.values())
         return self.config.trials
-
 
 
 @dataclass

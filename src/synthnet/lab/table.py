@@ -9,10 +9,7 @@ from pathlib import Path
 from synthnet.console import table
 from synthnet.errors import InputError
 from synthnet.lab.requests import answer, request_stop
-from synthnet.runs.journal import records
-from synthnet.runs.lab import by_full_name
-from synthnet.runs.live import APPLIED
-from synthnet.runs.status import RunStatus, is_locked, list_runs, read_settings, read_status
+from synthnet.runs import APPLIED, RunStatus, by_full_name, is_locked, list_runs, read_settings, read_status, records
 
 PRUNED = ("dead", "failed", "stopped", "done")
 STOP_S = 60.0

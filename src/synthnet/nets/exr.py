@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from synthnet.console import figure_library
-from synthnet.engine.netfiles import refuse_collisions
 from synthnet.errors import InputError, missing_extra
-from synthnet.files import make_folder, write_atomic
+from synthnet.files import make_folder, refuse_collisions, write_atomic
 from synthnet.nets.weights import INTEGER_DTYPES, WeightState
 
 SHAPE, DTYPE, METADATA, INTEGERS = "synthnet.shape", "synthnet.dtype", "synthnet.metadata", "synthnet.integers"

@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import Network
+from synthnet.engine import Network
+from synthnet.policy.moe import MixtureOfExperts
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.policy.tokens import TokenLayout
-from synthnet.policy.trunks._moe import MixtureOfExperts
 
 ROLE_COLUMNS = 4  # of a token's descriptor; the further ones tell tokens of one role apart
 STEPS = 2

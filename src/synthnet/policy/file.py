@@ -4,13 +4,12 @@ from pathlib import Path
 
 import torch
 
-from synthnet.engine.network import network
+from synthnet.engine import network
 from synthnet.errors import InputError
-from synthnet.nets.arch import Arch
-from synthnet.nets.weights import metadata_json, read_metadata, read_weights
+from synthnet.nets import Arch, metadata_json, read_metadata, read_weights
 from synthnet.policy.imagined import io_sizes
 from synthnet.policy.policy import POLICY_FORMAT, ActionConfig, Policy, PolicyConfig
-from synthnet.policy.tokens import STATISTICS
+from synthnet.tasks import STATISTICS
 
 LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
 LARGEST_STATISTIC = 1e6

@@ -10,7 +10,7 @@ They begin as noise, are learned like every other parameter, and are part of the
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine.network import Network, cross_entropy
+from synthnet.engine import Network, cross_entropy
 from synthnet.errors import InputError
 from synthnet.policy.tokens import TokenLayout
 

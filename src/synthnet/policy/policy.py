@@ -11,17 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine.network import Network, network
+from synthnet.engine import Network, network
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
-from synthnet.nets.arch import Arch
-from synthnet.nets.start import init_scale
+from synthnet.nets import Arch, init_scale
 from synthnet.policy.action import WeightGaussian
 from synthnet.policy.critic import Critic
 from synthnet.policy.imagined import Imagined, io_sizes
+from synthnet.policy.moe import mixtures
 from synthnet.policy.tokens import TokenLayout, build_layout
 from synthnet.policy.trunks import build_backbone
-from synthnet.policy.trunks._moe import mixtures
 from synthnet.seeds import generator
 from synthnet.settings import check_settings, setting
 

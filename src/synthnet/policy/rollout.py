@@ -9,13 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import Network
-from synthnet.engine.variation import AS_THEY_ARE, Variation
+from synthnet.engine import AS_THEY_ARE, Network, Variation
 from synthnet.policy.action import WeightGaussian
 from synthnet.policy.critic import best_k
 from synthnet.policy.policy import Policy
 from synthnet.seeds import generator
-from synthnet.tasks.task import Task
+from synthnet.tasks import Task
 
 Act = Callable[[int, Tensor, WeightGaussian], Tensor]  # step from 0, scaled states before it, the policy's Gaussian -> actions
 # Start seeds of each stage begin far above those of any zoo, so that no stage sees another's start weights.
@@ -70,19 +69,17 @@ def synthesize_flat(policy: Policy, start: Tensor, n_steps: int, net: Network, c
 
 
 @torch.no_grad()
-def synthesize_auto(policy: Policy, start: Tensor, net: Network, plan: str = "replanned") -> tuple[Tensor, Tensor]:
-    """WK [net weights] with K chosen for each net by the policy's critic, and K [net].
+def synthesize_planned(policy: Policy, start: Tensor, net: Network, horizon: Callable[[int], int]) -> tuple[Tensor, Tensor]:
+    """WK [net weights] with K chosen for each net by the policy's critic, and K [net]; at most k_max steps.
 
-    Before every step the critic is asked again. replanned: the policy is told as many steps left as the critic now thinks best
-    (so a plan may change on the way); one: it is told 1 each time, and the net goes on while one more step is predicted to
-    gain. At most k_max steps.
+    Before every step, from 0, the critic is asked again which number of further steps up to `horizon(step)` is best; the policy
+    is told that many are left, and where it is none the net is done.
     """
-    scale, k_max = policy.scale(net), policy.config.k_max
+    scale = policy.scale(net)
     state, taken = start / scale, torch.zeros(len(start), dtype=torch.long, device=start.device)
     active = torch.arange(len(start), device=start.device)
-    for step in range(k_max):
-        lags = policy.judge(state[active], net)
-        left = best_k(lags[:, : (2 if plan == "one" else k_max - step + 1)])
+    for step in range(policy.config.k_max):
+        left = best_k(policy.judge(state[active], net)[:, : horizon(step) + 1])
         active, left = active[left > 0], left[left > 0]
         if not len(active):
             break

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthnet.errors import InputError
-from synthnet.policy.policy import Policy
-from synthnet.policy.trunks._moe import MixtureKnobs
+from synthnet.policy import MixtureKnobs, Policy
 from synthnet.runs import ranks
 from synthnet.runs.journal import append, complete_lines, parse, records
 from synthnet.runs.knobs import MOST_UPDATES, Dials

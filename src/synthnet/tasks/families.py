@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 
 from synthnet.errors import InputError
-from synthnet.nets.arch import Arch
+from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Task

@@ -11,22 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synthnet.engine.network import Network, network
+from synthnet.engine import Network, network
+from synthnet.engine.population import Recipe
 from synthnet.errors import InputError, unknown
-from synthnet.nets.arch import Arch
-from synthnet.nets.start import draw_init, init_scale
-from synthnet.policy.tokens import PICTURE
+from synthnet.nets import Arch, draw_init, init_scale
 from synthnet.seeds import start_generator
 from synthnet.tasks import data, problems
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """The fixed conventional training of a task's twins: Adam, constant rate, cross-entropy."""
-
-    learning_rate: float
-    batch_size: int
-    epochs: int
+PICTURE = 8  # pixels along a side of the pictures that the statistics of a data set are made of
+STATISTICS = 12 * PICTURE**2  # mean, deviation, ten classes
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import Network
-from synthnet.policy.action import standard_noise
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import rollout, with_noise
-from synthnet.runs.setup import Setup
+from synthnet.engine import Network
+from synthnet.policy import Policy, rollout, standard_noise, with_noise
+from synthnet.runs import Setup
 from synthnet.seeds import generator
 from synthnet.settings import COUNT, check_settings, setting
-from synthnet.tasks.task import Task
+from synthnet.tasks import Task
 from synthnet.train.loop import LoopConfig, OptimConfig, Run
 from synthnet.train.pairs import PairsConfig, check_chains, draw_pairs, move, pairs_loss, refuse_codes
 from synthnet.train.zoo import Zoo

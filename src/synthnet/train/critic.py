@@ -7,15 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import Network, score
-from synthnet.engine.quality import quality
-from synthnet.policy.critic import lag
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import draw_prompt, rollout, synthesize_auto
-from synthnet.runs.setup import Setup
+from synthnet.engine import Network, quality, score
+from synthnet.policy import Policy, draw_prompt, lag, rollout
+from synthnet.policy.steps import auto
+from synthnet.runs import Setup
 from synthnet.seeds import generator
 from synthnet.settings import COUNT, check_settings, setting
-from synthnet.tasks.task import Task
+from synthnet.tasks import Task
 from synthnet.train.loop import LoopConfig, OptimConfig, Run
 from synthnet.train.validation import Validation
 
@@ -46,7 +44,7 @@ def train_critic(policy: Policy, task: Task, config: CriticConfig, setup: Setup)
     def validate(average: Policy, _: float) -> dict:
         accuracies, counts = [], []
         for member, start in zip(validation.members, validation.starts, strict=True):
-            finals, taken = synthesize_auto(average, start, member.network)
+            finals, taken = auto.synthesize(average, start, member.network)
             accuracies.append(score(member.network, finals, *validation.examples(member))[0].mean().item())
             counts.append(taken.double().mean().item())
         accuracy, steps_taken = (sum(values) / len(values) for values in (accuracies, counts))

@@ -13,18 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import cross_entropy, predictions
-from synthnet.engine.variation import LARGEST_WARP, Variation, check_warp
+from synthnet.engine import LARGEST_WARP, Variation, check_warp, cross_entropy, predictions
 from synthnet.errors import InputError
-from synthnet.nets.identity import aligned_distance, prediction_shortfall, shortfall
-from synthnet.nets.weights import WeightSpec
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import draw_prompt, rollout
-from synthnet.runs import ranks
-from synthnet.runs.setup import Setup
+from synthnet.nets import WeightSpec, aligned_distance, prediction_shortfall, shortfall
+from synthnet.policy import Policy, draw_prompt, rollout
+from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
 from synthnet.settings import COUNT, WEIGHT, check_settings, setting
-from synthnet.tasks.task import Task
+from synthnet.tasks import Task
 from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, Run, check_steps
 from synthnet.train.pairs import PairsConfig, draw_pairs, move, pairs_loss
 from synthnet.train.validation import CollapseWatch, Validation

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synthnet.policy.action import WeightGaussian
-from synthnet.policy.policy import Policy
+from synthnet.policy import Policy, WeightGaussian
 from synthnet.settings import setting
 from synthnet.train.validation import Validation
 
@@ -18,7 +17,11 @@ class GuardConfig:
     """Limits on what a validation measures (null: none), and what happens beyond them."""
 
     kl: float | None = setting(
-        None, "mean KL of the first step from the policy that the stage began with", (1e-12, 1e9), unit="nats a weight", hot=True
+        None,
+        "mean KL of the first step from the policy that the stage began with",
+        (1e-12, 1e9),
+        unit="nats a weight",
+        hot=True,
     )
     norm: float | None = setting(10.0, "root mean square of WK over that of W0, in scale units", (1e-3, 1e9), hot=True)
     drop: float | None = setting(0.1, "how far the score may fall below its best", (1e-6, 1e3), hot=True)

@@ -15,12 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from synthnet.errors import InputError
-from synthnet.policy.policy import Policy
+from synthnet.policy import Policy
 from synthnet.progress import Bar, StopRequest
-from synthnet.runs import ranks
-from synthnet.runs.live import Live
-from synthnet.runs.setup import Setup
-from synthnet.runs.tracking import open_run
+from synthnet.runs import Live, Setup, open_run, ranks
 from synthnet.settings import OFTEN, SHARE, setting
 from synthnet.train.guards import GuardConfig
 from synthnet.train.optimizer import RULES, Optimizer
@@ -51,7 +48,9 @@ class OptimConfig:
     max_grad_norm: float = setting(1.0, "where gradients are clipped", (1e-6, 1e6), hot=True)
     warmup: int = setting(50, "of the learning rate", (0, 1e9), unit="updates")
     final_rate: float = setting(0.02, "what is left of the peak at the end", SHARE)
-    ema: float = setting(0.995, "decay of the average of the policy, which is what is validated and kept", (0, 0.99999), hot=True)
+    ema: float = setting(
+        0.995, "decay of the average of the policy, which is what is validated and kept", (0, 0.99999), hot=True
+    )
     rule: str = setting("adamw", "muon: of matrices, AdamW for the rest", choices=RULES)
 
 

@@ -11,15 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import Network, layer_errors
+from synthnet.engine import Network, layer_errors
 from synthnet.errors import InputError
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import synth_steps
-from synthnet.runs import ranks
-from synthnet.runs.setup import Setup
+from synthnet.policy import Policy, synth_steps
+from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
 from synthnet.settings import COUNT, WEIGHT, check_settings, setting
-from synthnet.tasks.task import Task
+from synthnet.tasks import Task
 from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, Run, check_steps
 from synthnet.train.validation import Validation
 from synthnet.train.zoo import Zoo

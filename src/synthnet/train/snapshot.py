@@ -7,10 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from synthnet.policy.policy import Policy
-from synthnet.policy.trainable import merged
-from synthnet.runs import ranks
-from synthnet.runs.directory import RunDirectory
+from synthnet.policy import Policy, merged
+from synthnet.runs import RunDirectory, ranks
 from synthnet.train.optimizer import Optimizer
 
 BEST = "checkpoints/best.safetensors"

@@ -7,14 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synthnet.engine.network import score
-from synthnet.engine.population import grow_twins
+from synthnet.engine import score
 from synthnet.errors import InputError
-from synthnet.nets.identity import aligned_distance
-from synthnet.policy.experts import role_metrics
-from synthnet.policy.policy import Policy
-from synthnet.policy.rollout import synthesize_flat
-from synthnet.tasks.task import Task
+from synthnet.nets import aligned_distance
+from synthnet.policy import Policy, role_metrics, synthesize_flat
+from synthnet.tasks import Task, grow_twins
 
 COLLAPSE_RATIO = 0.8
 WATCHED_SEEDS = 64  # twins that the reference is measured on

@@ -15,19 +15,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from synthnet.device import choose_device
-from synthnet.engine.network import score
-from synthnet.engine.population import Training, train_population
+from synthnet.engine import Training, score, train_population
 from synthnet.errors import InputError
 from synthnet.files import sha256_of, write_atomic, write_safetensors
-from synthnet.nets.arch import Arch, recognise
-from synthnet.nets.weights import WeightSpec, read_weights
+from synthnet.nets import Arch, WeightSpec, read_weights, recognise
 from synthnet.progress import Bar
-from synthnet.runs.directory import RunDirectory
-from synthnet.runs.jobs import run_parts
-from synthnet.runs.lab import WorkersConfig
-from synthnet.runs.setup import Setup
+from synthnet.runs import RunDirectory, Setup, WorkersConfig, run_parts
 from synthnet.settings import SHARE, check_settings, setting
-from synthnet.tasks.task import Task, build_task
+from synthnet.tasks import Task, build_task
 
 
 @dataclass

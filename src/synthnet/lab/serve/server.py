@@ -23,10 +23,8 @@ from synthnet.lab.fork import fork as fork_run
 from synthnet.lab.fork import lay_out, next_free
 from synthnet.lab.requests import answer, request_patch, request_rollback, request_stop
 from synthnet.lab.serve.view import comparison, knob_view, metric_rows, run_folder, sweep_view
+from synthnet.runs import APPLIED, list_runs, read_status, records
 from synthnet.runs.executors import command_line
-from synthnet.runs.journal import records
-from synthnet.runs.live import APPLIED
-from synthnet.runs.status import list_runs, read_status
 from synthnet.settings import hot_knobs
 from synthnet.stages import STAGES, as_text, live_sections
 

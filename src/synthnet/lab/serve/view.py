@@ -5,9 +5,7 @@ from pathlib import Path
 
 from synthnet.errors import InputError
 from synthnet.lab.table import best_row, flat_settings
-from synthnet.runs.journal import parse, records
-from synthnet.runs.live import APPLIED
-from synthnet.runs.status import is_run, read_status
+from synthnet.runs import APPLIED, is_run, parse, read_status, records
 from synthnet.settings import hot_knobs
 from synthnet.stages import live_sections
 
@@ -53,7 +51,9 @@ def knob_view(folder: Path) -> list[dict]:
         if name.startswith("backbone.") and not settings.get("backbone.experts"):
             continue
         value = logged.get(name, settings.get(name))
-        bounds = dict(zip(("low", "high"), knob.bounds, strict=True)) if knob.bounds else {"choices": knob.choices or (True, False)}
+        bounds = (
+            dict(zip(("low", "high"), knob.bounds, strict=True)) if knob.bounds else {"choices": knob.choices or (True, False)}
+        )
         found.append({"name": name, "value": value, "set": settings.get(name), "moved": name in logged, **bounds})
     return found
 

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from synthnet.errors import unknown
 
-PICTURE = 8  # pixels along a side of the pictures that the statistics of a data set are made of
-STATISTICS = 12 * PICTURE**2  # mean, deviation, ten classes
-
 
 @dataclass(frozen=True)
 class EdgeBlock:

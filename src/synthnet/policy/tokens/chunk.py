@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
-from synthnet.nets.symmetry import Symmetry
-from synthnet.nets.weights import TensorSpec, WeightSpec
+from synthnet.nets import Symmetry, TensorSpec, WeightSpec
 from synthnet.policy.tokens import TokenLayout
 from synthnet.settings import check_settings, setting
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
-from synthnet.nets.symmetry import Piece, Symmetry
-from synthnet.nets.weights import WeightSpec
+from synthnet.nets import Piece, Symmetry, WeightSpec
 from synthnet.policy.tokens import EdgeBlock, TokenLayout
 from synthnet.settings import check_settings, setting
 

@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synthnet.errors import InputError
-from synthnet.policy.tokens import STATISTICS, TokenLayout, Tokens
+from synthnet.policy.moe import MixtureKnobs, MixtureOfExperts
+from synthnet.policy.tokens import TokenLayout, Tokens
 from synthnet.policy.trunks._attention import Condition, FeedForward, FilmNorm, StepsLeft
 from synthnet.policy.trunks._edges import Edges, Ends, HeldEdges, StreamedEdges, tiles
 from synthnet.policy.trunks._graph import LayerGraph
-from synthnet.policy.trunks._moe import MixtureKnobs, MixtureOfExperts
 from synthnet.settings import check_settings, setting
+from synthnet.tasks import STATISTICS
 
 SIZE = (1, 1 << 20)  # bounds of widths and counts
 BYTES = 3 * 4  # of a held state, while its successor is made: itself, the successor, and what lies between

@@ -6,10 +6,11 @@ Pooled to 2x2, not 1x1: after GroupNorm, the mean of a channel over the whole im
 
 from dataclasses import dataclass
 
-from synthnet.nets.arch import Arch
+from synthnet.engine import Recipe
+from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
-from synthnet.tasks.task import Recipe, Task
+from synthnet.tasks.task import Task
 
 
 @dataclass

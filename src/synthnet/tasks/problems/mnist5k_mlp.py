@@ -5,10 +5,11 @@ With `data_dir` the same net trains on full MNIST or Fashion-MNIST from local ID
 
 from dataclasses import dataclass
 
-from synthnet.nets.arch import Arch
+from synthnet.engine import Recipe
+from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
-from synthnet.tasks.task import Recipe, Task
+from synthnet.tasks.task import Task
 
 
 @dataclass

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from synthnet.nets.arch import Arch
+from synthnet.engine import Recipe
+from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
-from synthnet.tasks.task import Recipe, Task
+from synthnet.tasks.task import Task
 
 
 @dataclass

@@ -3,10 +3,11 @@ layers of 128 and 10; 421,642 weights. With `data_dir`: full MNIST or Fashion-MN
 
 from dataclasses import dataclass
 
-from synthnet.nets.arch import Arch
+from synthnet.engine import Recipe
+from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
-from synthnet.tasks.task import Recipe, Task
+from synthnet.tasks.task import Task
 
 
 @dataclass

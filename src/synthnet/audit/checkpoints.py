@@ -7,7 +7,7 @@ are done after alignment, where they are strongest.
 import torch
 from torch import Generator, Tensor
 
-from synthnet.nets.symmetry import Symmetry
+from synthnet.nets import Symmetry
 
 SOUP = 16
 

@@ -19,7 +19,6 @@ from synthnet.settings import setting
 Z_LOSS = 1e-3  # weight of the mean logsumexp²
 
 
-
 @dataclass
 class MixtureKnobs:
     """What a trunk's mixtures of experts read at every forward."""
