@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from synthnet.audit.evaluation import interval, split_data, summary, task_of_policy
+from synthnet.console import percent, table
 from synthnet.engine.network import Network, predictions
-from synthnet.engine.population import grow_twins
 from synthnet.files import write_atomic
 from synthnet.grpo.rewards.calibration import calibration_error
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.console import percent, table
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path
+from synthnet.tasks.twins import grow_twins
 
 TEMPERATURES = torch.logspace(-0.7, 0.7, 71)
 IMAGE_DRAWS = 200

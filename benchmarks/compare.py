@@ -7,9 +7,9 @@ import argparse
 import json
 
 from synthnet.audit.evaluation import evaluate_policy, task_of_policy
+from synthnet.console import percent, table
 from synthnet.files import write_atomic
 from synthnet.policy.file import read_policy
-from synthnet.console import percent, table
 from synthnet.synthesis import policy_path
 
 

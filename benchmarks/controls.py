@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 from synthnet.audit.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
+from synthnet.console import percent, table
 from synthnet.engine.network import score
 from synthnet.engine.population import Training, grow_twins, train_population
+from synthnet.engine.quality import quality
 from synthnet.files import write_atomic
-from synthnet.grpo.rewards import quality
-from synthnet.grpo.role_noise import role_shares
+from synthnet.grpo.noise import role_shares
 from synthnet.nets.start import init_scale
 from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import rollout
-from synthnet.console import percent, table
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path
 from synthnet.tasks.task import Recipe, Task

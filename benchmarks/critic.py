@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from synthnet.audit.evaluation import interval, split_data, summary, task_of_policy
+from synthnet.console import percent, table
 from synthnet.engine.network import score
 from synthnet.files import write_atomic
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_auto, synthesize_flat
-from synthnet.console import percent, table
 from synthnet.synthesis import policy_path
 
 

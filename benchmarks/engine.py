@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthnet.engine.network import Network, network, score
+from synthnet.console import table
+from synthnet.engine.network import Network, network_of, score
 from synthnet.engine.population import Training, batch_orders, grow_twins, train_population
 from synthnet.files import write_atomic
 from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
-from synthnet.console import table
 from synthnet.tasks.task import Recipe, build_task
 
 BATCH, STEPS, IMAGES, RATE, LOOP_NETS = 64, 20, 512, 2e-3, 16
@@ -48,7 +48,7 @@ ARCHS = {  # architecture, nets, nets at a time in training
 
 def material(arch: Arch, n_nets: int) -> tuple[Network, Tensor, Tensor, Tensor]:
     """Start weights [net weights], and noise with labels: the work is that of real images."""
-    net, draw = network(arch), torch.Generator().manual_seed(0)
+    net, draw = network_of(arch), torch.Generator().manual_seed(0)
     start = torch.stack([draw_init(net.spec, draw) for _ in range(n_nets)])
     n_examples = max(BATCH * STEPS, IMAGES)
     return net, start, torch.randn(n_examples, net.module.n_inputs, generator=draw), torch.arange(n_examples) % 10
@@ -58,11 +58,11 @@ def material(arch: Arch, n_nets: int) -> tuple[Network, Tensor, Tensor, Tensor]:
 
 
 def train_engine(arch: Arch, start: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-    return train_population(network(arch), start, inputs, labels, Training(Recipe(RATE, BATCH, 1)), [1])[:, 0]
+    return train_population(network_of(arch), start, inputs, labels, Training(Recipe(RATE, BATCH, 1)), [1])[:, 0]
 
 
 def train_loop(arch: Arch, start: Tensor, inputs: Tensor, labels: Tensor, compiled: nn.Module | None = None) -> Tensor:
-    net, trained = network(arch), []
+    net, trained = network_of(arch), []
     for weights in start:
         module = arch.build().train() if compiled is None else compiled
         module.load_state_dict(
@@ -79,7 +79,7 @@ def train_loop(arch: Arch, start: Tensor, inputs: Tensor, labels: Tensor, compil
 
 
 def train_vmap(arch: Arch, start: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-    net, module = network(arch), arch.build()
+    net, module = network_of(arch), arch.build()
     tensors = {name: value.clone().requires_grad_() for name, value in net.spec.unflatten(start).items()}
     optimizer = torch.optim.Adam(list(tensors.values()), lr=RATE, fused=True)
     gradient = vmap(grad(lambda w, x, y: F.cross_entropy(functional_call(module, w, (x,)), y)), in_dims=(0, None, None))
@@ -95,12 +95,12 @@ def train_vmap(arch: Arch, start: Tensor, inputs: Tensor, labels: Tensor) -> Ten
 
 
 def score_engine(arch: Arch, start: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-    return score(network(arch), start, inputs, labels)[1]
+    return score(network_of(arch), start, inputs, labels)[1]
 
 
 @torch.no_grad()
 def score_loop(arch: Arch, start: Tensor, inputs: Tensor, labels: Tensor, compiled: nn.Module | None = None) -> Tensor:
-    net, losses = network(arch), []
+    net, losses = network_of(arch), []
     module = arch.build() if compiled is None else compiled
     for weights in start:
         module.load_state_dict(
@@ -120,7 +120,7 @@ def score_vmap(arch: Arch, start: Tensor, inputs: Tensor, labels: Tensor) -> Ten
         logits = functional_call(module, weights, (inputs,))
         return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()
 
-    return vmap(one)(network(arch).spec.unflatten(start))[0].double()
+    return vmap(one)(network_of(arch).spec.unflatten(start))[0].double()
 
 
 def _one_core() -> None:

@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from synthnet.files import write_atomic
 from synthnet.console import table
+from synthnet.files import write_atomic
 from synthnet.runs.executors import build_executor
 
 

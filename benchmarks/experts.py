@@ -12,10 +12,10 @@ import json
 
 import torch
 
+from synthnet.console import table
 from synthnet.files import write_atomic
 from synthnet.policy.experts import choices, information, loads
 from synthnet.policy.file import read_policy
-from synthnet.console import table
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path
 from synthnet.tasks.task import build_task

@@ -12,14 +12,14 @@ from pathlib import Path
 from torch import Tensor
 
 from synthnet.audit.evaluation import evaluate_policy
-from synthnet.engine.population import grow_twins
+from synthnet.console import percent, table
 from synthnet.files import write_atomic, write_safetensors
 from synthnet.nets.weights import read_weights
 from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
-from synthnet.console import percent, table
 from synthnet.synthesis import policy_path
 from synthnet.tasks.task import Task, build_task
+from synthnet.tasks.twins import grow_twins
 
 LARGE = 20_000
 

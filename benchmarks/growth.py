@@ -13,13 +13,13 @@ import time
 
 import torch
 
-from synthnet.engine.network import network
+from synthnet.console import table
+from synthnet.engine.network import network_of
 from synthnet.files import write_atomic
 from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
 from synthnet.policy.policy import Policy, PolicyConfig
 from synthnet.policy.rollout import rollout
-from synthnet.console import table
 from synthnet.synthesis import held_bytes, parse_size
 
 SIZES = {"1M": (128, 8, 2), "5M": (256, 10, 4), "20M": (480, 11, 8), "86M": (960, 12, 16)}  # dim, blocks, heads
@@ -32,7 +32,7 @@ def measure(name: str, memory: str | None, threads: int) -> dict:
     torch.set_num_threads(threads)
     dim, blocks, heads = SIZES[name]
     arch = Arch.of("vit", side=32, patch=8, dim=dim, blocks=blocks, heads=heads)
-    began, net = time.monotonic(), network(arch)
+    began, net = time.monotonic(), network_of(arch)
     assert net.symmetry.groups
     traced = time.monotonic() - began
     policy = Policy.create(PolicyConfig({"name": "unit"}, BACKBONE), [arch], 0).eval()

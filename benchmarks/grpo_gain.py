@@ -19,19 +19,19 @@ from controls import tuned, tuned_best_of
 from torch import Tensor
 
 from synthnet.audit.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
+from synthnet.console import percent, table
 from synthnet.engine.network import score
-from synthnet.engine.population import grow_twins
+from synthnet.engine.quality import quality
 from synthnet.files import write_atomic
-from synthnet.grpo.objective import mirrored
-from synthnet.grpo.rewards import quality
+from synthnet.grpo.sample import mirrored
 from synthnet.nets.start import init_scale
 from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.console import percent, table
 from synthnet.seeds import generator
 from synthnet.synthesis import policy_path
 from synthnet.tasks.task import Task
+from synthnet.tasks.twins import grow_twins
 
 ES_GROUP = 64  # mirrored evaluations per step of evolution strategies
 ES_SETTINGS = ((0.05, 0.05), (0.1, 0.05), (0.1, 0.1), (0.2, 0.1))  # sigma and learning rate, in scale units

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from synthnet.audit.evaluation import evaluate_policy
 from synthnet.config import compose
-from synthnet.engine.population import grow_twins
-from synthnet.files import write_atomic
-from synthnet.policy.file import read_policy
 from synthnet.console import percent, table
-from synthnet.stages import run_stage
+from synthnet.files import write_atomic
+from synthnet.lab.fork import run_command
+from synthnet.policy.file import read_policy
 from synthnet.synthesis import policy_path
+from synthnet.tasks.twins import grow_twins
 
 PAIRS = "benchmarks/policies/pairs-digits-256.safetensors"  # from the root of the project
 LOOP = ["threads=1", "grpo.loop.validate_every=50", "grpo.loop.checkpoint_every=50", "grpo.optim.ema=0.98"]
@@ -104,7 +104,7 @@ def run_row(name: str, settings: list[str], runs: Path, out: Path, seeds: int) -
     """Train a row unless its run is done, and write its report."""
     run_dir = runs / slug(name)
     if not (run_dir / "policy.safetensors").exists():
-        run_stage("grpo", [*settings, f"run_dir={run_dir}"])
+        run_command("grpo", [*settings, f"run_dir={run_dir}"])
     start = compose(settings)[0].policy_from
     policies = {"before": read_policy(policy_path(start)), "after": read_policy(run_dir / "policy.safetensors")}
     stage = policies["after"].record["stages"][-1]

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from synthnet.files import write_atomic
 from synthnet.console import table
+from synthnet.files import write_atomic
 from synthnet.runs.journal import records
 
 SMALL = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "lab.tensorboard=false"]

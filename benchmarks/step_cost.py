@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from synthnet.engine.network import network
+from synthnet.engine.network import network_of
 from synthnet.files import write_atomic
 from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    began, net = time.monotonic(), network(Arch.of("resnet18"))
+    began, net = time.monotonic(), network_of(Arch.of("resnet18"))
     groups = dict(net.symmetry.groups)
     traced = time.monotonic() - began
     backbone = {"name": "perceiver_io", "dim": 128, "rounds": 3, "experts": 2}

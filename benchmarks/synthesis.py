@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from engine import alternating, on_one_thread, train_loop
 
+from synthnet.console import table
 from synthnet.engine.network import score
 from synthnet.engine.population import Training, train_population
 from synthnet.files import write_atomic
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.console import table
 from synthnet.synthesis import policy_path
 from synthnet.tasks.task import Task, build_task
 

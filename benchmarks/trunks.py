@@ -19,11 +19,11 @@ import torch
 from family import kept_twins
 
 from synthnet.audit.evaluation import evaluate_policy
+from synthnet.console import percent, table
 from synthnet.files import write_atomic
 from synthnet.policy.experts import choices, information
 from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy, PolicyConfig
-from synthnet.console import percent, table
 from synthnet.tasks.task import Task, build_task
 from synthnet.train.distil import DistilConfig, train_distil
 from synthnet.train.loop import LoopConfig

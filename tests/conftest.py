@@ -1,10 +1,13 @@
 """Shared small things: one thread, a tiny task, a tiny policy that does something."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from synthnet.lab.fork import run_command
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
-from synthnet.stages import run_stage
+from synthnet.runs.setup import Setup
 from synthnet.tasks.task import build_task
 
 torch.set_num_threads(1)
@@ -31,6 +34,11 @@ def make_policy(task, backbone=None, tokens=None, k_max=4, sigma=0.05, head="del
     return policy
 
 
+def setup_at(folder, stage="grpo", seed=0, **changes) -> Setup:
+    """What a run in this folder is started with."""
+    return Setup(stage, "digits-mlp", Path(folder), seed=seed, **changes)
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """digits with eight hidden units: 610 weights."""
@@ -52,5 +60,5 @@ def policy(tiny):
 def zoo_dir(tmp_path_factory):
     """A zoo of 12 runs and four held out, of digits with eight hidden units; tests leave it as it is."""
     path = tmp_path_factory.mktemp("zoo") / "zoo"
-    run_stage("zoo", ["task.hidden=[8]", "zoo.runs=12", "zoo.heldout=4", "zoo.shard=6", f"run_dir={path}"])
+    run_command("zoo", ["task.hidden=[8]", "zoo.runs=12", "zoo.heldout=4", "zoo.shard=6", f"run_dir={path}"])
     return path

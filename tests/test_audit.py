@@ -6,10 +6,11 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from synthnet.audit.audit import OURS, Source, audit, controls, sgd_epochs, sources
+from conftest import setup_at
 from synthnet.audit import checkpoints
-from synthnet.audit.ddpm import Ddpm, DdpmConfig, kept_signal
+from synthnet.audit.audit import OURS, Source, audit, controls, sgd_epochs, sources
 from synthnet.audit.connectivity import barrier
+from synthnet.audit.ddpm import Ddpm, DdpmConfig, kept_signal
 from synthnet.audit.measures import Field, measure
 from synthnet.audit.novelty import copying_z, error_iou, highest, nearest_aligned, nearest_raw, novel_and_performant
 from synthnet.audit.page import page
@@ -28,7 +29,7 @@ N_TRAINING, N_HELDOUT, N_HONEST = 96, 32, 32
 @pytest.fixture(scope="module")
 def zoo(tiny, tmp_path_factory):
     config = ZooConfig(runs=N_TRAINING + N_HONEST, heldout=N_HELDOUT, shard=128)
-    return Zoo.open(build_zoo(tiny, config, tmp_path_factory.mktemp("audit") / "zoo", "x"))
+    return Zoo.open(build_zoo(tiny, config, setup_at(tmp_path_factory.mktemp("audit") / "zoo", "zoo")))
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +271,7 @@ def test_a_killed_audit_goes_on_where_it_was_and_workers_find_what_one_process_f
             raise KeyboardInterrupt
         return measure(*arguments)
 
-    monkeypatch.setattr("synthnet.audit_run.measure", counting)
+    monkeypatch.setattr("synthnet.audit.run.measure", counting)
     first = ["audit", str(tmp_path / "p.safetensors"), *command]
     assert main([*first, str(tmp_path / "killed")]) == 130
     assert main(["audit", str(tmp_path / "q.safetensors"), *command, str(tmp_path / "killed")]) == 0

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from synthnet.engine.network import score
-from synthnet.engine.population import grow_twins
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.synthesis import POLICY_DIR, policies, find_policy
+from synthnet.synthesis import POLICY_DIR, find_policy, policies
 from synthnet.tasks.task import build_task
+from synthnet.tasks.twins import grow_twins
 
 FAMILIES = {
     "mnist5k-cnn-family": {"channels": [7, 13]},

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from conftest import make_policy
+from synthnet.config import read_config
 from synthnet.errors import InputError
+from synthnet.lab.fork import run_command
+from synthnet.lab.serve import server
+from synthnet.lab.serve.server import WRITES, bounded_overrides, build_app, token_of
 from synthnet.runs.journal import append, records
-from synthnet.runs.serve import server
-from synthnet.runs.serve.server import WRITES, bounded_overrides, build_app, token_of
 from synthnet.runs.status import list_runs, read_status
-from synthnet.stages import run_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds")
 QUICK = [
@@ -39,7 +40,7 @@ def root(tmp_path, tiny):
         "grpo.loop.updates=3",
         f"run_dir={tmp_path / 'runs' / 'done'}",
     ]
-    run_stage("grpo", settings)
+    run_command("grpo", settings)
     return tmp_path / "runs"
 
 
@@ -132,12 +133,12 @@ def test_writes_are_limited_in_rate_and_reads_are_not(client):
 
 
 def test_overrides_over_http_are_bounded():
-    assert bounded_overrides({"grpo.beta": 0, "seed": 3, "grpo.loop.updates": 7}, "grpo") == [
-        "grpo.beta=0.0", "seed=3", "grpo.loop.updates=7"
-    ]  # fmt: skip
-    assert bounded_overrides({"grpo.steps": [1, 2], "grpo.delta": None, "grpo.mirrored": False}, "grpo") == [
-        "grpo.steps=[1,2]", "grpo.delta=null", "grpo.mirrored=false"
-    ]  # fmt: skip
+    assert bounded_overrides({"grpo.beta": 0, "seed": 3, "grpo.loop.updates": 7}, "grpo") == {
+        "grpo.beta": 0.0, "seed": 3, "grpo.loop.updates": 7
+    }  # fmt: skip
+    assert bounded_overrides({"grpo.steps": [1, 2], "grpo.delta": None, "grpo.mirrored": False}, "grpo") == {
+        "grpo.steps": [1, 2], "grpo.delta": None, "grpo.mirrored": False
+    }  # fmt: skip
     for wrong in (
         {"reward.python": "evil.py:f"}, {"run_dir": "/tmp/x"}, {"policy_from": "/etc/passwd"}, {"task._target_": "os.system"},
         {"seed": -1}, {"seed": True}, {"grpo.loop.updates": 10**9}, {"grpo.beta": "1,2"}, {"experiment": "x"},
@@ -159,20 +160,22 @@ def test_what_it_shows_of_a_run(client, root):
     assert again["reset"] and len(again["rows"]) == len(first["rows"])  # the file was cut back: from the start
     knobs = {knob["name"]: knob for knob in client.get("/api/knobs", params={"name": "done"}).json()}
     assert knobs["grpo.epsilon"] | {"moved": False} == {
-        "name": "grpo.epsilon", "value": 0.2, "set": 0.2, "moved": False, "low": 1e-4, "high": 10
+        "name": "grpo.epsilon", "value": 0.2, "set": 0.2, "moved": False, "low": 1e-4, "high": 1
     }  # fmt: skip
     assert not any(name.startswith("backbone.") for name in knobs)  # it has no experts
 
 
-def test_starting_and_forking_name_only_what_is_known(client, monkeypatch):
+def test_starting_and_forking_name_only_what_is_known(client, root, monkeypatch):
     spawned = []
     monkeypatch.setattr(server.subprocess, "Popen", lambda command, **_: spawned.append(command))
     assert client.post("/api/start", params={"experiment": "../../x"}, json={"overrides": {}}).status_code == 422
     said = client.post("/api/start", params={"experiment": "digits-mlp"}, json={"overrides": {"seed": 4}}).json()
     assert said["run"] == "run-digits-mlp"
-    assert spawned[0][3:6] == ["run", "experiment=digits-mlp", "seed=4"]
+    assert said["command"][:4] == ["synthnet", "run", "experiment=digits-mlp", "seed=4"]
+    assert spawned[0][3:] == ["runs", "resume", str(root / "run-digits-mlp")]
+    assert read_config(root / "run-digits-mlp").seed == 4
     assert client.post("/api/fork", params={"name": "done"}, json={"overrides": {"grpo.prompts": 4}}).json()["run"] == "done-2"
-    assert "grpo.prompts=4" in spawned[1]
+    assert read_config(root / "done-2").grpo.prompts == 4
     assert client.post("/api/fork", params={"name": "done"}, json={"overrides": {"zoo_dir": "/"}}).status_code == 422
 
 

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from synthnet.engine.network import score
-from synthnet.engine.population import grow_twins
+from synthnet.engine.population import Recipe
+from synthnet.engine.variation import STATISTICS
 from synthnet.errors import InputError
-from synthnet.policy.tokens import STATISTICS
 from synthnet.tasks import data
-from synthnet.tasks.task import Recipe, build_task, check_same_data, task_names
+from synthnet.tasks.data.cifar10 import FILES, RECORD
+from synthnet.tasks.data.idx import NAMES
+from synthnet.tasks.task import build_task, check_same_data, task_names
+from synthnet.tasks.twins import grow_twins
 
 
 def write_idx(path, array):
@@ -26,8 +29,8 @@ def write_mnist(folder, n=40, suffix=""):
     for index, count in enumerate((n, n // 2)):
         images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
         labels = np.arange(count, dtype=np.uint8) % 10
-        write_idx(folder / (data.IDX_NAMES["images"][index] + suffix), images)
-        write_idx(folder / (data.IDX_NAMES["labels"][index] + suffix), labels)
+        write_idx(folder / (NAMES["images"][index] + suffix), images)
+        write_idx(folder / (NAMES["labels"][index] + suffix), labels)
         arrays[index] = (images, labels)
     return arrays
 
@@ -52,9 +55,9 @@ def test_the_mnist_task_trains_on_local_files(tmp_path):
 
 def test_cifar_binary_is_read_exactly(tmp_path):
     rng = np.random.default_rng(0)
-    records = rng.integers(0, 256, (6, 4, data.CIFAR_RECORD), dtype=np.uint8)
+    records = rng.integers(0, 256, (6, 4, RECORD), dtype=np.uint8)
     records[:, :, 0] %= 10
-    for name, part in zip([*data.CIFAR_FILES, "test_batch.bin"], records, strict=True):
+    for name, part in zip(FILES, records, strict=True):
         (tmp_path / name).write_bytes(part.tobytes())
     images, labels = data.load("cifar10", tmp_path)
     assert images.shape == (24, 3, 32, 32)
@@ -68,12 +71,12 @@ def test_cifar_binary_is_read_exactly(tmp_path):
         ("idx", lambda folder: None, "put the four IDX files"),
         (
             "idx",
-            lambda folder: write_mnist(folder) and (folder / data.IDX_NAMES["images"][0]).write_bytes(b"junk"),
+            lambda folder: write_mnist(folder) and (folder / NAMES["images"][0]).write_bytes(b"junk"),
             "not an IDX",
         ),
-        ("idx", lambda folder: write_mnist(folder) and _cut(folder / data.IDX_NAMES["images"][1]), "truncated"),
+        ("idx", lambda folder: write_mnist(folder) and _cut(folder / NAMES["images"][1]), "truncated"),
         ("cifar10", lambda folder: None, "cifar-10-binary.tar.gz"),
-        ("cifar10", lambda folder: (folder / data.CIFAR_FILES[0]).write_bytes(b"x" * 100), "truncated"),
+        ("cifar10", lambda folder: (folder / FILES[0]).write_bytes(b"x" * 100), "truncated"),
     ],
 )
 def test_missing_or_damaged_files_get_one_message(tmp_path, source, spoil, message):
@@ -135,8 +138,8 @@ def test_tasks_on_local_files_run_end_to_end(name, tmp_path, capsys):
     if name == "fashion-cnn":
         write_mnist(tmp_path)
     else:
-        for file in (*data.CIFAR_FILES, "test_batch.bin"):
-            records = rng.integers(0, 256, (12, data.CIFAR_RECORD), dtype=np.uint8)
+        for file in FILES:
+            records = rng.integers(0, 256, (12, RECORD), dtype=np.uint8)
             records[:, 0] %= 10
             (tmp_path / file).write_bytes(records.tobytes())
     task = build_task(name, data_dir=str(tmp_path), **LOCAL[name])

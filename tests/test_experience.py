@@ -6,16 +6,15 @@ import pytest
 import torch
 
 from conftest import TINY_TRUNK, make_policy
+from synthnet.grpo.agreement import effective_dimension, half_batch_cosine, reward_snr
 from synthnet.grpo.config import GrpoConfig
-from synthnet.grpo.experience import collect, step_gains
 from synthnet.grpo.hooks import Hook
-from synthnet.grpo.loop import mix_reference
-from synthnet.grpo.loss import policy_loss, split_steps, token_counts
-from synthnet.grpo.sample import Cohort, SamplingConfig, current_states, draw_cohorts, group_noise, sample_rollouts
-from synthnet.grpo.score import RewardConfig, measure
-from synthnet.grpo.signal import effective_dimension, half_batch_cosine, reward_snr
-from synthnet.policy.rollout import synthesize_flat
+from synthnet.grpo.loop import experience, mix_reference
+from synthnet.grpo.objective import policy_loss
+from synthnet.grpo.sample import Cohort, Rollouts, current_states, draw_cohorts, group_noise, sample_cohort
+from synthnet.grpo.score import RewardConfig, measure, step_gains
 from synthnet.policy.moe import mixtures, replayed_experts
+from synthnet.policy.rollout import synthesize_flat
 
 
 def _config(**changes):
@@ -26,8 +25,8 @@ def _sample(policy, task, n_steps, config, by_rollout=False):
     """What three start states of the task give in update 0: noisy steps, and the states of each cohort."""
     start = task.draw_start("val", [0, 1, 2])
     cohorts = draw_cohorts([(task.network, start)], n_steps, by_rollout, config, 0, 0)
-    made = [sample_rollouts(policy, cohort, config, 0, 0) for cohort in cohorts]
-    return [step for steps, _ in made for step in steps], [states for _, states in made]
+    made = [sample_cohort(policy, cohort, config, 0, 0) for cohort in cohorts]
+    return [step for part in made for step in part.noisy], [part.states for part in made]
 
 
 # --- rollouts ------------------------------------------------------------------------------------------------------
@@ -42,8 +41,9 @@ def test_k_may_be_drawn_for_each_rollout(tiny):
     assert torch.cat([cohort.rows for cohort in cohorts]).sort().values.tolist() == list(range(16))
     assert all(cohort.group % 2 == 0 and cohort.first % 2 == 0 for cohort in cohorts)
     for cohort in cohorts:
-        (first, *_), states = sample_rollouts(policy, cohort, config, 0, 4)
-        assert len(states) == cohort.n_steps + 1
+        made = sample_cohort(policy, cohort, config, 0, 4)
+        first = made.noisy[0]
+        assert len(made.states) == cohort.n_steps + 1
         noise = torch.cat([group_noise(config, start.shape[1], 0, 4, prompt, 0) for prompt in (0, 1)])[cohort.rows]
         taken = (first.actions - first.old.mean.repeat_interleave(cohort.group, 0)) / 0.05
         assert torch.allclose(taken, noise, atol=1e-3)
@@ -54,9 +54,9 @@ def test_k_by_rollout_lets_efficiency_and_step_cost_move_advantages(tiny):
     config, reward = _config(num_generations=8), RewardConfig(accuracy=0.0, bounded_loss=0.0, step_cost=0.1, batch=32)
     assert config.by_rollout(reward) and not config.by_rollout(RewardConfig())
     policy = make_policy(tiny)
-    seen = collect(policy, [tiny], config, reward, (), seed=0, update=0)
+    seen = experience(policy, [tiny], config, reward, (), seed=0, update=0)
     assert seen.advantages.any()
-    fixed = collect(policy, [tiny], _config(num_generations=8, steps_by="group"), reward, (), seed=0, update=0)
+    fixed = experience(policy, [tiny], _config(num_generations=8, steps_by="group"), reward, (), seed=0, update=0)
     assert not fixed.advantages.any()
 
 
@@ -92,7 +92,7 @@ def test_all_rollouts_of_an_update_see_the_same_images_and_the_next_update_other
     reward = RewardConfig(accuracy=0.0, bounded_loss=0.0, robustness=1.0, batch=32)
     for update in (0, 1):
         config = _config(num_generations=8, steps=[1, 1], steps_by="rollout")
-        found = collect(policy, [tiny], config, reward, (), seed=0, update=update)
+        found = experience(policy, [tiny], config, reward, (), seed=0, update=update)
         seen.append(found.metrics["reward"])
         assert found.metrics["reward_std"] < 1e-6
     assert seen[0] != seen[1]
@@ -104,41 +104,15 @@ def test_gains_of_steps_sum_to_the_reward_whatever_its_terms(tiny):
     config = _config(num_generations=8, steps=[2], grouping="process")
     size = Hook(lambda *, completions, **_: [float(c.weights["fc1.weight"].norm()) for c in completions])
     only = RewardConfig(accuracy=0.0, bounded_loss=0.0, batch=32)
-    first = collect(policy, [tiny], config, only, [size], 0, 0).advantages
-    flipped = collect(policy, [tiny], config, only, [Hook(size.function, -1.0)], 0, 0).advantages
+    first = experience(policy, [tiny], config, only, [size], 0, 0).advantages
+    flipped = experience(policy, [tiny], config, only, [Hook(size.function, -1.0)], 0, 0).advantages
     assert not torch.allclose(first, flipped)
     cohort = Cohort(tiny.network, 2, tiny.draw_start("val", [0]), 2, 0, 0, torch.arange(2))
     states = [tiny.draw_start("val", [k, k + 5]) for k in (0, 1, 2)]
-    scored = measure(cohort, states, *data, RewardConfig(), True, torch.Generator())
-    rewards = torch.tensor([[3.0, 5.0]], dtype=torch.float64)
-    gains = step_gains(scored, rewards, config)
-    assert torch.allclose(gains.sum(-1)[0], rewards[0] - scored.quality()[:, 0])
-
-
-@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dapo", "dr_grpo"])
-def test_accumulated_parts_are_the_whole(tiny, loss_type):
-    """Micro-batches of whole prompts, rollouts of unequal length, experts and a reference: ratio 1 in every part, and loss,
-    figures and gradients add up to those of the whole update."""
-    policy, config = make_policy(tiny, {**TINY_TRUNK, "experts": 2}), _config(loss_type=loss_type, beta=0.1, num_generations=8)
-    frozen = make_policy(tiny, {**TINY_TRUNK, "experts": 2}, sigma=0.05)
-    with torch.no_grad():
-        frozen.trunk.head.bias += 0.05
-    sampled, _ = _sample(policy, tiny, 1, config, by_rollout=True)
-    advantages = torch.randn(24, 1, generator=torch.Generator().manual_seed(0))
-    loss, stats = policy_loss(policy, frozen, sampled, advantages, config, 100)
-    whole = torch.autograd.grad(loss, [p for p in policy.trunk.parameters()], allow_unused=True)
-    lengths, losses, kls = token_counts(sampled, 24), [], []
-    for part in split_steps(sampled, 3, 2):
-        piece, figures = policy_loss(policy, frozen, part, advantages, config, 100, lengths)
-        assert figures["ratio/max"] == pytest.approx(1, abs=1e-3)
-        piece.backward()
-        losses.append(piece.item())
-        kls.append(figures["kl"])
-    assert sum(losses) == pytest.approx(loss.item(), abs=1e-5)
-    assert sum(kls) == pytest.approx(stats["kl"], rel=1e-4)
-    for parameter, gradient in zip(policy.trunk.parameters(), whole, strict=True):
-        if gradient is not None:
-            assert (parameter.grad - gradient).norm() < 1e-3 * gradient.norm() + 1e-6
+    scored = measure(Rollouts(cohort, states, []), *data, RewardConfig(), True, torch.Generator())
+    rewards = torch.tensor([3.0, 5.0], dtype=torch.float64)
+    gains = step_gains(scored, rewards, step_rewards=True)
+    assert torch.allclose(gains.sum(-1), rewards - scored.quality()[:, 0])
 
 
 def test_the_clip_says_nothing_and_the_loss_is_zero_before_the_first_step(tiny):
@@ -159,7 +133,7 @@ def test_log_ratio_is_epsilon_times_shift_minus_half_its_square(tiny):
     (step,), _ = _sample(policy, tiny, 1, _config(num_generations=512))
     with torch.no_grad():
         moved.trunk.head.bias += 0.05 * 0.02
-        shifted = moved(step.states, 1, tiny.network)
+        shifted = moved(step.of_rollouts, 1, tiny.network)
         old = step.old.mean.repeat_interleave(512, 0)
         epsilon, delta = (step.actions - old) / 0.05, (shifted.mean - old) / 0.05
         expected = shifted._token_sums(epsilon * delta - 0.5 * delta.square())
@@ -172,18 +146,18 @@ def test_rewards_are_measured_on_warped_images(tiny):
     """Breaks if the stage forgets reward.warp. Actions are the same: their noise is drawn elsewhere."""
     policy, config = make_policy(tiny), _config(num_generations=4)
     straight, bent = (
-        collect(policy, [tiny], config, RewardConfig(batch=64, warp=warp), (), seed=0, update=0) for warp in (0.0, 0.3)
+        experience(policy, [tiny], config, RewardConfig(batch=64, warp=warp), (), seed=0, update=0) for warp in (0.0, 0.3)
     )
-    assert torch.equal(straight.sampled[0].actions, bent.sampled[0].actions)
+    assert torch.equal(straight.noisy[0].actions, bent.noisy[0].actions)
     assert straight.metrics["rewards/bounded_loss"] != bent.metrics["rewards/bounded_loss"]
 
 
 def test_prompts_may_start_from_what_the_policy_just_made(tiny):
     policy, start = make_policy(tiny), tiny.draw_start("val", [0, 1, 2, 3])
-    mixed = current_states(policy, start, SamplingConfig(current_states=0.5), 2, tiny.network, torch.Generator().manual_seed(0))
+    mixed = current_states(policy, start, 0.5, 2, tiny.network, torch.Generator().manual_seed(0))
     assert torch.equal(mixed[2:], start[2:])
     assert (mixed[:2] - start[:2]).abs().amax(1).min() > 1e-3
-    assert torch.equal(current_states(policy, start, SamplingConfig(), 2, tiny.network, torch.Generator()), start)
+    assert torch.equal(current_states(policy, start, 0.0, 2, tiny.network, torch.Generator()), start)
 
 
 def test_the_reference_moves_by_its_share(tiny):
@@ -209,7 +183,7 @@ def test_gradients_of_other_ratio_levels_at_ratio_one(tiny, level):
     policy.zero_grad()
     total = 0.0
     for step in sampled:
-        action = policy(step.states, step.steps_left, tiny.network)
+        action = policy(step.of_rollouts, step.steps_left, tiny.network)
         log_prob = action.log_prob_tokens(step.actions)
         if level == "normalized":
             log_prob = log_prob / action.token_sizes().sqrt()
@@ -229,10 +203,10 @@ def test_recorded_experts_are_replayed_where_the_gate_would_now_choose_others(ti
     with torch.no_grad():
         for gate in gates:
             gate.mul_(-1)
-        policy(step.states[:: step.group], 1, tiny.network)
+        policy(step.states, 1, tiny.network)
         free = [part.chosen.clone() for part in mixtures(policy)]
         with replayed_experts(policy, step.experts):
-            policy(step.states[:: step.group], 1, tiny.network)
+            policy(step.states, 1, tiny.network)
             held = [part.chosen for part in mixtures(policy)]
     assert all(torch.equal(a, b) for a, b in zip(held, step.experts, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(free, step.experts, strict=True))
@@ -252,7 +226,7 @@ def test_a_code_policy_starts_as_the_policy_it_was_made_of_and_acts_through_its_
     assert all(step.actions.shape == (12, 12) and step.old.n_tokens == 1 for step in sampled)
     assert (final - synthesize_flat(policy, start, 2, tiny.network)[:, -1].repeat_interleave(4, 0)).abs().max() > 1e-3
     for step in sampled:  # the density is that of the raw code, whatever it decodes to
-        again = coded(step.states, step.steps_left, tiny.network).log_prob_tokens(step.actions)
+        again = coded(step.of_rollouts, step.steps_left, tiny.network).log_prob_tokens(step.actions)
         assert (again - step.log_probs).abs().max() < 1e-3
 
 
@@ -298,7 +272,7 @@ def test_ratio_is_one_before_any_update(task_name, noisy_steps, request):
     assert len(sampled) == (3 if noisy_steps == "all" else 1)
     for step in sampled:
         for rows in (slice(0, 12), slice(4, 8)):  # also in a smaller micro-batch
-            again = policy(step.states[rows], step.steps_left, task.network).log_prob_tokens(step.actions[rows])
+            again = policy(step.of_rollouts[rows], step.steps_left, task.network).log_prob_tokens(step.actions[rows])
             assert (again - step.log_probs[rows]).abs().max() < 1e-3
     _, stats = policy_loss(policy, policy, sampled, torch.randn(12, 1), config, 100)
     assert stats["ratio/max"] == pytest.approx(1, abs=1e-4)
@@ -315,7 +289,7 @@ def test_gradient_at_ratio_one_is_reinforce(tiny):
     policy.zero_grad()
     total = 0.0
     for step in sampled:
-        log_prob = policy(step.states, step.steps_left, tiny.network).log_prob_tokens(step.actions)
+        log_prob = policy(step.of_rollouts, step.steps_left, tiny.network).log_prob_tokens(step.actions)
         total = total - (advantages[:, None] * log_prob).mean() / 2
     total.backward()
     reinforce = [p.grad for p in policy.trunk.parameters() if p.grad is not None]
@@ -367,5 +341,5 @@ def test_a_deterministic_step_takes_the_mean(tiny):
 def test_with_the_last_step_noisy_a_group_shares_its_states_before_it(tiny):
     (step,), ((*_, final),) = _sample(make_policy(tiny), tiny, 3, _config(noisy_steps="last"))
     assert step.steps_left == 1
-    assert torch.equal(step.states.view(3, 4, -1)[:, 0], step.states.view(3, 4, -1)[:, 3])
+    assert step.states.shape[0] == 3 and step.group == 4
     assert not torch.equal(final[0], final[1])

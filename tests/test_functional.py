@@ -95,7 +95,7 @@ def test_networks_of_one_architecture_are_traced_once_whatever_their_task(monkey
     calls, real = [], functional.traced_symmetry
     monkeypatch.setattr(functional, "traced_symmetry", lambda *given: (calls.append(1), real(*given))[1])
     arch = Arch.of("cnn", side=8, channels=[1, 3, 5])
-    one, other, bare = functional.network(arch, "a"), functional.network(arch, "b"), functional.network(arch)
+    one, other, bare = functional.network_of(arch, "a"), functional.network_of(arch, "b"), functional.network_of(arch)
     assert one.symmetry is other.symmetry is bare.symmetry
     assert one.batched is bare.batched
     assert calls == [1]

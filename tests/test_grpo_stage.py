@@ -6,21 +6,24 @@ import math
 import pytest
 import torch
 
-from conftest import TINY_TRUNK, make_policy
+from conftest import TINY_TRUNK, make_policy, setup_at
 from synthnet.cli import main
+from synthnet.commands.lab import calibrate
 from synthnet.errors import InputError
 from synthnet.grpo.calibrate import Measured, recommended
 from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.loop import train_grpo
 from synthnet.grpo.score import RewardConfig
+from synthnet.lab.fork import run_command
+from synthnet.policy import steps as ways
 from synthnet.policy.critic import Critic, best_k, lag
 from synthnet.policy.file import read_policy
-from synthnet.policy.rollout import synthesize_auto, synthesize_flat
-from synthnet.stages import run_calibration, run_stage
+from synthnet.policy.rollout import synthesize_flat
+from synthnet.settings import option
 from synthnet.synthesis import synthesize
 from synthnet.tasks.task import build_task
 from synthnet.train.critic import prospects
-from synthnet.train.guards import GuardConfig, drift
+from synthnet.train.guards import Anchor, GuardConfig
 from synthnet.train.loop import LoopConfig
 from synthnet.train.pairs import refuse_codes
 from synthnet.train.validation import Validation
@@ -55,19 +58,17 @@ def test_a_guard_names_the_first_limit_that_is_broken():
 def test_drift_is_nothing_for_the_policy_itself_and_grows_with_a_shift(tiny):
     policy, moved = make_policy(tiny), make_policy(tiny)
     validation = Validation.of_task(tiny, 4, [1, 2], torch.device("cpu"))
-    assert drift(policy, policy, validation, validation.finals(policy, 2))["drift/kl"] == 0
+    assert Anchor.of(policy, validation).drift(policy, validation.finals(policy, 2))["drift/kl"] == 0
     with torch.no_grad():
         moved.trunk.head.bias += 0.05  # one sigma: a KL of a half per weight
-    assert drift(moved, policy, validation, validation.finals(moved, 2))["drift/kl"] == pytest.approx(0.5, rel=1e-3)
+    assert Anchor.of(policy, validation).drift(moved, validation.finals(moved, 2))["drift/kl"] == pytest.approx(0.5, rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:rolled back by a guard", "ignore:stopped by a guard")
 @pytest.mark.parametrize(("action", "updates"), [("rollback", 4), ("stop", 1)])
 def test_beyond_a_limit_a_run_goes_back_or_stops_and_says_why(tmp_path, tiny, action, updates):
     guard = GuardConfig(kl=1e-12, action=action, rollbacks=9)
-    train_grpo(
-        make_policy(tiny), tiny, _config(guard=guard, select="last"), RewardConfig(batch=40), tmp_path / "run", "x", seed=0
-    )
+    train_grpo(make_policy(tiny), tiny, _config(guard=guard, select="last"), RewardConfig(batch=40), setup_at(tmp_path / "run"))
     rows = _rows(tmp_path / "run")
     assert [row["action"] for row in rows if "guard" in row][:1] == [action]
     kept, start = read_policy(tmp_path / "run" / "policy.safetensors").state_dict(), make_policy(tiny).state_dict()
@@ -77,7 +78,7 @@ def test_beyond_a_limit_a_run_goes_back_or_stops_and_says_why(tmp_path, tiny, ac
     assert len(rates) == updates
     if action == "rollback":
         free = GuardConfig(norm=None, drop=None)
-        train_grpo(make_policy(tiny), tiny, _config(guard=free), RewardConfig(batch=40), tmp_path / "free", "x", seed=0)
+        train_grpo(make_policy(tiny), tiny, _config(guard=free), RewardConfig(batch=40), setup_at(tmp_path / "free"))
         plain = [row["learning_rate"] for row in _rows(tmp_path / "free") if "learning_rate" in row]
         assert rates == pytest.approx([rate / 2**n for n, rate in enumerate(plain)])
 
@@ -94,7 +95,7 @@ def test_a_plain_function_is_a_reward_and_none_means_does_not_apply(tmp_path, ti
         return [None if i % 4 == 3 else float(c.n_steps) for i, c in enumerate(completions)]
 
     reward = RewardConfig(accuracy=0.0, bounded_loss=0.0, batch=40)
-    train_grpo(make_policy(tiny), tiny, _config(), reward, tmp_path / "run", "x", seed=0, reward_funcs=[(size, 2.0)])
+    train_grpo(make_policy(tiny), tiny, _config(), reward, setup_at(tmp_path / "run"), reward_funcs=[(size, 2.0)])
     assert seen == {"n": 8, "update": 3, "names": {t.name for t in tiny.network.spec.tensors}, "images": 40}
     row = next(row for row in _rows(tmp_path / "run") if "reward" in row)
     assert row["rewards/size"] == row["n_steps"]
@@ -110,7 +111,7 @@ def test_hooks_of_the_wrong_length_are_refused_and_coroutines_are_fine(tmp_path,
     def infinite(*, completions, **_):
         return [-math.inf] * len(completions)
 
-    train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(batch=40), tmp_path / "a", "x", seed=0, reward_funcs=[ones])
+    train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(batch=40), setup_at(tmp_path / "a"), reward_funcs=[ones])
 
     def broken(**_):
         raise KeyError("labels")
@@ -124,12 +125,12 @@ def test_hooks_of_the_wrong_length_are_refused_and_coroutines_are_fine(tmp_path,
     for number, (reason, function) in enumerate(bad.items()):
         with pytest.raises(InputError, match=reason):
             where = tmp_path / str(number)
-            train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(batch=40), where, "x", seed=0, reward_funcs=[function])
+            train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(batch=40), setup_at(where), reward_funcs=[function])
     with pytest.raises(InputError, match="callable"):
-        train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(), tmp_path / "z", "x", seed=0, reward_funcs=[3])
+        train_grpo(make_policy(tiny), tiny, _config(), RewardConfig(), setup_at(tmp_path / "z"), reward_funcs=[3])
     with pytest.raises(InputError, match="built-in terms"):
         chosen = _config(select="reward")
-        train_grpo(make_policy(tiny), tiny, chosen, RewardConfig(), tmp_path / "z", "x", seed=0, reward_funcs=[ones])
+        train_grpo(make_policy(tiny), tiny, chosen, RewardConfig(), setup_at(tmp_path / "z"), reward_funcs=[ones])
 
 
 def test_a_reward_function_in_a_file_moves_the_policy_its_way(tmp_path, tiny):
@@ -144,7 +145,7 @@ def test_a_reward_function_in_a_file_moves_the_policy_its_way(tmp_path, tiny):
         loop = ["grpo.loop.updates=40", "grpo.loop.validate_every=40", "grpo.optim.ema=0.5", "grpo.optim.learning_rate=1e-3"]
         more = [f"grpo.control={control}", "grpo.guard.drop=null", "grpo.num_generations=16", "grpo.steps=[1]"]
         path = [f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path / name}"]
-        run_stage("grpo", ["task=digits-mlp", *SMALL, *rewards, *loop, *more, *path])
+        run_command("grpo", ["task=digits-mlp", *SMALL, *rewards, *loop, *more, *path])
         last = _rows(tmp_path / name)[-1]
         norms[name] = last["val/drift/norm"]
     before = _rows(tmp_path / "right")[0]["val/drift/norm"]
@@ -163,7 +164,7 @@ def test_a_reward_function_in_a_file_moves_the_policy_its_way(tmp_path, tiny):
 def test_bad_hooks_are_refused(tmp_path, tiny, settings, reason):
     make_policy(tiny).save(tmp_path / "p.safetensors")
     with pytest.raises(InputError, match=reason):
-        run_stage("grpo", ["task=digits-mlp", *SMALL, *settings, f"policy_from={tmp_path}/p.safetensors"])
+        run_command("grpo", ["task=digits-mlp", *SMALL, *settings, f"policy_from={tmp_path}/p.safetensors"])
 
 
 # --- forms of a run ------------------------------------------------------------------------------------------------
@@ -188,7 +189,7 @@ def test_bad_hooks_are_refused(tmp_path, tiny, settings, reason):
 def test_forms_of_grpo_run_and_their_policies_serve(tmp_path, tiny, settings):
     make_policy(tiny).save(tmp_path / "p.safetensors")
     run_dir = tmp_path / "run"
-    made = run_stage("grpo", [*SMALL, *settings, f"policy_from={tmp_path}/p.safetensors", f"run_dir={run_dir}"])
+    made = run_command("grpo", [*SMALL, *settings, f"policy_from={tmp_path}/p.safetensors", f"run_dir={run_dir}"])
     policy, before = read_policy(made), make_policy(tiny)
     rows = [row for row in _rows(run_dir) if "ratio/max" in row]
     assert len(rows) == 2 and all(row["ratio/max"] < 2 and row["grad_norm"] > 0 for row in rows)
@@ -206,7 +207,7 @@ def test_a_policy_over_codes_is_refused_where_weights_are_compared_and_samples_i
     coded.save(tmp_path / "p.safetensors")
     for settings, reason in (([], "code_dim=6"), (["grpo.action=code"], "code_dim=6")):
         with pytest.raises(InputError, match=reason):
-            run_stage("grpo", [*SMALL, *settings, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
+            run_command("grpo", [*SMALL, *settings, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
     assert main(["init", "--task", "digits-mlp", "--set", "hidden=[8]", "-o", str(tmp_path / "w.safetensors")]) == 0
     drawn = [synthesize(tmp_path / "w.safetensors", tmp_path / "p.safetensors", 1, sample=seed) for seed in (None, 1, 1, 2)]
     mean, one, again, other = (state.tensors["fc1.weight"] for state in drawn)
@@ -215,7 +216,7 @@ def test_a_policy_over_codes_is_refused_where_weights_are_compared_and_samples_i
 
 def test_a_stage_that_changes_a_policy_drops_its_critic(tmp_path, tiny):
     make_policy(tiny).with_critic(8, 0).save(tmp_path / "p.safetensors")
-    made = run_stage("grpo", [*SMALL, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
+    made = run_command("grpo", [*SMALL, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
     assert read_policy(tmp_path / "p.safetensors").critic is not None
     assert read_policy(made).critic is None
 
@@ -236,7 +237,7 @@ def test_a_stage_that_changes_a_policy_drops_its_critic(tmp_path, tiny):
 def test_every_trunk_token_scheme_and_head_goes_through_the_same_loop(tmp_path, tiny, backbone, tokens, head):
     make_policy(tiny, backbone, tokens, head=head).save(tmp_path / "p.safetensors")
     off = ["grpo.guard.norm=null", "grpo.guard.drop=null"]
-    made = run_stage("grpo", [*SMALL, *off, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
+    made = run_command("grpo", [*SMALL, *off, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
     before, after = (read_policy(path).state_dict() for path in (tmp_path / "p.safetensors", made))
     rows = [row for row in _rows(tmp_path / "run") if "grad_norm" in row]
     assert len(rows) == 2 and all(row["grad_norm"] > 0 for row in rows)
@@ -247,7 +248,7 @@ def test_every_trunk_token_scheme_and_head_goes_through_the_same_loop(tmp_path, 
 def test_rewards_never_come_from_the_test_split(tmp_path, tiny):
     make_policy(tiny).save(tmp_path / "p.safetensors")
     with pytest.raises(InputError, match="test split"):
-        run_stage("grpo", [*SMALL, "reward.split=test", f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
+        run_command("grpo", [*SMALL, "reward.split=test", f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
 
 
 def test_held_back_images_move_from_train_to_reward_and_policies_remember(tmp_path, tiny):
@@ -262,7 +263,7 @@ def test_held_back_images_move_from_train_to_reward_and_policies_remember(tmp_pa
     policy.record["data"] = tiny.data_key
     policy.save(tmp_path / "p.safetensors")
     with pytest.raises(InputError, match="held_back is None there and 300 here"):
-        run_stage("grpo", [*SMALL, "task.held_back=300", f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
+        run_command("grpo", [*SMALL, "task.held_back=300", f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
 
 
 # --- critic --------------------------------------------------------------------------------------------------------
@@ -290,8 +291,8 @@ class Scripted(torch.nn.Module):
 def test_the_critic_decides_how_many_steps_each_net_gets(tiny, lags, taken):
     policy, start = make_policy(tiny).with_critic(8, 0), tiny.draw_start("val", [0, 1, 2])
     policy.critic = Scripted(lags)
-    for plan in ("replanned", "one"):
-        finals, counts = synthesize_auto(policy, start, tiny.network, plan)
+    for plan in ("auto", "one"):
+        finals, counts = option(ways, plan, "steps").synthesize(policy, start, tiny.network)
         assert counts.tolist() == [taken] * 3
         assert torch.allclose(finals, start, atol=1e-6) is (taken == 0)
 
@@ -317,7 +318,7 @@ def test_the_critic_stage_learns_to_foresee_and_synthesis_asks_it(tmp_path, tiny
         "critic.optim.learning_rate=3e-3",
         "critic.optim.ema=0.5",
     ]
-    made = run_stage("critic", [*settings, *loop, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
+    made = run_command("critic", [*settings, *loop, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
     losses = [row["loss"] for row in _rows(tmp_path / "run") if "loss" in row]
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])
     policy, before = read_policy(made), read_policy(tmp_path / "p.safetensors")
@@ -349,6 +350,8 @@ def test_calibration_takes_the_largest_sigma_it_accepts():
 
 def test_calibrate_prints_settings_that_the_stage_takes(tmp_path, tiny, capsys):
     make_policy(tiny).save(tmp_path / "p.safetensors")
-    line = run_calibration([*SMALL, f"policy_from={tmp_path}/p.safetensors"])
-    assert "half-batch cosine" in capsys.readouterr().out
-    run_stage("grpo", [*SMALL, *line.split(), f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
+    calibrate([*SMALL, f"policy_from={tmp_path}/p.safetensors"])
+    said = capsys.readouterr().out
+    assert "half-batch cosine" in said
+    line = said.splitlines()[-1]
+    run_command("grpo", [*SMALL, *line.split(), f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])

@@ -9,15 +9,15 @@ from safetensors.torch import load_file, save_file
 from conftest import make_policy
 from synthnet.engine.network import cross_entropy
 from synthnet.errors import InputError
+from synthnet.lab.fork import run_command
 from synthnet.nets.weights import read_metadata
 from synthnet.policy.file import read_policy
 from synthnet.policy.imagined import GAIN, Imagined, orthogonalised, unit
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.policy.rollout import rollout
-from synthnet.stages import run_stage
 from synthnet.tasks.task import build_task
 
-BACKBONE = {"name": "set_transformer", "dim": 16, "heads": 2, "edge_dim": 8, "condition": 8, "depth": 1, "summary": 1}
+BACKBONE = {"name": "set_transformer", "dim": 16, "heads": 2, "edge_dim": 8, "condition": 8, "depth": 1}
 
 
 def imagining(*tasks, count=20, tokens=None, k_max=3, backbone=BACKBONE) -> Policy:
@@ -120,7 +120,7 @@ def test_many_nets_at_a_time_come_out_as_few_do(tiny, monkeypatch):
     start = tiny.draw_start("val", range(5)) / policy.scale(net)
     with torch.no_grad():
         whole = move(policy, start, 2, net)
-        monkeypatch.setattr("synthnet.imagined.CHUNK_BYTES", 1)
+        monkeypatch.setattr("synthnet.policy.imagined.CHUNK_BYTES", 1)
         assert torch.allclose(move(policy, start, 2, net), whole, atol=1e-5)
 
 
@@ -192,7 +192,7 @@ def test_distil_teaches_a_new_policy_its_examples(zoo_dir, tmp_path):
         "distil.optim.warmup=2",
         "distil.optim.ema=0.9",
     ]
-    made = run_stage("distil", [*small, *distil, *length, "imagined=40", f"run_dir={tmp_path / 'run'}"])
+    made = run_command("distil", [*small, *distil, *length, "imagined=40", f"run_dir={tmp_path / 'run'}"])
     policy = read_policy(made)
     after = policy.record["stages"][-1]["after"]["accuracy_k2"]
     before = policy.record["stages"][-1]["before"]["accuracy_k2"]

@@ -8,16 +8,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from synthnet.config import GROUPS
+from synthnet.config import KNOB_COLUMNS, all_knobs, knob_rows
+from synthnet.console import markdown
 from synthnet.errors import InputError
 from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.score import RewardConfig
 from synthnet.runs.journal import records
-from synthnet.runs.knobs import HOT, Dials, check_value
+from synthnet.runs.knobs import Dials
 from synthnet.runs.lab import Schedule
 from synthnet.runs.live import Live
+from synthnet.settings import hot_knobs, hot_value
+from synthnet.stages import STAGES, live_sections
 
 SECTIONS = {"grpo": GrpoConfig, "reward": RewardConfig}
+HOT = {name: knob for stage in STAGES for name, knob in hot_knobs(live_sections(stage)).items()}
 
 
 def test_a_number_moves_linearly_and_everything_else_switches_at_once():
@@ -78,34 +82,36 @@ def test_schedules_run_and_a_patch_overrides_them():
 )  # fmt: skip
 def test_values_that_a_knob_cannot_have_are_refused(name, value, message):
     with pytest.raises(InputError, match=message):
-        check_value(name, value, SECTIONS)
+        hot_value(name, value, SECTIONS)
 
 
 def test_null_is_a_value_where_the_setting_may_have_none():
-    assert check_value("grpo.delta", None, SECTIONS) is None
-    assert check_value("grpo.steps_by", None, SECTIONS) is None
-    assert check_value("grpo.beta", 1, SECTIONS) == 1.0
+    assert hot_value("grpo.delta", None, SECTIONS) is None
+    assert hot_value("grpo.steps_by", None, SECTIONS) is None
+    assert hot_value("grpo.beta", 1, SECTIONS) == 1.0
 
 
-def test_every_hot_knob_is_a_setting_and_takes_its_own_default():
-    """A knob renamed in its dataclass, or bounds that leave its default out, break this."""
-    from synthnet.policy.trunks._units import UnitConfig
+def test_every_setting_takes_its_own_default_and_its_bounds_hold(request):
+    """Bounds that leave a default out break this; so does a bound of the wrong kind."""
+    for name, knob in all_knobs().items():
+        if knob.bounds and knob.default not in (None, []):
+            assert knob.check(knob.default) == knob.default, name
+            beyond = [knob.bounds[1] * 2 + 1] if isinstance(knob.default, list) else knob.bounds[1] * 2 + 1
+            with pytest.raises(InputError, match="must lie in"):
+                knob.check([int(x) for x in beyond] if isinstance(beyond, list) and knob.plain == list[int] else
+                           int(beyond) if knob.plain is int else beyond)  # fmt: skip
+        if knob.choices:
+            assert knob.default in knob.choices, name
 
-    sections = {**GROUPS, "backbone": UnitConfig}
-    dials = Dials({group: kind() for group, kind in sections.items()}, {})
-    for name, value in dials.base.items():
-        if value != [] and name != "grpo.sigma":
-            assert check_value(name, value, sections) == value, name
-    assert len(dials.base) == len(HOT)
+
+def test_every_setting_says_what_it_is_for():
+    assert [name for name, knob in all_knobs().items() if len(knob.help) < 5] == []
 
 
 def test_the_knob_table_is_the_documented_one(request):
-    from synthnet.console import markdown
-    from synthnet.runs.knob_table import knob_rows
-
-    columns, rows = knob_rows()
+    columns, rows = KNOB_COLUMNS, knob_rows()
     assert len({row[0] for row in rows}) == len(rows)
-    assert {row[0] for row in rows if row[3] != "cold"} == set(HOT)
+    assert {row[0] for row in rows if row[4] != "cold"} == set(HOT)
     page = (request.config.rootpath / "docs" / "knobs.md").read_text()
     assert markdown(columns, rows) in page, "made anew by: synthnet config --knobs"
 
@@ -136,7 +142,7 @@ def test_malformed_requests_leave_a_live_run_untouched(line, tmp_path_factory):
     """Whatever is refused moves no knob; whatever is accepted is a change that the knob allows."""
     folder = tmp_path_factory.mktemp("live")
     config, reward = GrpoConfig(), RewardConfig()
-    live = Live("grpo", {"grpo": config, "reward": reward})
+    live = Live({"grpo": config, "reward": reward}, {})
     live.open(folder, type("P", (), {"settings": {}})())
     before = json.dumps([str(config), str(reward)])
     (folder / "patches.jsonl").write_bytes(line + b"\n")

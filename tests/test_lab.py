@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 from safetensors.torch import load_file
@@ -15,13 +16,14 @@ from safetensors.torch import load_file
 from conftest import make_policy
 from synthnet.cli import main
 from synthnet.errors import InputError
+from synthnet.grpo.loop import Estimator, train_grpo
+from synthnet.grpo.objective import policy_loss
+from synthnet.lab.fork import fork, run_command
 from synthnet.policy.file import read_policy
-from synthnet.runs.fork import fork_settings, with_settings
 from synthnet.runs.journal import append, records
 from synthnet.runs.lab import LabConfig, Schedule
 from synthnet.runs.live import Live
 from synthnet.runs.status import list_runs, read_status
-from synthnet.stages import run_stage
 from synthnet.train import loop as training
 from synthnet.train.pairs import PairsConfig, check_pairs
 
@@ -44,7 +46,7 @@ def start(tmp_path, tiny):
 
 
 def _settings(start, folder, *more):
-    return with_settings([*QUICK, f"policy_from={start}", f"run_dir={folder}"], list(more))
+    return [*QUICK, f"policy_from={start}", f"run_dir={folder}", *more]
 
 
 def _spawn(arguments):
@@ -84,7 +86,7 @@ def test_requests_act_at_update_boundaries_with_versions_and_reasons(start, tmp_
         {"kind": "rollback", "to": 7},
     )
     with pytest.warns(UserWarning, match="refused"):
-        run_stage("grpo", _settings(start, run, "grpo.loop.updates=6"))
+        run_command("grpo", _settings(start, run, "grpo.loop.updates=6"))
     applied = records(run / "applied.jsonl")
     assert [(e["kind"], e.get("version"), e["request"]) for e in applied] == [
         ("patch", 1, 1), ("refused", None, 2), ("refused", None, 3), ("refused", None, 4), ("patch", 2, 5), ("rollback", 3, 6),
@@ -102,7 +104,7 @@ def test_a_patch_that_breaks_the_run_is_taken_back_by_its_guard(start, tmp_path)
     run = tmp_path / "run"
     _requests(run, {"kind": "patch", "values": {"grpo.guard.kl": 1e-9}})
     with pytest.warns(UserWarning, match="rolled back by a guard"):
-        run_stage("grpo", _settings(start, run, "grpo.loop.updates=12", "grpo.loop.validate_every=4"))
+        run_command("grpo", _settings(start, run, "grpo.loop.updates=12", "grpo.loop.validate_every=4"))
     guard = next(entry for entry in records(run / "applied.jsonl") if entry["kind"] == "guard")
     assert guard["undone"] == [1]
     assert guard["released"] == ["grpo.guard.kl"]
@@ -114,18 +116,14 @@ def test_a_patch_that_breaks_the_run_is_taken_back_by_its_guard(start, tmp_path)
 
 
 def test_three_gradients_in_a_row_that_are_not_finite_go_back_to_the_best(start, tmp_path, monkeypatch):
-    from synthnet.grpo import loop as train_grpo
-
-    honest = train_grpo._loss
-
-    def poisoned(policy, reference, seen, config, longest, calls=[]):  # noqa: B006
+    def poisoned(*arguments, calls=[]):  # noqa: B006
         calls.append(1)
-        loss, stats = honest(policy, reference, seen, config, longest)
+        loss, stats = policy_loss(*arguments)
         return (loss * math.nan if 3 <= len(calls) <= 5 else loss), stats
 
-    monkeypatch.setattr(train_grpo, "_loss", poisoned)
+    monkeypatch.setattr("synthnet.stages.train_grpo", partial(train_grpo, estimator=Estimator(loss=poisoned)))
     with pytest.warns(UserWarning, match="not finite"):
-        run_stage("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=8"))
+        run_command("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=8"))
     rows = [row for row in _rows(tmp_path / "run") if "loss" in row]
     assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 1, 0, 0, 0]
     assert rows[2]["loss"] is None
@@ -188,7 +186,7 @@ def test_a_scripted_session_survives_kill_9_and_equals_its_replay(start, tmp_pat
     replay.mkdir()
     kept = [entry for entry in records(run / "applied.jsonl") if entry["kind"] != "stop"]
     (replay / "applied.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-    process = _spawn(with_settings(arguments, [f"run_dir={replay}"]))
+    process = _spawn([*arguments, f"run_dir={replay}"])
     _wait(lambda: (replay / "metrics.jsonl").exists() and read_status(replay).update > stopped_at)
     process.send_signal(signal.SIGINT)
     process.wait(60)
@@ -203,14 +201,14 @@ def test_a_scripted_session_survives_kill_9_and_equals_its_replay(start, tmp_pat
 
 def test_forks_reuse_what_fits(start, tmp_path):
     run = tmp_path / "run"
-    run_stage("grpo", _settings(start, run, "grpo.loop.updates=1", f"k_max={read_policy(start).config.k_max}"))
-    stage, made = fork_settings(run, ["grpo.prompts=3"], None)
-    assert not any(text.startswith("k_max") for text in made), "the old run's policy brings it along"
+    run_command("grpo", _settings(start, run, "grpo.loop.updates=1", f"k_max={read_policy(start).config.k_max}"))
+    stage, made = fork(run, {"grpo.prompts": 3}, None)
+    assert "k_max" not in made, "the old run's policy brings it along"
     assert stage == "grpo"
-    assert {"grpo.prompts=3", f"policy_from={run / 'policy.safetensors'}", f"run_dir={tmp_path / 'run-2'}"} <= set(made)
-    assert "grpo.prompts=2" not in made
-    _, built = fork_settings(run, ["backbone.depth=2"], str(tmp_path / "other"))
-    assert f"policy_from={start}" in built  # another trunk: the old one's policy does not fit
+    wanted = {"grpo.prompts": 3, "policy_from": str(run / "policy.safetensors"), "run_dir": str(tmp_path / "run-2")}
+    assert {name: made[name] for name in wanted} == wanted
+    _, built = fork(run, {"backbone.depth": 2}, str(tmp_path / "other"))
+    assert built["policy_from"] == str(start)  # another trunk: the old one's policy does not fit
     assert main(["fork", str(run), "grpo.loop.updates=2", "-o", str(tmp_path / "fork")]) == 0
     assert read_status(tmp_path / "fork").state == "done"
 
@@ -218,7 +216,7 @@ def test_forks_reuse_what_fits(start, tmp_path):
 def test_runs_are_listed_shown_compared_and_pruned(start, tmp_path, capsys, monkeypatch):
     root = tmp_path / "runs"
     for name, prompts in (("a", 2), ("b", 4)):
-        run_stage("grpo", _settings(start, root / name, "grpo.loop.updates=1", f"grpo.prompts={prompts}"))
+        run_command("grpo", _settings(start, root / name, "grpo.loop.updates=1", f"grpo.prompts={prompts}"))
     capsys.readouterr()
     assert main(["runs", "--runs", str(root), "--json"]) == 0
     listed = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
@@ -248,26 +246,26 @@ def test_runs_are_listed_shown_compared_and_pruned(start, tmp_path, capsys, monk
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(start, tmp_path):
     run = tmp_path / "run"
     arguments = _settings(start, run, "grpo.loop.updates=12")
-    run_stage("grpo", arguments)
+    run_command("grpo", arguments)
     whole = _rows(run)
     latest = run / "checkpoints" / "training.safetensors"
     data = bytearray(latest.read_bytes())
     data[-1] ^= 1  # one bit
     latest.write_bytes(data)
     with pytest.warns(UserWarning, match="is damaged .its checksum"):
-        run_stage("grpo", arguments)
+        run_command("grpo", arguments)
     assert _rows(run) == whole
     for path in (run / "checkpoints").glob("training*"):
         path.write_bytes(b"no checkpoint")
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(InputError, match="no whole checkpoint"):
-        run_stage("grpo", arguments)
+        run_command("grpo", arguments)
 
 
 def test_lab_settings_reach_the_run(start, tmp_path):
     lab = LabConfig({"grpo.beta": Schedule("linear", 0.0, 0.02, over=2)})
     assert lab.tensorboard is None
     schedule = "lab.schedules={grpo.beta:{shape:linear,start:0.0,end:0.02,over:2}}"
-    run_stage("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=3", schedule))
+    run_command("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=3", schedule))
     assert [row["knob/grpo.beta"] for row in _rows(tmp_path / "run") if "loss" in row] == pytest.approx([0.0, 0.01, 0.02])
 
 
@@ -279,7 +277,7 @@ def test_lab_settings_reach_the_run(start, tmp_path):
 def test_pruning_spares_what_lives_inside_a_dead_sweep(start, tmp_path):
     """A trial outlives its sweep by design: neither it nor the folder that holds it may go."""
     root = tmp_path / "runs"
-    run_stage("grpo", _settings(start, root / "sweep" / "trial-0000", "grpo.loop.updates=1"))
+    run_command("grpo", _settings(start, root / "sweep" / "trial-0000", "grpo.loop.updates=1"))
     for name in ("run.json", "config.yaml"):
         (root / "sweep" / name).write_text((root / "sweep" / "trial-0000" / name).read_text())
     record = json.loads((root / "sweep" / "run.json").read_text())
@@ -292,7 +290,7 @@ def test_pruning_spares_what_lives_inside_a_dead_sweep(start, tmp_path):
 def test_one_damaged_run_hides_no_other(start, tmp_path):
     root = tmp_path / "runs"
     for name in ("a", "b"):
-        run_stage("grpo", _settings(start, root / name, "grpo.loop.updates=1"))
+        run_command("grpo", _settings(start, root / name, "grpo.loop.updates=1"))
     (root / "a" / "run.json").write_text("{" * 5000)
     assert {status.name: status.state for status in list_runs(root)} == {"a": "foreign", "b": "done"}
 
@@ -301,13 +299,13 @@ def test_a_rolled_back_sigma_is_the_policys_own_again(start, tmp_path):
     """The noise is set at every update from the knob, so going back to null gives back what the policy came with."""
     run = tmp_path / "run"
     _requests(run, {"kind": "patch", "values": {"grpo.sigma": 0.3}})
-    run_stage("grpo", _settings(start, run, "grpo.loop.updates=2"))
+    run_command("grpo", _settings(start, run, "grpo.loop.updates=2"))
     assert read_policy(run / "policy.safetensors").record["stages"]
     learner = load_file(run / "checkpoints" / "training.safetensors")
     assert learner["policy/log_sigma"].exp() == pytest.approx(0.3)
     back = tmp_path / "back"
     _requests(back, {"kind": "patch", "values": {"grpo.sigma": 0.3}}, {"kind": "rollback", "to": 0})
-    run_stage("grpo", _settings(start, back, "grpo.loop.updates=2"))
+    run_command("grpo", _settings(start, back, "grpo.loop.updates=2"))
     learner = load_file(back / "checkpoints" / "training.safetensors")
     assert learner["policy/log_sigma"].exp() == pytest.approx(0.05)
 
@@ -318,8 +316,8 @@ def test_a_patched_limit_holds_when_a_run_is_taken_up_again(start, tmp_path, mon
     patient = ["grpo.loop.updates=12", "grpo.loop.validate_every=2", "grpo.loop.checkpoint_every=1", "grpo.loop.patience=2"]
     for folder in (whole, killed):
         _requests(folder, {"kind": "patch", "values": {"grpo.loop.patience": 0}})
-    run_stage("grpo", _settings(start, whole, *patient))
-    apply, calls = training._Course.apply, []
+    run_command("grpo", _settings(start, whole, *patient))
+    apply, calls = training.Run._begin, []
 
     def die(*arguments):
         calls.append(1)
@@ -328,9 +326,9 @@ def test_a_patched_limit_holds_when_a_run_is_taken_up_again(start, tmp_path, mon
         return apply(*arguments)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(training._Course, "apply", die)
-        run_stage("grpo", _settings(start, killed, *patient))
-    run_stage("grpo", _settings(start, killed, *patient))
+        patched.setattr(training.Run, "_begin", die)
+        run_command("grpo", _settings(start, killed, *patient))
+    run_command("grpo", _settings(start, killed, *patient))
     assert _rows(killed) == _rows(whole)
     assert max(row["update"] for row in _rows(whole)) == 12
 
@@ -338,23 +336,28 @@ def test_a_patched_limit_holds_when_a_run_is_taken_up_again(start, tmp_path, mon
 def test_values_must_go_together_with_where_the_others_are_going(start, tmp_path):
     """Each of the two patches is sound with what holds now; together they would leave nothing to draw."""
     run = tmp_path / "run"
-    live = Live("pairs", {"pairs": (config := PairsConfig())}, None, lambda: check_pairs(config))
+    live = Live({"pairs": (config := PairsConfig())}, {}, lambda: check_pairs(config))
     run.mkdir()
     live.open(run, type("P", (), {"settings": {}})())
     _requests(run, {"kind": "patch", "values": {"pairs.single": 0.0}, "over": 5})
     _requests(run, {"kind": "patch", "values": dict.fromkeys(("pairs.short", "pairs.long", "pairs.skipped"), 0.0)})
-    with pytest.warns(UserWarning, match="not all zero"):
+    with pytest.warns(UserWarning, match="not all be zero"):
         live.turn(0, ())
     assert [entry["kind"] for entry in records(run / "applied.jsonl")] == ["patch", "refused"]
 
 
 def test_no_run_that_names_code_is_run_again_from_its_file(start, tmp_path):
     run = tmp_path / "run"
-    run_stage("grpo", _settings(start, run, "grpo.loop.updates=1"))
+    run_command("grpo", _settings(start, run, "grpo.loop.updates=1"))
     record = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**record, "command": [*record["command"], "reward.python=[evil.py:f]"]}))
+    (run / "run.json").write_text(json.dumps({**record, "given": {**record["given"], "reward.python": ["evil.py:f"]}}))
     for wrong in (["runs", "resume", str(run)], ["fork", str(run), "seed=1"], ["fork", str(run), "--replay"]):
         assert main(wrong) == 2
+    (run / "run.json").write_text(json.dumps(record))
+    text = (run / "config.yaml").read_text()
+    assert "  python: []\n" in text
+    (run / "config.yaml").write_text(text.replace("  python: []\n", "  python: [evil.py:f]\n"))
+    assert main(["runs", "resume", str(run)]) == 2
     assert not (tmp_path / "run-2").exists()
 
 
@@ -370,7 +373,7 @@ def test_requests_that_come_at_once_are_numbered_one_by_one(tmp_path):
 
 def test_schedules_of_other_stages_are_left_to_them(start, tmp_path, capsys):
     schedule = "lab.schedules={pairs.function:{start:1.0,end:0.0}}"
-    run_stage("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=1", schedule))
+    run_command("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=1", schedule))
     assert not any("knob/" in name for row in _rows(tmp_path / "run") for name in row)
     with pytest.raises(InputError, match=r"did you mean 'grpo\.beta'"):
-        run_stage("grpo", _settings(start, tmp_path / "x", "lab.schedules={grpo.betta:{start:1.0,end:0.0}}"))
+        run_command("grpo", _settings(start, tmp_path / "x", "lab.schedules={grpo.betta:{start:1.0,end:0.0}}"))

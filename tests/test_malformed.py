@@ -17,8 +17,8 @@ import pytest
 from conftest import make_policy
 from malformed import MUTATIONS, mutant
 from synthnet.cli import main
+from synthnet.lab.fork import run_command
 from synthnet.nets.weights import read_weights
-from synthnet.stages import run_stage
 from synthnet.synthesis import policy_path
 
 COUNT = int(os.environ.get("MALFORMED", "320"))
@@ -133,7 +133,7 @@ JUNK = [
 def test_malformed_run_directories_and_zoos_end_in_one_line(tmp_path, tiny, capsys):
     zoo = tmp_path / "zoo"
     small = ["task.hidden=[8]", "threads=1", "lab.tensorboard=false"]
-    run_stage("zoo", [*small, "zoo.runs=2", "zoo.heldout=2", "zoo.shard=2", f"run_dir={zoo}"])
+    run_command("zoo", [*small, "zoo.runs=2", "zoo.heldout=2", "zoo.shard=2", f"run_dir={zoo}"])
     make_policy(tiny).save(tmp_path / "p.safetensors")
     quick = [*small, "grpo.prompts=2", "grpo.num_generations=4", "grpo.val_seeds=2", "grpo.loop.updates=1", "reward.batch=32"]
     run = tmp_path / "run"

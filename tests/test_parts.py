@@ -53,7 +53,7 @@ class Ended:
 def fake(monkeypatch):
     def use(*script):
         made = Fake(script)
-        monkeypatch.setattr("synthnet.parts.build_executor", lambda *_: made)
+        monkeypatch.setattr("synthnet.runs.jobs.build_executor", lambda *_: made)
         return made
 
     return use
@@ -135,7 +135,7 @@ def test_the_shards_of_a_family_are_those_of_its_members(tmp_path, monkeypatch, 
     config = tmp_path / "spread" / "mlp-64-6-10" / "config.yaml"
     config.write_text(config.read_text().replace("shard: 4", "shard: 0"))
     assert main(["shard", str(config.parent), "7"]) == 2
-    assert "zoo.shard must be at least 1" in capsys.readouterr().err
+    assert "zoo.shard must lie in 1 to" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ def test_a_machine_that_leaves_a_ray_cluster_costs_nothing_but_time(tmp_path, mo
             def close(self):
                 self.pool.close()
 
-        monkeypatch.setattr("synthnet.parts.build_executor", lambda *where: Watched(build_executor(*where)))
+        monkeypatch.setattr("synthnet.runs.jobs.build_executor", lambda *where: Watched(build_executor(*where)))
         assert main(["zoo", *SMALL, "zoo.shard=8", "zoo.executor=ray", "zoo.workers=2", f"run_dir={tmp_path / 'zoo'}"]) == 0
         assert lost
     finally:

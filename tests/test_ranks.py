@@ -10,9 +10,9 @@ import pytest
 
 from conftest import make_policy
 from synthnet.errors import InputError
+from synthnet.lab.fork import run_command
 from synthnet.runs import ranks
 from synthnet.runs.journal import append, records
-from synthnet.stages import run_stage
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds")
 SMALL = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "lab.tensorboard=false"]
@@ -59,7 +59,7 @@ def test_shares_must_be_equal(monkeypatch):
 @pytest.mark.slow
 def test_grpo_on_two_processes_is_grpo_on_one(start, tmp_path):
     """Rollouts with a K of their own, rewards scaled over the whole batch: a share scaled by itself breaks this."""
-    run_stage("grpo", [*GRPO, start, f"run_dir={tmp_path / 'one'}"])
+    run_command("grpo", [*GRPO, start, f"run_dir={tmp_path / 'one'}"])
     two = _two("grpo", [*GRPO, start, f"run_dir={tmp_path / 'two'}"])
     said, _ = two.communicate(timeout=200)
     assert two.returncode == 0, said
@@ -79,12 +79,12 @@ def test_grpo_on_two_processes_is_grpo_on_one(start, tmp_path):
 @pytest.mark.slow
 def test_pairs_and_distil_on_two_processes_are_those_on_one(tmp_path):
     zoo = f"zoo_dir={tmp_path / 'zoo'}"
-    run_stage("zoo", [*SMALL, "zoo.runs=8", "zoo.heldout=4", "zoo.shard=8", f"run_dir={tmp_path / 'zoo'}"])
+    run_command("zoo", [*SMALL, "zoo.runs=8", "zoo.heldout=4", "zoo.shard=8", f"run_dir={tmp_path / 'zoo'}"])
     pairs = [*SMALL, *BACKBONE, zoo, "pairs.batch=8", "pairs.val_seeds=2", "pairs.loop.updates=20"]
     distil = [*SMALL, zoo, "distil.nets=4", "distil.val_seeds=2", "distil.loop.updates=20", "distil.images=64"]
-    made = run_stage("pairs", [*pairs, f"run_dir={tmp_path / 'p1'}"])
+    made = run_command("pairs", [*pairs, f"run_dir={tmp_path / 'p1'}"])
     source = f"policy_from={made}"
-    run_stage("distil", [*distil, source, f"run_dir={tmp_path / 'distil1'}"])
+    run_command("distil", [*distil, source, f"run_dir={tmp_path / 'distil1'}"])
     for stage, settings in (("pairs", pairs), ("distil", [*distil, source])):
         process = _two(stage, [*settings, f"run_dir={tmp_path / stage}2"])
         said, _ = process.communicate(timeout=200)

@@ -9,10 +9,9 @@ from conftest import make_policy
 from synthnet.errors import InputError
 from synthnet.grpo.config import GrpoConfig, check
 from synthnet.grpo.objective import group_advantages
-from synthnet.grpo.rewards import Scored, join, needs, terms, total
 from synthnet.grpo.rewards.calibration import calibration_error
-from synthnet.grpo.sample import draw_cohorts
-from synthnet.grpo.score import RewardConfig, illness, measure
+from synthnet.grpo.sample import Rollouts, draw_cohorts
+from synthnet.grpo.score import RewardConfig, Scored, illness, join, measure, needs, terms, total
 
 
 def scored(accuracy, loss=None, norm=None, probabilities=None, labels=None, **changes) -> Scored:
@@ -145,7 +144,7 @@ def _measured(task, reward, steps, n_images=40):
     starts, config = task.draw_start("val", [0, 1]), GrpoConfig(prompts=2, num_generations=2)
     (cohort,) = draw_cohorts([(task.network, starts)], 2, False, config, 0, 0)
     states = [starts.repeat_interleave(2, 0)] * 3
-    return measure(cohort, states, images, labels, reward, steps, torch.Generator().manual_seed(0))
+    return measure(Rollouts(cohort, states, []), images, labels, reward, steps, torch.Generator().manual_seed(0))
 
 
 def test_states_are_measured_only_where_a_term_needs_them(tiny):

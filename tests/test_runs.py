@@ -5,27 +5,28 @@ import json
 import pytest
 import torch
 
+from conftest import setup_at
 from synthnet.errors import InputError
 from synthnet.runs.directory import RunDirectory
 
 
 def test_a_run_has_one_owner_at_a_time(tmp_path):
-    with RunDirectory(tmp_path / "run", "a: 1\n"), pytest.raises(InputError, match="in use by another process"):
-        RunDirectory(tmp_path / "run", "a: 1\n")
-    with RunDirectory(tmp_path / "run", "a: 1\n"):
+    with RunDirectory(setup_at(tmp_path / "run", text="a: 1\n")), pytest.raises(InputError, match="in use by another process"):
+        RunDirectory(setup_at(tmp_path / "run", text="a: 1\n"))
+    with RunDirectory(setup_at(tmp_path / "run", text="a: 1\n")):
         pass  # free again
 
 
 def test_a_run_keeps_its_configuration(tmp_path):
-    with RunDirectory(tmp_path / "run", "a: 1\n"):
+    with RunDirectory(setup_at(tmp_path / "run", text="a: 1\n")):
         pass
     with pytest.raises(InputError, match="another configuration"):
-        RunDirectory(tmp_path / "run", "a: 2\n")
+        RunDirectory(setup_at(tmp_path / "run", text="a: 2\n"))
     assert (tmp_path / "run" / "config.yaml").read_text() == "a: 1\n"
 
 
 def test_a_half_written_last_line_is_dropped_and_metrics_are_cut_back(tmp_path):
-    with RunDirectory(tmp_path / "run", "") as run:
+    with RunDirectory(setup_at(tmp_path / "run", text="")) as run:
         for update in range(1, 5):
             run.log(update, {"loss": update / 2})
         with (run.path / "metrics.jsonl").open("a") as file:
@@ -36,7 +37,7 @@ def test_a_half_written_last_line_is_dropped_and_metrics_are_cut_back(tmp_path):
 
 
 def test_checkpoints_come_back_as_they_were(tmp_path):
-    with RunDirectory(tmp_path / "run", "") as run:
+    with RunDirectory(setup_at(tmp_path / "run", text="")) as run:
         assert run.load_checkpoint() is None
         run.save_checkpoint({"a/b": torch.tensor([1.5, -2.0])}, 7, {"score": -float("inf")})
         tensors, update, record = run.load_checkpoint()
@@ -46,7 +47,7 @@ def test_checkpoints_come_back_as_they_were(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_message(tmp_path, monkeypatch):
-    with RunDirectory(tmp_path / "run", "") as run:
+    with RunDirectory(setup_at(tmp_path / "run", text="")) as run:
 
         def full(*_, **__):
             raise OSError(28, "No space left on device")
@@ -60,4 +61,4 @@ def test_a_full_disk_is_one_clear_message(tmp_path, monkeypatch):
 def test_a_place_that_cannot_be_a_run_directory_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InputError, match="cannot use"):
-        RunDirectory(tmp_path / "file", "")
+        RunDirectory(setup_at(tmp_path / "file", text=""))

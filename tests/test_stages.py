@@ -11,22 +11,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import TINY_TRUNK, make_policy
+from conftest import TINY_TRUNK, make_policy, setup_at
 from synthnet.config import compose
 from synthnet.errors import InputError
 from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.loop import train_grpo
 from synthnet.grpo.score import RewardConfig
+from synthnet.lab.fork import run_command
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import rollout, synthesize_flat
-from synthnet.stages import run_stage, run_stages
+from synthnet.stages import first_policy
 from synthnet.train import loop as training
 from synthnet.train.corrupt import corrupted_states
 from synthnet.train.guards import GuardConfig
 from synthnet.train.loop import LoopConfig, OptimConfig
 from synthnet.train.pairs import PairsConfig, draw_chain, draw_pairs
 from synthnet.train.snapshot import policy_of_run
-from synthnet.train.start import fresh_policy
 from synthnet.train.validation import Validation
 from synthnet.train.zoo import Zoo
 
@@ -46,7 +46,7 @@ def _metrics(run_dir):
 
 def interrupt_at(call, work, monkeypatch):
     """Run `work` and press Ctrl-C during its n-th update."""
-    apply, calls = training._Course.apply, []
+    apply, calls = training.Run._begin, []
 
     def pressed(*arguments):
         calls.append(1)
@@ -55,7 +55,7 @@ def interrupt_at(call, work, monkeypatch):
         return apply(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training._Course, "apply", pressed)
+        patched.setattr(training.Run, "_begin", pressed)
         with pytest.raises(KeyboardInterrupt):
             work()
     assert len(calls) == call
@@ -88,21 +88,21 @@ def test_pairs_are_transitions_of_one_run():
 def test_pairs_resume_equals_uninterrupted_and_foreign_settings_are_refused(zoo_dir, tmp_path, monkeypatch, rule):
     whole, split = tmp_path / "whole", tmp_path / "split"
     base = [*PAIRS, f"pairs.optim.rule={rule}", f"zoo_dir={zoo_dir}"]
-    run_stage("pairs", [*base, f"run_dir={whole}"])
+    run_command("pairs", [*base, f"run_dir={whole}"])
     settings = [*base, f"run_dir={split}"]
-    interrupt_at(3, lambda: run_stage("pairs", settings), monkeypatch)
-    run_stage("pairs", settings)
+    interrupt_at(3, lambda: run_command("pairs", settings), monkeypatch)
+    run_command("pairs", settings)
     assert _metrics(split) == _metrics(whole)
     first, second = (load_file(path / "policy.safetensors") for path in (whole, split))
     assert all(torch.equal(first[name], second[name]) for name in first)
     with pytest.raises(InputError, match="another configuration"):
-        run_stage("pairs", [*settings, "seed=1"])
+        run_command("pairs", [*settings, "seed=1"])
 
 
 def test_a_run_that_died_before_or_after_its_checkpoint_resumes_exactly(zoo_dir, tmp_path, monkeypatch):
     """Killed without a chance to save: rows after the checkpoint (or all, where there is none) are dropped and made again."""
-    run_stage("pairs", [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'whole'}"])
-    apply = training._Course.apply
+    run_command("pairs", [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'whole'}"])
+    apply = training.Run._begin
     for died_at in (2, 4):  # checkpoints are written after updates 2, 4 and 6
         settings = [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / str(died_at)}"]
         calls = []
@@ -114,22 +114,22 @@ def test_a_run_that_died_before_or_after_its_checkpoint_resumes_exactly(zoo_dir,
             return apply(*arguments)
 
         with monkeypatch.context() as patched, pytest.raises(SystemExit):
-            patched.setattr(training._Course, "apply", die)
-            run_stage("pairs", settings)
-        run_stage("pairs", settings)
+            patched.setattr(training.Run, "_begin", die)
+            run_command("pairs", settings)
+        run_command("pairs", settings)
         assert _metrics(tmp_path / str(died_at)) == _metrics(tmp_path / "whole")
 
 
 def test_zoos_and_policies_of_another_split_are_refused(zoo_dir, tmp_path, tiny):
     with pytest.raises(InputError, match="made on other images"):
-        run_stage("pairs", [*PAIRS, "task.split_seed=1", f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'a'}"])
+        run_command("pairs", [*PAIRS, "task.split_seed=1", f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'a'}"])
     with pytest.raises(InputError, match="not the net of"):
-        run_stage("pairs", [*PAIRS, "task.hidden=[9]", f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'b'}"])
+        run_command("pairs", [*PAIRS, "task.hidden=[9]", f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'b'}"])
     policy = make_policy(tiny)
     policy.record = {"data": {"source": "digits", "split_seed": 1}}
     policy.save(tmp_path / "p.safetensors")
     with pytest.raises(InputError, match="made on other images"):
-        run_stage("grpo", [*GRPO, f"policy_from={tmp_path / 'p.safetensors'}", f"run_dir={tmp_path / 'c'}"])
+        run_command("grpo", [*GRPO, f"policy_from={tmp_path / 'p.safetensors'}", f"run_dir={tmp_path / 'c'}"])
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_zoos_and_policies_of_another_split_are_refused(zoo_dir, tmp_path, tiny)
 )
 def test_settings_out_of_range_are_refused(zoo_dir, tmp_path, setting):
     with pytest.raises(InputError):
-        run_stage("pairs", [*PAIRS, setting, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'run'}"])
+        run_command("pairs", [*PAIRS, setting, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'run'}"])
 
 
 @COLLAPSE
@@ -162,13 +162,13 @@ def test_settings_out_of_range_are_refused(zoo_dir, tmp_path, setting):
 def test_every_trunk_and_token_scheme_goes_through_the_same_stages(zoo_dir, tmp_path, stage, trunk):
     small = [s for s in SMALL if not (s.startswith("backbone") and "backbone=flat_mlp" in trunk)]
     pairs = [*trunk, *small, "pairs.loop.updates=2", f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'pairs'}"]
-    policy = run_stage("pairs", pairs)
+    policy = run_command("pairs", pairs)
     extra = [f"{stage}.{setting}" for setting in LOOP]
     if stage == "grpo":
         extra += ["grpo.prompts=2", "grpo.num_generations=4", "grpo.val_seeds=4", "reward.batch=64"]
     else:
         extra += ["distil.anchor=0.1", "distil.nets=4", "distil.val_seeds=4", "distil.labels=soft"]
-    made = run_stage(stage, [*small, *extra, f"zoo_dir={zoo_dir}", f"policy_from={policy}", f"run_dir={tmp_path / stage}"])
+    made = run_command(stage, [*small, *extra, f"zoo_dir={zoo_dir}", f"policy_from={policy}", f"run_dir={tmp_path / stage}"])
     loaded = read_policy(made)
     assert [entry["stage"] for entry in loaded.record["stages"]] == ["pairs", stage]
     assert 1 <= loaded.record["best_k"] <= 6
@@ -182,7 +182,7 @@ def test_distil_learns_from_warped_images(zoo_dir, tmp_path, tiny):
     losses = []
     for warp in (0, 0.3):
         out = tmp_path / f"warp-{warp}"
-        run_stage(
+        run_command(
             "distil", [*SMALL, *quick, f"distil.warp={warp}", f"policy_from={tmp_path / 'p.safetensors'}", f"run_dir={out}"]
         )
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
@@ -190,7 +190,7 @@ def test_distil_learns_from_warped_images(zoo_dir, tmp_path, tiny):
     assert len(losses) == 2 and abs(losses[0] - losses[1]) > 1e-3
     for wrong in ("-0.1", "11", "inf"):
         with pytest.raises(InputError, match=r"distil\.warp must lie in 0 to 10"):
-            run_stage("distil", [*SMALL, *quick, f"distil.warp={wrong}", f"policy_from={tmp_path / 'p.safetensors'}"])
+            run_command("distil", [*SMALL, *quick, f"distil.warp={wrong}", f"policy_from={tmp_path / 'p.safetensors'}"])
 
 
 @COLLAPSE
@@ -198,13 +198,13 @@ def test_grpo_resumes_bit_for_bit(zoo_dir, tmp_path, tiny, monkeypatch):
     make_policy(tiny).save(tmp_path / "p.safetensors")
     moving = ["grpo.beta=0.1", "grpo.sync_ref_model=true", "grpo.ref_model_sync_steps=2"]  # the reference is saved too
     base = [*GRPO, *moving, *[f"grpo.{setting}" for setting in LOOP], f"policy_from={tmp_path / 'p.safetensors'}"]
-    run_stage("grpo", [*base, f"run_dir={tmp_path / 'whole'}"])
+    run_command("grpo", [*base, f"run_dir={tmp_path / 'whole'}"])
     split = [*base, f"run_dir={tmp_path / 'split'}"]
-    interrupt_at(3, lambda: run_stage("grpo", split), monkeypatch)
+    interrupt_at(3, lambda: run_command("grpo", split), monkeypatch)
     stopped = read_policy(policy_of_run(tmp_path / "split"))
     assert stopped.record["stages"][-1]["stopped_at_update"] == 3
-    run_stage("grpo", [*base[:-1], f"policy_from={tmp_path / 'split'}", f"run_dir={tmp_path / 'onwards'}"])
-    run_stage("grpo", split)
+    run_command("grpo", [*base[:-1], f"policy_from={tmp_path / 'split'}", f"run_dir={tmp_path / 'onwards'}"])
+    run_command("grpo", split)
     assert policy_of_run(tmp_path / "split").name == "policy.safetensors"
     assert _metrics(tmp_path / "split") == _metrics(tmp_path / "whole")
 
@@ -226,7 +226,7 @@ def test_rewards_alone_teach_and_a_flipped_reward_unteaches(tmp_path, tiny):
     for name, sign in (("right", 1.0), ("flipped", -1.0)):
         reward = RewardConfig(accuracy=0.5 * sign, bounded_loss=0.5 * sign, batch=256)
         learner = read_policy(tmp_path / "p.safetensors").train()
-        train_grpo(learner, tiny, config, reward, tmp_path / name, "x", seed=0)
+        train_grpo(learner, tiny, config, reward, setup_at(tmp_path / name))
         after[name] = validation(learner)["accuracy_k1"]
     before = validation(read_policy(tmp_path / "p.safetensors"))["accuracy_k1"]
     assert after["right"] > before + 0.05
@@ -258,7 +258,7 @@ def test_every_form_of_grpo_runs_and_logs_its_rewards(tmp_path, tiny, settings):
     run_dir = tmp_path / "run"
     small = ["task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.val_seeds=4", "reward.batch=40"]
     loop = ["grpo.loop.updates=2", "grpo.loop.validate_every=2"]
-    run_stage("grpo", [*small, *loop, *settings, f"policy_from={tmp_path}/policy.safetensors", f"run_dir={run_dir}"])
+    run_command("grpo", [*small, *loop, *settings, f"policy_from={tmp_path}/policy.safetensors", f"run_dir={run_dir}"])
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     logged = next(row for row in rows if "reward" in row)
     weights = {s.split("=")[0].removeprefix("reward.") for s in settings if s.startswith("reward.") and "dtype" not in s}
@@ -270,7 +270,7 @@ def test_every_form_of_grpo_runs_and_logs_its_rewards(tmp_path, tiny, settings):
 def test_a_corruptor_goes_back_and_its_chains_end_at_the_clean_states(zoo_dir, tmp_path, tiny):
     base = [*SMALL, f"zoo_dir={zoo_dir}"]
     loop = ["corrupt.loop.updates=40", "corrupt.loop.validate_every=40", "corrupt.batch=16", "corrupt.optim.learning_rate=3e-3"]
-    path = run_stage("corrupt", [*base, *loop, f"run_dir={tmp_path / 'c'}"])
+    path = run_command("corrupt", [*base, *loop, f"run_dir={tmp_path / 'c'}"])
     found = {key: value for row in _metrics(tmp_path / "c") for key, value in row.items() if key.startswith("val/")}
     assert found["val/start_error"] < 0.9, "it must end nearer to the true starts of unseen runs than where it began"
     corruptor, clean = read_policy(path), Zoo.open(zoo_dir).states("zoo")[:, -1]
@@ -279,7 +279,7 @@ def test_a_corruptor_goes_back_and_its_chains_end_at_the_clean_states(zoo_dir, t
     assert not torch.equal(chains, corrupted_states(corruptor, clean, 4, tiny.network, seed=1))
     steps = ["pairs.loop.updates=2", "pairs.loop.validate_every=2", "pairs.val_seeds=4"]
     for source in ("corruptor", "both"):
-        run_stage(
+        run_command(
             "pairs",
             [*base, *steps, f"pairs.source={source}", f"pairs.corruptor={tmp_path / 'c'}", f"run_dir={tmp_path / source}"],
         )
@@ -288,9 +288,9 @@ def test_a_corruptor_goes_back_and_its_chains_end_at_the_clean_states(zoo_dir, t
 def test_a_stopped_run_still_knows_which_images_it_was_trained_on(zoo_dir, tmp_path, monkeypatch):
     """Its best policy can be gone on from; on another split, its training images would be test images."""
     settings = [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'p'}"]
-    interrupt_at(3, lambda: run_stage("pairs", settings), monkeypatch)
+    interrupt_at(3, lambda: run_command("pairs", settings), monkeypatch)
     with pytest.raises(InputError, match="split_seed is 0 there and 5 here"):
-        run_stage("grpo", [*GRPO, f"policy_from={tmp_path / 'p'}", "task.split_seed=5", f"run_dir={tmp_path / 'g'}"])
+        run_command("grpo", [*GRPO, f"policy_from={tmp_path / 'p'}", "task.split_seed=5", f"run_dir={tmp_path / 'g'}"])
 
 
 def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
@@ -298,13 +298,13 @@ def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
     base = [*SMALL, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'r'}"]
     for settings, message in (
         (["pairs.source=both"], "need pairs.corruptor"),
-        (["pairs.source=none"], "zoo, corruptor or both"),
+        (["pairs.source=none"], "zoo, corruptor, both"),
         (["pairs.single=-1"], r"pairs\.single must lie in"),
-        ([f"pairs.{chain}=0" for chain in ("single", "short", "long", "skipped")], "not all zero"),
+        ([f"pairs.{chain}=0" for chain in ("single", "short", "long", "skipped")], "not all be zero"),
         (["pairs.source=both", f"pairs.corruptor={tmp_path / 'p.safetensors'}"], "not a corruptor"),
     ):
         with pytest.raises(InputError, match=message):
-            run_stage("pairs", [*base, *settings])
+            run_command("pairs", [*base, *settings])
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
     [
         ("pairs", "pairs.batch=0"),
         ("distil", "distil.input_noise=inf"),
-        ("grpo", "grpo.noise_floor=-1"),
+        ("grpo", "grpo.discount=-1"),
         ("grpo", "grpo.ref_model_sync_steps=0"),
         ("grpo", "reward.gain=nan"),
         ("critic", "critic.optim.ema=1"),
@@ -321,9 +321,9 @@ def test_a_corruptor_must_be_one_and_must_be_named(zoo_dir, tmp_path, tiny):
 def test_what_a_patch_may_not_set_no_run_begins_with(tmp_path, stage, setting):
     """Neither the stage nor `run`, which would otherwise find out after the stages before it."""
     with pytest.raises(InputError, match=rf"{setting.partition('=')[0]} must lie in"):
-        run_stage(stage, [*SMALL, setting, f"run_dir={tmp_path / 'r'}"])
+        run_command(stage, [*SMALL, setting, f"run_dir={tmp_path / 'r'}"])
     with pytest.raises(InputError, match="must lie in"):
-        run_stages([*SMALL, setting, f"stages=[zoo,{stage}]", f"run_dir={tmp_path / 'r'}"])
+        run_command("run", [*SMALL, setting, f"stages=[zoo,{stage}]", f"run_dir={tmp_path / 'r'}"])
     assert not (tmp_path / "r").exists()
 
 
@@ -334,9 +334,9 @@ def test_a_setting_that_says_another_policy_than_policy_from_is_refused(tmp_path
     base = ["task.hidden=[8]", f"policy_from={tmp_path / 'p.safetensors'}"]
     for wrong in ("backbone.depth=3", "backbone=perceiver_io", "tokens.depth=ends", "k_max=5", "action.sigma=0.3"):
         with pytest.raises(InputError, match=rf"{wrong.partition('=')[0]} is .* here and .* in the policy"):
-            run_stage("grpo", [*base, wrong])
-    same = run_stage("grpo", [*base, "backbone.depth=2", "backbone=set_transformer", "backbone.balance=0.25"])
-    assert same.settings == {"temperature": 1.0, "balance": 0.25, "z": 0.001}
+            run_command("grpo", [*base, wrong])
+    same = run_command("grpo", [*base, "backbone.depth=2", "backbone=set_transformer", "backbone.balance=0.25"])
+    assert same.settings == {"temperature": 1.0, "balance": 0.25}
 
 
 def test_settings_that_a_policy_file_is_too_old_for_or_that_are_not_of_policies_are_no_matter(tmp_path, tiny, monkeypatch):
@@ -346,32 +346,48 @@ def test_settings_that_a_policy_file_is_too_old_for_or_that_are_not_of_policies_
     policy.save(tmp_path / "p.safetensors")
     monkeypatch.setattr("synthnet.stages.train_critic", lambda policy, *others: policy)
     base = ["task.hidden=[8]", f"policy_from={tmp_path / 'p.safetensors'}"]
-    made = run_stage("critic", [*base, "critic.nets=9", "critic=default", "tokens.depth=relative", "backbone.experts=0"])
+    made = run_command("critic", [*base, "critic.nets=9", "critic=default", "tokens.depth=relative", "backbone.experts=0"])
     assert made.critic is None, "it foresaw the policy as it was"
     with pytest.raises(InputError, match=r"tokens\.depth is ends here and relative"):
-        run_stage("critic", [*base, "tokens.depth=ends"])
+        run_command("critic", [*base, "tokens.depth=ends"])
 
 
 def test_a_run_tells_what_a_policy_is_built_of_to_its_first_stage_only(tmp_path, monkeypatch):
     """GRPO leaves a policy with another action.sigma, patches with another backbone.balance; later stages take it as it is."""
     told = {}
-    monkeypatch.setattr("synthnet.stages.run_stage", lambda stage, settings: told.setdefault(stage, settings) and Path(stage))
-    shape = {"backbone.dim=16", "action.sigma=0.1", "tokens.depth=ends", "k_max=4"}
-    run_stages([*shape, "grpo.sigma=0.05", "stages=[zoo,pairs,grpo,critic]", f"run_dir={tmp_path / 'r'}"])
+
+    def pretend(stage, config, given, command):
+        told[stage] = given
+        return Path(stage)
+
+    monkeypatch.setattr("synthnet.stages.run_stage", pretend)
+    shape = {"backbone.dim", "action.sigma", "tokens.depth", "k_max"}
+    run_command(
+        "run",
+        [
+            "backbone.dim=16",
+            "action.sigma=0.1",
+            "tokens.depth=ends",
+            "k_max=4",
+            "grpo.sigma=0.05",
+            "stages=[zoo,pairs,grpo,critic]",
+            f"run_dir={tmp_path / 'r'}",
+        ],
+    )
     assert shape <= set(told["zoo"]) and shape <= set(told["pairs"])
     for later in ("grpo", "critic"):
-        assert not shape & set(told[later]) and "grpo.sigma=0.05" in told[later]
+        assert not shape & set(told[later]) and told[later]["grpo.sigma"] == 0.05
 
 
 def test_distil_begins_with_a_new_policy_where_it_first_sees_standardised_logits(zoo_dir, tmp_path):
     """The same as from a file of that new policy, bit for bit; without, it would lead nowhere and is refused."""
     quick = ["distil.loop.updates=2", "distil.nets=2", "distil.images=32", "distil.val_seeds=2", "distil.optim.warmup=0"]
     base = [*SMALL, *quick, f"zoo_dir={zoo_dir}"]
-    made = run_stage("distil", [*base, "distil.standardised=2", f"run_dir={tmp_path / 'new'}"])
-    config, _ = compose(base)
-    new = fresh_policy(config, config.build_task())
+    made = run_command("distil", [*base, "distil.standardised=2", f"run_dir={tmp_path / 'new'}"])
+    config = compose(base)
+    new = first_policy(config, config.build_task(), setup_at(tmp_path))
     new.save(tmp_path / "new.safetensors")
-    same = run_stage(
+    same = run_command(
         "distil", [*base, "distil.standardised=2", f"policy_from={tmp_path}/new.safetensors", f"run_dir={tmp_path / 'old'}"]
     )
     first, second = load_file(made), load_file(same)
@@ -379,7 +395,7 @@ def test_distil_begins_with_a_new_policy_where_it_first_sees_standardised_logits
     assert any(not torch.equal(first[name], value) for name, value in new.state_dict().items()), "it must have learned"
     assert read_policy(made).record["task"] == "digits-mlp"
     with pytest.raises(InputError, match=r"distil\.standardised=N"):
-        run_stage("distil", [*base, f"run_dir={tmp_path / 'none'}"])
+        run_command("distil", [*base, f"run_dir={tmp_path / 'none'}"])
 
 
 def test_a_gradient_flows_through_the_graded_steps_only(tiny, policy):

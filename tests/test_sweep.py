@@ -13,9 +13,9 @@ import pytest
 from conftest import make_policy
 from synthnet.cli import main
 from synthnet.errors import InputError
+from synthnet.lab.sweep import Axis, parse_space
 from synthnet.runs.executors import build_executor
 from synthnet.runs.status import read_status
-from synthnet.runs.sweep import Axis, parse_space
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds", "ignore::ResourceWarning")
 QUICK = [
@@ -41,7 +41,7 @@ def test_the_space_is_written_in_hydras_grammar():
          "seed=range(1,7,2)",
          "grpo.optim.learning_rate=tag(log,interval(1e-5,1e-3))", "grpo.steps=[1,2]", "grpo.mirrored=true,false"]
     )  # fmt: skip
-    assert fixed == ["grpo.steps=[1,2]"]
+    assert fixed == {"grpo.steps": [1, 2]}
     assert space == {
         "grpo.epsilon": Axis((0.1, 0.2)),
         "backbone": Axis(("perceiver_io", "set_transformer")),

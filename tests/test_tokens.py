@@ -3,7 +3,7 @@ import torch
 
 from conftest import TINY_TRUNK, make_policy
 from synthnet.cli import main
-from synthnet.engine.network import network
+from synthnet.engine.network import network_of
 from synthnet.errors import InputError
 from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
@@ -62,7 +62,7 @@ def test_every_weight_belongs_to_one_action_token(deep):
         {"name": "set_transformer", "depth": 2},
         {"name": "set_transformer", "depth": 2, "inducing": 3},
         {"name": "perceiver_io", "latents": 3},
-        {"name": "perceiver_io", "latents": 3, "thinking": 0, "rounds": 1},
+        {"name": "perceiver_io", "latents": 3, "rounds": 1},
         {"name": "perceiver_io", "latents": 3, "queries": "place"},
         {"name": "edge_exchange", "depth": 2},
         {"name": "edge_exchange", "depth": 2, "place": False},
@@ -152,7 +152,7 @@ def test_a_family_shares_one_vocabulary_and_each_member_decodes_exactly():
 )
 def test_nets_with_norms_heads_and_residuals_have_unit_tokens(arch):
     """Several biases and norms of one residual stream fill columns of their own; inner units stand for pairs."""
-    net = network(arch)
+    net = network_of(arch)
     layout = build_layout({"name": "unit"}, net.spec, net.symmetry)
     weights = torch.stack([draw_init(net.spec, torch.Generator().manual_seed(seed)) for seed in range(2)])
     weights = weights + 0.1 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(9))
@@ -174,7 +174,7 @@ def test_a_policy_is_told_which_channels_share_a_norm_group(trunk):
     """The same weights mean another function where other channels are normalised together. Breaks without `siblings`."""
     made = {}
     for groups in (2, 4):
-        task = build_task("digits-resnet", width=8, groups=groups)
+        task = build_task("digits-resnet").with_arch(Arch.of("resnet", side=8, width=8, blocks=2, groups=groups, pool=2))
         policy = make_policy(task, {"name": trunk, "dim": 16, "heads": 2, "edge_dim": 8})
         made[groups] = policy(task.draw_start("val", [0]), 1, task.network).mean
     assert made[2].shape == made[4].shape
@@ -182,7 +182,7 @@ def test_a_policy_is_told_which_channels_share_a_norm_group(trunk):
 
 
 def test_siblings_are_the_dims_of_a_head_and_plain_nets_have_none(deep):
-    vit = network(Arch.of("vit", side=4, patch=2, dim=8, heads=2))
+    vit = network_of(Arch.of("vit", side=4, patch=2, dim=8, heads=2))
     siblings = build_layout({"name": "unit"}, vit.spec, vit.symmetry).siblings
     assert sorted(torch.bincount(siblings).unique().tolist()) == [0, 1, 4], "units alone, or the four dims of one head"
     assert build_layout({"name": "unit"}, deep.network.spec, deep.network.symmetry).siblings is None
@@ -200,13 +200,13 @@ def test_depth_told_from_the_ends_makes_a_middle_layer_neither_first_nor_last():
         2: [[1, 0.5], [0.5, 1]],
         3: [[1, pytest.approx(1 / 3)], [0.5, 0.5], [pytest.approx(1 / 3), 1]],
     }
-    with pytest.raises(InputError, match="unknown tokens"):
+    with pytest.raises(InputError, match="must be one of relative"):
         build_layout({"name": "unit", "depth": "absolute"}, net.spec, net.symmetry)
 
 
 def test_a_place_that_is_untold_is_the_same_for_every_hidden_layer_and_not_that_of_the_classes():
     for hidden in ([8], [8, 8, 8]):
-        net = network(Arch.of("mlp", sizes=[16, *hidden, 10]))
+        net = network_of(Arch.of("mlp", sizes=[16, *hidden, 10]))
         layout = build_layout({"name": "unit", "depth": "untold", "classes": True}, net.spec, net.symmetry)
         units = layout.descriptors[: 8 * len(hidden)]
         assert torch.equal(units, units[:1].expand_as(units)) and not torch.equal(units[0], layout.descriptors[8 * len(hidden)])

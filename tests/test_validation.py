@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from synthnet.engine.population import grow_twins
+from synthnet.tasks.twins import grow_twins
 from synthnet.train.validation import Validation
 
 

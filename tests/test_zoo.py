@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from conftest import setup_at
 from synthnet.errors import InputError
 from synthnet.tasks.task import build_task
 from synthnet.train.zoo import Zoo, ZooConfig, build_zoo, import_zoo
@@ -21,7 +22,7 @@ def test_zoo_holds_its_runs_and_the_recipe_works(zoo_dir):
 
 def test_a_killed_zoo_resumes_at_the_missing_shard(zoo_dir, tmp_path):
     task, config = build_task("digits-mlp", hidden=[8]), ZooConfig(runs=12, heldout=4, shard=6)
-    build_zoo(task, config, tmp_path / "z", "same")
+    build_zoo(task, config, setup_at(tmp_path / "z", "zoo"))
     shards = sorted((tmp_path / "z").glob("states-*"))
     before = shards[2].read_bytes()
     kept = shards[0].stat().st_mtime_ns
@@ -29,7 +30,7 @@ def test_a_killed_zoo_resumes_at_the_missing_shard(zoo_dir, tmp_path):
     (tmp_path / "z" / "zoo.json").unlink()
     with pytest.raises(InputError, match="not a finished zoo"):
         Zoo.open(tmp_path / "z")
-    build_zoo(task, config, tmp_path / "z", "same")
+    build_zoo(task, config, setup_at(tmp_path / "z", "zoo"))
     assert shards[2].read_bytes() == before
     assert shards[0].stat().st_mtime_ns == kept
     assert torch.equal(Zoo.open(tmp_path / "z").states(), Zoo.open(zoo_dir).states())

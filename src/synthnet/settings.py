@@ -118,11 +118,12 @@ def hot_value(name: object, value: object, sections: Mapping[str, type]) -> obje
     known = hot_knobs(sections)
     if isinstance(name, str) and name in known:
         return known[name].check(value)
-    group = str(name).partition(".")[0]
+    group, near = str(name).partition(".")[0], unknown("hot knob", str(name)[:80], known)
     if group in sections and name in knobs_of(group, sections[group]):
         raise InputError(f"{name} is cold for this run: synthnet fork RUN {name}=VALUE makes a new run with it")
-    near = unknown("hot knob", str(name)[:80], known)
-    raise near if group in sections else InputError(f"{near}; a run of this stage reads those of {', '.join(sections)}")
+    if group not in sections and "." in str(name):
+        raise InputError(f"{near}; {group}.… is not read by a run of this stage, but {', '.join(sections)}")
+    raise near
 
 
 def owner_of(section: object, name: str) -> tuple[object, str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from synthnet.device import choose_device
-from synthnet.engine import NetFile, input_files, network, open_net, output_files, write_all
+from synthnet.engine import NetFile, input_files, network_of, open_net, output_files, write_all
 from synthnet.errors import InputError, unknown
 from synthnet.files import sha256_of
 from synthnet.nets import Arch, UserArch, WeightState, metadata_json, read_metadata
@@ -74,7 +74,7 @@ def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:
 def _covers(record: dict, arch: Arch) -> bool:
     """Whether the policy that a file's metadata describes covers an architecture; its tensors are not needed for that."""
     try:
-        layout_of(record["config"]["tokens"], network(arch), record["vocabulary"])
+        layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"])
     except InputError:
         return False
     return True

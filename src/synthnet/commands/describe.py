@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from synthnet.console import accuracy_row, percent, table
-from synthnet.engine import find_arch, network
+from synthnet.engine import find_arch, network_of
 from synthnet.errors import InputError
 from synthnet.nets import Arch, UserArch, metadata_json, read_metadata, read_weights
 from synthnet.policy import build_layout, read_policy
@@ -47,7 +47,7 @@ def describe_file(path: str | Path, like: Arch | UserArch | None = None) -> dict
     }
     if arch is None and not state.spec.n_weights:
         return {**found, "groups": {}, "tokens": {}}
-    net = network(arch) if arch is not None else None
+    net = network_of(arch) if arch is not None else None
     groups, axes = {}, {}
     try:
         if net is None:

@@ -76,9 +76,9 @@ def serve(options) -> None:
 
 def train(command: str, settings: list[str]) -> None:
     """`synthnet zoo|corrupt|pairs|distil|grpo|critic|run KEY=VALUE…`."""
-    from synthnet.lab.fork import start
+    from synthnet.lab.fork import run_command
 
-    print(start(command, settings))
+    print(run_command(command, settings))
 
 
 def sweep(settings: list[str]) -> None:

@@ -146,8 +146,8 @@ def sgd(options) -> None:
     from synthnet.audit.evaluation import task_of
     from synthnet.device import choose_device
     from synthnet.engine.netfiles import input_files, open_net, output_files, write_all
-    from synthnet.engine.population import grow_twins
     from synthnet.progress import Bar
+    from synthnet.tasks import grow_twins
 
     paths = input_files(options.files)
     single = len(options.files) == 1 and not Path(options.files[0]).is_dir()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from synthnet.engine.network import Network, network
+from synthnet.engine.network import Network, network_of
 from synthnet.errors import InputError
 from synthnet.files import make_folder, refuse_collisions
 from synthnet.nets import Arch, UserArch, WeightSpec, WeightState, metadata_json, read_weights, recognise, write_weights
@@ -39,7 +39,7 @@ def open_net(path: str | Path, like: Arch | UserArch | None = None) -> NetFile:
         shown = ", ".join(f"{t.name} {list(t.shape)}" for t in state.spec.tensors[:6])
         hint = "pass --task NAME or --arch-py FILE.py:FACTORY"
         raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; {hint}")
-    return NetFile(Path(path), state, arch, network(arch, state.metadata.get("synthnet.task")))
+    return NetFile(Path(path), state, arch, network_of(arch, state.metadata.get("synthnet.task")))
 
 
 def find_arch(state: WeightState, path: str | Path, like: Arch | UserArch | None) -> Arch | UserArch | None:
@@ -48,7 +48,7 @@ def find_arch(state: WeightState, path: str | Path, like: Arch | UserArch | None
     if like is not None and (arch is None or arch.kind != like.kind):
         arch = like
     if arch is not None:
-        check_fit(path, arch, network(arch).spec, state.spec)
+        check_fit(path, arch, network_of(arch).spec, state.spec)
     return arch
 
 

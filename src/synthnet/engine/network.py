@@ -168,9 +168,9 @@ class Network:
 
 
 @lru_cache(maxsize=256)
-def network(arch: Arch | UserArch, task: str | None = None) -> Network:
+def network_of(arch: Arch | UserArch, task: str | None = None) -> Network:
     """The prepared network of an architecture, for a task (cached: tracing happens once)."""
-    return Network(arch.skeleton(), arch.example) if task is None else network(arch).of_task(task)
+    return Network(arch.skeleton(), arch.example) if task is None else network_of(arch).of_task(task)
 
 
 def _columns(logits: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from synthnet.errors import InputError
 
 CHANNELS = (1, 3)  # of images whose shape is not stored with them: grey or colour
 LARGEST_WARP = 10
+PICTURE = 8  # pixels along a side of the pictures that the statistics of a data set are made of
+STATISTICS = 12 * PICTURE**2  # mean, deviation, ten classes
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class GrpoConfig:
     epsilon: float = setting(0.2, "lower clip of the ratio", (1e-4, 1), hot=True)
     epsilon_high: float = setting(0.28, "upper clip", (1e-4, 10), hot=True)
     delta: float | None = setting(None, "bound of the unclipped branch (null: none)", (1, 1e4), hot=True)
-    beta: float = setting(0.0, "weight of the KL to the reference policy, the one it started from (0: none is kept)", WEIGHT)
+    beta: float = setting(0.0, "weight of the KL to the reference policy, the one it started from (0: none is kept)", WEIGHT, hot=True)
     sync_ref_model: bool = setting(False, "the reference follows the learner", hot=True)
     ref_model_mixup_alpha: float = setting(0.6, "how far towards the learner", SHARE, hot=True)
     ref_model_sync_steps: int = setting(512, "how often", OFTEN, unit="updates", hot=True)
@@ -136,8 +136,6 @@ def _check_loss(config: GrpoConfig, policy: Policy) -> None:
         raise InputError("grpo.num_iterations > 1 reuses old samples: set grpo.target_kl, the KL at which passes stop")
     if config.importance_sampling_level == "sequence" and config.loss_type != "grpo":
         warnings.warn("one ratio per sequence is meant for grpo.loss_type=grpo (GSPO, arXiv 2507.18071)", stacklevel=4)
-    if config.epsilon >= 1:
-        raise InputError(f"grpo.epsilon must lie below 1, got {config.epsilon}")
     if config.delta is not None and not config.delta > 1 + config.epsilon_high:
         raise InputError(f"grpo.delta must lie above 1 + epsilon_high = {1 + config.epsilon_high}, got {config.delta}")
     if config.grouping == "both" and not check_mix(config.mix, min(config.steps), config.num_generations):

@@ -59,8 +59,9 @@ def train_grpo(
     shares = noise_shares(policy, members, config, reward, seed)
     if config.sigma is not None:
         set_sigma(policy, config.sigma, shares)
-    reference = copy.deepcopy(policy).eval().requires_grad_(False) if config.beta else None
-    own_sigma, started_with, has_reference = policy.log_sigma.detach().clone(), config.sigma, config.beta > 0
+    held = config.beta > 0 or bool(setup.lab and "grpo.beta" in setup.lab.schedules)
+    reference = copy.deepcopy(policy).eval().requires_grad_(False) if held else None
+    own_sigma, started_with = policy.log_sigma.detach().clone(), config.sigma
     validation = Validation.of_task(task, config.val_seeds, config.steps, setup.place)
     before, anchor = validation(policy), Anchor.of(policy, validation)
     watch, agreement = CollapseWatch(validation, config), Agreement()
@@ -77,7 +78,7 @@ def train_grpo(
         check(config, reward, policy, task, bool(hooks))
         if policy.config.action.learn_sigma and config.sigma != started_with:
             raise InputError("grpo.sigma cannot be patched where sigma is learned (action.learn_sigma)")
-        if config.beta and not has_reference:
+        if config.beta and not held:
             raise InputError("grpo.beta was 0 at the start, so no reference is kept: fork the run with grpo.beta above 0")
 
     def retreat(best: Policy) -> None:

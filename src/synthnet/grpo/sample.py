@@ -49,6 +49,11 @@ class NoisyStep:
     rows: Tensor
     experts: tuple[Tensor, ...] = ()
 
+    @property
+    def of_rollouts(self) -> Tensor:
+        """The state of each rollout [R weights]."""
+        return self.states.repeat_interleave(self.group, 0)
+
 
 @dataclass(frozen=True)
 class Rollouts:

@@ -19,7 +19,7 @@ MIXTURE = tuple(f"backbone.{each.name}" for each in fields(MixtureKnobs))  # of 
 CODE = "reward.python"  # the setting that names code of the user's own: a file never does, a person has to
 
 
-def start(command: str, overrides: list[str]) -> Path:
+def run_command(command: str, overrides: list[str]) -> Path:
     """What a training command makes of `key=value` settings: a stage, or `run`. Raises: InputError for bad ones."""
     given = parse(overrides)
     return begin(command, compose(given), given, ["synthnet", command, *overrides])
@@ -39,8 +39,9 @@ def resume(folder: Path) -> Path:
     status = read_status(folder)
     if status.state in ("running", "stalled"):
         raise InputError(f"{folder} is running")
-    given = _given(folder)
-    config = read_config(folder)
+    given, config = _given(folder), read_config(folder)
+    if config.reward.python:
+        raise InputError(f"{folder} uses code of yours ({config.reward.python[0]}): give its command again")
     config.run_dir = str(folder)
     return begin(status.stage or "", config, given, list(status.command))
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import torch
 
-from synthnet.engine import network
+from synthnet.engine import STATISTICS, network_of
 from synthnet.errors import InputError
 from synthnet.nets import Arch, metadata_json, read_metadata, read_weights
 from synthnet.policy.imagined import io_sizes
 from synthnet.policy.policy import POLICY_FORMAT, ActionConfig, Policy, PolicyConfig
-from synthnet.tasks import STATISTICS
 
 LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
 LARGEST_STATISTIC = 1e6
@@ -59,7 +58,7 @@ def _rebuild(record: dict) -> Policy:
     if sum(arch.spec().n_weights for arch in archs) > LARGEST_NET:
         raise InputError(f"policy metadata names networks of more than {LARGEST_NET} weights")
     if config.get("imagined"):
-        n_inputs, n_classes = io_sizes(network(archs[0]))
+        n_inputs, n_classes = io_sizes(network_of(archs[0]))
         if config["imagined"] * config["k_max"] * (n_inputs + n_classes) > LARGEST_NET:
             raise InputError(f"policy metadata asks for imagined examples of more than {LARGEST_NET} numbers")
     policy = Policy(PolicyConfig(**config), archs, record["vocabulary"])

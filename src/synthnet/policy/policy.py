@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine import Network, network
+from synthnet.engine import Network, network_of
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.nets import Arch, init_scale
@@ -69,9 +69,9 @@ class Policy(nn.Module):
         if vocabulary is None:
             vocabulary = {}
             for arch in archs:
-                vocabulary |= self._build_layout(network(arch), None).vocabulary
+                vocabulary |= self._build_layout(network_of(arch), None).vocabulary
         self.vocabulary = vocabulary
-        layout = self._build_layout(network(archs[0]), vocabulary)
+        layout = self._build_layout(network_of(archs[0]), vocabulary)
         self.trunk = build_backbone(config.backbone, layout, config.k_max)
         self.critic = self._build_critic() if config.critic else None
         self.imagined = self._build_imagined() if config.imagined else None
@@ -174,7 +174,7 @@ class Policy(nn.Module):
         return Critic(self.trunk.head.in_features, self.config.critic, self.config.k_max)
 
     def _build_imagined(self) -> Imagined:
-        nets = [network(arch) for arch in self.archs]
+        nets = [network_of(arch) for arch in self.archs]
         if len(sizes := sorted({io_sizes(net) for net in nets})) > 1:
             raise InputError(f"imagined examples need nets of the same inputs and classes, got {sizes}")
         return Imagined(self.config.imagined, self.config.k_max, len(self.vocabulary), nets[0])

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from synthnet.policy.action import WeightGaussian
 from synthnet.policy.critic import best_k
 from synthnet.policy.policy import Policy
 from synthnet.seeds import generator
-from synthnet.tasks import Task
+
+if TYPE_CHECKING:  # synthesis reads no data, and loads nothing that does
+    from synthnet.tasks import Task
 
 Act = Callable[[int, Tensor, WeightGaussian], Tensor]  # step from 0, scaled states before it, the policy's Gaussian -> actions
 # Start seeds of each stage begin far above those of any zoo, so that no stage sees another's start weights.
@@ -99,7 +101,7 @@ class Prompt(NamedTuple):
 
 def draw_prompt(
     stage: str,
-    task: Task,
+    task: "Task",
     split: str,
     place: torch.device,
     steps: Sequence[int],

@@ -26,6 +26,13 @@ def members_of(config: FamilyConfig) -> list[list[int]]:
     return config.members
 
 
+def named(names: tuple[str, ...], sizes: list[int]) -> dict[str, int]:
+    """Settings from a member's sizes. Raises: ValueError where there are more or fewer."""
+    if len(sizes) != len(names):
+        raise ValueError(f"a member is [{', '.join(names)}]")
+    return dict(zip(names, sizes, strict=True))
+
+
 def family(config: FamilyConfig, one: ModuleType, settings_of: Callable[[list[int]], dict]) -> Task:
     """The family of a problem file `one`: a member's sizes become its settings. Raises: InputError for sizes that do not."""
 

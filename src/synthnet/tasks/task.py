@@ -11,15 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synthnet.engine import Network, network
+from synthnet.engine import Network, network_of
 from synthnet.engine.population import Recipe
+from synthnet.engine.variation import PICTURE
 from synthnet.errors import InputError, unknown
 from synthnet.nets import Arch, draw_init, init_scale
 from synthnet.seeds import start_generator
 from synthnet.tasks import data, problems
-
-PICTURE = 8  # pixels along a side of the pictures that the statistics of a data set are made of
-STATISTICS = 12 * PICTURE**2  # mean, deviation, ten classes
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Task:
 
     @property
     def network(self) -> Network:
-        return network(self.arch, self.name)
+        return network_of(self.arch, self.name)
 
     @property
     def start_scale(self) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synthnet.engine import STATISTICS
 from synthnet.errors import InputError
 from synthnet.policy.moe import MixtureKnobs, MixtureOfExperts
 from synthnet.policy.tokens import TokenLayout, Tokens
@@ -14,7 +15,6 @@ from synthnet.policy.trunks._attention import Condition, FeedForward, FilmNorm, 
 from synthnet.policy.trunks._edges import Edges, Ends, HeldEdges, StreamedEdges, tiles
 from synthnet.policy.trunks._graph import LayerGraph
 from synthnet.settings import check_settings, setting
-from synthnet.tasks import STATISTICS
 
 SIZE = (1, 1 << 20)  # bounds of widths and counts
 BYTES = 3 * 4  # of a held state, while its successor is made: itself, the successor, and what lies between

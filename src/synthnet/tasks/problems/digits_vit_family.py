@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from synthnet.settings import setting
-from synthnet.tasks.families import FamilyConfig, family
+from synthnet.tasks.families import FamilyConfig, family, named
 from synthnet.tasks.problems import digits_vit as one
 from synthnet.tasks.task import Task
 
@@ -16,4 +16,4 @@ class Config(FamilyConfig):
 
 
 def build(config: Config) -> Task:
-    return family(config, one, lambda sizes: dict(zip(("dim", "blocks"), sizes, strict=True)))
+    return family(config, one, lambda sizes: named(("dim", "blocks"), sizes))
