@@ -19,10 +19,9 @@ from synthnet.console import percent, table
 from synthnet.engine.network import Network, predictions
 from synthnet.files import write_atomic
 from synthnet.grpo.rewards.calibration import calibration_error
-from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.seeds import generator
-from synthnet.synthesis import policy_path
+from synthnet.synthesis import load_policy
 from synthnet.tasks.twins import grow_twins
 
 TEMPERATURES = torch.logspace(-0.7, 0.7, 71)
@@ -83,7 +82,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     runs = {f"after, seed {i}": path for i, path in enumerate(options.after)}
-    policies = {name: read_policy(policy_path(path)) for name, path in {**runs, "before": options.before}.items()}
+    policies = {name: load_policy(path) for name, path in {**runs, "before": options.before}.items()}
     task = task_of_policy(policies["before"])
     net, (inputs, labels), fit = task.network, split_data(task, "test"), task.data("reward")
     start, val = task.draw_start("test", list(range(options.seeds))), task.draw_start("val", list(range(64)))

@@ -9,8 +9,7 @@ import json
 from synthnet.audit.evaluation import evaluate_policy, task_of_policy
 from synthnet.console import percent, table
 from synthnet.files import write_atomic
-from synthnet.policy.file import read_policy
-from synthnet.synthesis import policy_path
+from synthnet.synthesis import load_policy
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
     reports, rows = {}, []
     for entry in options.policies:
         name, _, path = entry.partition("=")
-        policy = read_policy(policy_path(path))
+        policy = load_policy(path)
         task = task_of_policy(policy, options.split_seed)
         report = evaluate_policy(policy, task, options.seeds, options.steps)
         reports[name] = {**report, "stages": policy.record["stages"], "best_k_on_val": policy.record["best_k"]}

@@ -18,17 +18,17 @@ from torch import Tensor
 from synthnet.audit.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
 from synthnet.console import percent, table
 from synthnet.engine.network import score
-from synthnet.engine.population import Training, grow_twins, train_population
+from synthnet.engine.population import Training, train_population
 from synthnet.engine.quality import quality
 from synthnet.files import write_atomic
 from synthnet.grpo.noise import role_shares
 from synthnet.nets.start import init_scale
-from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import rollout
 from synthnet.seeds import generator
-from synthnet.synthesis import policy_path
+from synthnet.synthesis import load_policy
 from synthnet.tasks.task import Recipe, Task
+from synthnet.tasks.twins import grow_twins
 from synthnet.train.distil import ensemble_labels
 from synthnet.train.zoo import Zoo
 
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--split-seed", type=int, help="by default the policy's own")
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    policy, zoo = read_policy(policy_path(options.policy)), Zoo.open(options.zoo)
+    policy, zoo = load_policy(options.policy), Zoo.open(options.zoo)
     task = task_of_policy(policy, options.split_seed)
     report = evaluate_policy(policy, task, options.seeds, options.steps)
     inputs, labels = split_data(task, "test")
@@ -154,7 +154,7 @@ def main() -> None:
         gain = accuracies - reference
         report["controls"][name] = {**summary(accuracies), "minus_sgd": gain.mean().item(), "interval": interval(gain)}
     if options.before:
-        report["before_grpo"] = evaluate_policy(read_policy(policy_path(options.before)), task, options.seeds, options.steps)
+        report["before_grpo"] = evaluate_policy(load_policy(options.before), task, options.seeds, options.steps)
         report["best_of"] = best_of_report(options, task)
     write_atomic(options.out, json.dumps(report, indent=1) + "\n")
     rows = [[name, f"{percent(r['mean'])} ± {100 * r['sd']:.2f}", percent(r["min"])] for name, r in report["controls"].items()]
@@ -167,7 +167,7 @@ def best_of_report(options: argparse.Namespace, task: Task) -> dict:
     """Best-of-K for K = 1 and 2 synth steps; sigma chosen on val seeds by val accuracy."""
     inputs, labels = split_data(task, "test")
     start, made = task.draw_start("test", list(range(options.best_of_seeds))), {}
-    policy = read_policy(policy_path(options.before))
+    policy = load_policy(options.before)
     for n_steps in (1, 2):
         nets, noise = tuned_best_of(policy, task, start, n_steps, options.draws)
         accuracies = score(task.network, nets, inputs, labels)[0]

@@ -16,9 +16,10 @@ from synthnet.audit.evaluation import interval, split_data, summary, task_of_pol
 from synthnet.console import percent, table
 from synthnet.engine.network import score
 from synthnet.files import write_atomic
-from synthnet.policy.file import read_policy
-from synthnet.policy.rollout import synthesize_auto, synthesize_flat
-from synthnet.synthesis import policy_path
+from synthnet.policy import steps as ways
+from synthnet.policy.rollout import synthesize_flat
+from synthnet.settings import option
+from synthnet.synthesis import load_policy
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=256)
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    policy = read_policy(policy_path(options.policy))
+    policy = load_policy(options.policy)
     task = task_of_policy(policy)
     net, (inputs, labels) = task.network, split_data(task, "test")
     start = task.draw_start("test", list(range(options.seeds)))
@@ -39,8 +40,8 @@ def main() -> None:
     best = max(fixed, key=lambda k: fixed[k].mean().item())
     report = {"task": task.name, "best_fixed_k": best, "stages": policy.record["stages"], "rows": {}}
     rows = []
-    for plan in ("replanned", "one"):
-        nets, taken = synthesize_auto(policy, start, net, plan)
+    for plan in ("auto", "one"):
+        nets, taken = option(ways, plan, "steps").synthesize(policy, start, net)
         accuracies = measured(nets)
         report["rows"][f"auto, {plan}"] = {
             **summary(accuracies),

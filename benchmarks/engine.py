@@ -30,11 +30,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from synthnet.console import table
 from synthnet.engine.network import Network, network_of, score
-from synthnet.engine.population import Training, batch_orders, grow_twins, train_population
+from synthnet.engine.population import Training, batch_orders, train_population
 from synthnet.files import write_atomic
 from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
 from synthnet.tasks.task import Recipe, build_task
+from synthnet.tasks.twins import grow_twins
 
 BATCH, STEPS, IMAGES, RATE, LOOP_NETS = 64, 20, 512, 2e-3, 16
 ARCHS = {  # architecture, nets, nets at a time in training

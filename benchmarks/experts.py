@@ -15,9 +15,8 @@ import torch
 from synthnet.console import table
 from synthnet.files import write_atomic
 from synthnet.policy.experts import choices, information, loads
-from synthnet.policy.file import read_policy
 from synthnet.seeds import generator
-from synthnet.synthesis import policy_path
+from synthnet.synthesis import load_policy
 from synthnet.tasks.task import build_task
 
 
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=32)
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    policy, task = read_policy(policy_path(options.policy)), build_task(options.task)
+    policy, task = load_policy(options.policy), build_task(options.task)
     report, rows = {}, []
     for member in task.members:
         start = member.draw_start("val", list(range(options.seeds)))

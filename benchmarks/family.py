@@ -15,9 +15,8 @@ from synthnet.audit.evaluation import evaluate_policy
 from synthnet.console import percent, table
 from synthnet.files import write_atomic, write_safetensors
 from synthnet.nets.weights import read_weights
-from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
-from synthnet.synthesis import policy_path
+from synthnet.synthesis import load_policy
 from synthnet.tasks.task import Task, build_task
 from synthnet.tasks.twins import grow_twins
 
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     settings = {key: json.loads(value) for key, _, value in (entry.partition("=") for entry in options.set)}
-    policy, task = read_policy(policy_path(options.policy)), build_task(options.task, **settings)
+    policy, task = load_policy(options.policy), build_task(options.task, **settings)
     rows = family_report(policy, task, options.seeds, options.few, options.steps, options.twins)
     report = {
         "policy": options.policy,

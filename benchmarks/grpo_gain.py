@@ -25,11 +25,10 @@ from synthnet.engine.quality import quality
 from synthnet.files import write_atomic
 from synthnet.grpo.sample import mirrored
 from synthnet.nets.start import init_scale
-from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.seeds import generator
-from synthnet.synthesis import policy_path
+from synthnet.synthesis import load_policy
 from synthnet.tasks.task import Task
 from synthnet.tasks.twins import grow_twins
 
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, required=True, help="reward evaluations of one GRPO run")
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    before = read_policy(policy_path(options.before))
+    before = load_policy(options.before)
     task = task_of_policy(before)
     inputs, labels = split_data(task, "test")
     start = task.draw_start("test", list(range(options.seeds)))
@@ -99,7 +98,7 @@ def main() -> None:
         rows.append([name, str(k), *cells])
 
     for name, path in named.items():
-        policy = read_policy(policy_path(path))
+        policy = load_policy(path)
         report["policies"][name] = {
             **evaluate_policy(policy, task, options.seeds, options.steps, twins=twins), "stages": policy.record["stages"],
         }  # fmt: skip

@@ -18,7 +18,7 @@ from synthnet.console import percent, table
 from synthnet.files import write_atomic
 from synthnet.lab.fork import run_command
 from synthnet.policy.file import read_policy
-from synthnet.synthesis import policy_path
+from synthnet.synthesis import load_policy
 from synthnet.tasks.twins import grow_twins
 
 PAIRS = "benchmarks/policies/pairs-digits-256.safetensors"  # from the root of the project
@@ -105,10 +105,10 @@ def run_row(name: str, settings: list[str], runs: Path, out: Path, seeds: int) -
     run_dir = runs / slug(name)
     if not (run_dir / "policy.safetensors").exists():
         run_command("grpo", [*settings, f"run_dir={run_dir}"])
-    start = compose(settings)[0].policy_from
-    policies = {"before": read_policy(policy_path(start)), "after": read_policy(run_dir / "policy.safetensors")}
+    start = compose(settings).policy_from
+    policies = {"before": load_policy(start), "after": read_policy(run_dir / "policy.safetensors")}
     stage = policies["after"].record["stages"][-1]
-    members = compose(settings)[0].build_task().members
+    members = compose(settings).build_task().members
     report = {"settings": settings, "stage": stage, "members": {}, "signal": signal_means(run_dir)}
     for member in members:
         twins = grow_twins(member, member.draw_start("test", list(range(seeds))), "train+reward")

@@ -22,9 +22,8 @@ from synthnet.console import table
 from synthnet.engine.network import score
 from synthnet.engine.population import Training, train_population
 from synthnet.files import write_atomic
-from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.synthesis import policy_path
+from synthnet.synthesis import load_policy
 from synthnet.tasks.task import Task, build_task
 
 NETS = 256
@@ -53,7 +52,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("-o", "--out")
     options = parser.parse_args()
-    policy = read_policy(policy_path(options.policy))
+    policy = load_policy(options.policy)
     task, steps = build_task(policy.record["task"]), policy.record["best_k"]
     net, recipe = task.network, task.recipe
     start, (inputs, labels) = task.draw_start("val", list(range(NETS))), task.data("train")

@@ -24,6 +24,7 @@ from synthnet.files import write_atomic
 from synthnet.policy.experts import choices, information
 from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy, PolicyConfig
+from synthnet.runs import Setup
 from synthnet.tasks.task import Task, build_task
 from synthnet.train.distil import DistilConfig, train_distil
 from synthnet.train.loop import LoopConfig
@@ -76,8 +77,8 @@ def train(name: str, task: Task, zoo: Zoo, seed: int, seconds: int, out: Path) -
         config = pairs if kind == "pairs" else distil
         config = replace(config, loop=LoopConfig(updates=updates, validate_every=every, checkpoint_every=updates))
         if kind == "pairs":
-            return train_pairs(learner, task, [zoo], config, folder, "x", seed)
-        return train_distil(learner, task, [zoo], config, pairs, folder, "x", seed)
+            return train_pairs(learner, task, [zoo], config, Setup(kind, task.name, folder, seed=seed))
+        return train_distil(learner, task, [zoo], config, pairs, Setup(kind, task.name, folder, seed=seed))
 
     for kind in ("pairs", "distil"):
         took = []
