@@ -196,10 +196,7 @@ def report_speed(options) -> dict:
             Training(Recipe(RATE, BATCH, 1)), 1, BATCH * STEPS, None
         )  # the engine shuffles; its peers get it shuffled
         rate = (arch, start, inputs[:IMAGES], labels[:IMAGES])
-        ways = {
-            "train": {"engine": train_engine, "vmap": train_vmap},
-            "score": {"engine": score_engine, "vmap": score_vmap},
-        }
+        ways = {"train": {"engine": train_engine, "vmap": train_vmap}, "score": {"engine": score_engine, "vmap": score_vmap}}
         compiled = {"train": torch.compile(arch.build().train()), "score": torch.compile(arch.build())}
         entry = {"n_weights": net.spec.n_weights, "nets": n_nets}
         for kind, arguments in (("train", train), ("score", rate)):

@@ -215,6 +215,7 @@ def test_a_sequence_that_is_the_real_run_is_at_distance_zero_and_cosine_one(fiel
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_audit_writes_a_report_and_a_page_that_needs_no_network(zoo, tiny, policy, tmp_path, capsys, field, referees):
     policy.record = {"task": "digits-mlp", "best_k": 2, "data": tiny.data_key}
     policy.save(tmp_path / "p.safetensors")
@@ -255,6 +256,7 @@ def test_audit_refuses_zoos_of_other_nets_or_too_few_runs(zoo, tiny, policy, tmp
     assert "split_seed is 7 there and 0 here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_audit_goes_on_where_it_was_and_workers_find_what_one_process_finds(zoo, tiny, policy, tmp_path, monkeypatch):
     """Stopped after five sets, the same command measures the other ten only; two processes give the same report. Another
     policy in the same folder finds nothing of the first one's."""

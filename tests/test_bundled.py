@@ -68,6 +68,7 @@ def works(policy, task, share):
 
 
 @pytest.mark.parametrize("name", policies())
+@pytest.mark.slow
 def test_a_shipped_policy_works_on_unseen_seeds(name):
     policy = read_policy(POLICY_DIR / f"{name}.safetensors")
     for task in policy.data_sets or [policy.record["task"]]:
@@ -76,6 +77,7 @@ def test_a_shipped_policy_works_on_unseen_seeds(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.slow
 def test_a_shipped_family_works_on_a_net_it_has_never_seen(name):
     task = task_of(name)
     policy = read_policy(POLICY_DIR / f"{name}.safetensors")

@@ -253,6 +253,7 @@ print("done", len(state.tensors))
 """
 
 
+@pytest.mark.slow
 def test_inference_opens_no_data_set_and_no_network(folder):
     """A process in which sockets, data packages and every data reader of ours are blocked."""
     done = subprocess.run([sys.executable, "-c", ISOLATED], capture_output=True, text=True, cwd=folder, check=False)

@@ -12,6 +12,7 @@ def test_every_experiment_composes_and_builds(path):
 
 
 @pytest.mark.parametrize("group", ["task", "tokens", "backbone", "action", "zoo", "pairs", "distil", "grpo", "reward"])
+@pytest.mark.slow
 def test_every_option_of_every_group_composes(group):
     for option in groups()[group]:
         compose([f"{group}={option}"])

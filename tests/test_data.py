@@ -69,11 +69,7 @@ def test_cifar_binary_is_read_exactly(tmp_path):
     ("source", "spoil", "message"),
     [
         ("idx", lambda folder: None, "put the four IDX files"),
-        (
-            "idx",
-            lambda folder: write_mnist(folder) and (folder / NAMES["images"][0]).write_bytes(b"junk"),
-            "not an IDX",
-        ),
+        ("idx", lambda folder: write_mnist(folder) and (folder / NAMES["images"][0]).write_bytes(b"junk"), "not an IDX"),
         ("idx", lambda folder: write_mnist(folder) and _cut(folder / NAMES["images"][1]), "truncated"),
         ("cifar10", lambda folder: None, "cifar-10-binary.tar.gz"),
         ("cifar10", lambda folder: (folder / FILES[0]).write_bytes(b"x" * 100), "truncated"),

@@ -27,6 +27,7 @@ FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[
 
 
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")
+@pytest.mark.slow
 def test_one_policy_goes_through_all_stages_of_a_family(tmp_path):
     """Members take turns; each has a zoo of its own; the policy then serves a width that it has never seen."""
     run_command("zoo", [*FAMILY, "zoo.runs=4", "zoo.heldout=2", "zoo.shard=4", f"run_dir={tmp_path / 'zoo'}"])
@@ -129,6 +130,7 @@ def test_the_layer_graph_tells_a_layer_what_the_others_are(name, deep):
 
 
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")
+@pytest.mark.slow
 def test_a_policy_for_two_data_sets_is_told_which_one_a_net_is_for(tmp_path, capsys):
     """Zoo, pairs, distil and GRPO of a joint task; then files of both tasks, one start state each way, and one of neither."""
     small = ["task=digits-mnist8", "task.hidden=[6]", "threads=1", "lab.tensorboard=false"]
@@ -214,6 +216,7 @@ def test_what_one_more_step_undoes_is_counted_where_the_step_before_was_right():
     assert undone(before, torch.tensor([[[0.0, 2.0], [0.0, 9.0]]]), labels) == 0, "what was wrong may change"
 
 
+@pytest.mark.slow
 def test_logits_are_standardised_at_the_beginning_only(tmp_path):
     """The first update's loss is that of standardised logits; from then on both runs minimise the same loss. Until then the
     newest policy is kept, whatever its raw logits are worth."""

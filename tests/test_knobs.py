@@ -138,6 +138,7 @@ REQUEST = st.fixed_dictionaries(
 @given(
     line=st.one_of(REQUEST.map(lambda r: json.dumps(r).encode()), st.binary(max_size=200).map(lambda b: b.replace(b"\n", b" ")))
 )
+@pytest.mark.slow
 def test_malformed_requests_leave_a_live_run_untouched(line, tmp_path_factory):
     """Whatever is refused moves no knob; whatever is accepted is a change that the knob allows."""
     folder = tmp_path_factory.mktemp("live")

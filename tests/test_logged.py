@@ -9,6 +9,7 @@ from synthnet.runs.journal import append, records
 
 
 @pytest.mark.filterwarnings("ignore:outputs of different seeds", "ignore:half-batch gradients")
+@pytest.mark.slow
 def test_every_logged_name_is_documented(tmp_path, request):
     """All stages with all terms on; a name that is logged and not in docs/logged.md breaks this, and one that is only there."""
     page = (request.config.rootpath / "docs" / "logged.md").read_text().split("|---|")[-1]

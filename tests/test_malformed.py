@@ -130,6 +130,7 @@ JUNK = [
 
 
 @pytest.mark.filterwarnings("ignore:outputs of different seeds", "ignore:.*is damaged")
+@pytest.mark.slow
 def test_malformed_run_directories_and_zoos_end_in_one_line(tmp_path, tiny, capsys):
     zoo = tmp_path / "zoo"
     small = ["task.hidden=[8]", "threads=1", "lab.tensorboard=false"]

@@ -95,6 +95,7 @@ def test_an_old_log_is_no_evidence(fake, tmp_path):
     assert "No space" not in str(lost.value)
 
 
+@pytest.mark.slow
 def test_a_zoo_of_worker_processes_is_the_zoo_of_one_process(tmp_path, capsys):
     assert main(["zoo", *SMALL, f"run_dir={tmp_path / 'one'}"]) == 0
     assert main(["zoo", *SMALL, "zoo.executor=inline", f"run_dir={tmp_path / 'spread'}"]) == 0
@@ -116,6 +117,7 @@ def test_a_zoo_of_worker_processes_is_the_zoo_of_one_process(tmp_path, capsys):
         assert capsys.readouterr().err.count("synthnet: ") == 1
 
 
+@pytest.mark.slow
 def test_the_shards_of_a_family_are_those_of_its_members(tmp_path, monkeypatch, capsys):
     family = ["task=digits-mlp-family", "task.members=[[6],[9]]", *SMALL[2:], "zoo.runs=4", "zoo.heldout=4"]
     assert main(["zoo", *family, f"run_dir={tmp_path / 'one'}"]) == 0

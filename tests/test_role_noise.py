@@ -29,6 +29,7 @@ def shipped():
     return policy, task_of_policy(policy)
 
 
+@pytest.mark.slow
 def test_each_role_alone_spreads_rewards_as_much_as_any_other(shipped):
     """Measured with other draws, start weights and images than the shares were. Breaks if shares multiply the wrong columns, or
     are variances instead of deviations."""

@@ -99,6 +99,7 @@ def test_pairs_resume_equals_uninterrupted_and_foreign_settings_are_refused(zoo_
         run_command("pairs", [*settings, "seed=1"])
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_or_after_its_checkpoint_resumes_exactly(zoo_dir, tmp_path, monkeypatch):
     """Killed without a chance to save: rows after the checkpoint (or all, where there is none) are dropped and made again."""
     run_command("pairs", [*PAIRS, f"zoo_dir={zoo_dir}", f"run_dir={tmp_path / 'whole'}"])
@@ -175,6 +176,7 @@ def test_every_trunk_and_token_scheme_goes_through_the_same_stages(zoo_dir, tmp_
 
 
 @COLLAPSE
+@pytest.mark.slow
 def test_distil_learns_from_warped_images(zoo_dir, tmp_path, tiny):
     """Breaks if the stage forgets distil.warp: the first update's loss is then that of the images as they are."""
     make_policy(tiny).save(tmp_path / "p.safetensors")
@@ -194,6 +196,7 @@ def test_distil_learns_from_warped_images(zoo_dir, tmp_path, tiny):
 
 
 @COLLAPSE
+@pytest.mark.slow
 def test_grpo_resumes_bit_for_bit(zoo_dir, tmp_path, tiny, monkeypatch):
     make_policy(tiny).save(tmp_path / "p.safetensors")
     moving = ["grpo.beta=0.1", "grpo.sync_ref_model=true", "grpo.ref_model_sync_steps=2"]  # the reference is saved too
@@ -210,6 +213,7 @@ def test_grpo_resumes_bit_for_bit(zoo_dir, tmp_path, tiny, monkeypatch):
 
 
 @COLLAPSE
+@pytest.mark.slow
 def test_rewards_alone_teach_and_a_flipped_reward_unteaches(tmp_path, tiny):
     """No zoo, no labels through a gradient: accuracy on val of unseen seeds must rise; with the sign flipped it must not."""
     policy = make_policy(tiny, {"name": "set_transformer", "dim": 32, "depth": 1, "heads": 2}, sigma=0.3)

@@ -55,6 +55,7 @@ def test_the_space_is_written_in_hydras_grammar():
             parse_space([f"grpo.epsilon={wrong}"])
 
 
+@pytest.mark.slow
 def test_a_grid_runs_every_combination_once_and_keeps_failures_apart(settings, tmp_path, capsys):
     """Inline. A group of 5 cannot be mirrored: its trials fail with the reason, the others are ranked."""
     folder = tmp_path / "sweep"

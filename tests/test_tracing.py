@@ -69,11 +69,7 @@ CASES = {
         torch.zeros(2, 2, 16),
         {"hidden1": 6, "hidden2": 4},
     ),
-    "batchnorm": (
-        nn.Sequential(nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)),
-        IMAGES,
-        {"hidden1": 6},
-    ),
+    "batchnorm": (nn.Sequential(nn.Linear(64, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)), IMAGES, {"hidden1": 6}),
     "tied": (Tied(), WORDS, None),
 }
 

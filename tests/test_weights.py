@@ -184,6 +184,7 @@ assert held.sum() == 0
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="the system does not say what a process holds")
+@pytest.mark.slow
 def test_reading_maps_the_file_and_copies_nothing(tmp_path):
     """64 MiB of weights, and not a sixteenth of that in private memory; in a process of its own, whose allocator has kept
     nothing from before."""

@@ -8,11 +8,17 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 DTYPES = {  # the names of the format, https://huggingface.co/docs/safetensors
     torch.float64: "F64",
@@ -58,6 +64,18 @@ def write_atomic(path: str | Path, content: bytes | str | Iterable[bytes | memor
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
+
+
+def lock(handle: int | IO, wait: bool = False, shared: bool = False) -> bool:
+    """Take the lock of an open file, which dies with its process; whether that was possible. Raises: InputError where the
+    system has no such locks."""
+    if fcntl is None:
+        raise InputError("runs need the file locks of Linux or macOS (fcntl), which this system lacks: use WSL or a container")
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        return False
+    return True
 
 
 def sha256_of(path: str | Path) -> str:

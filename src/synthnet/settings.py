@@ -10,7 +10,9 @@ import pkgutil
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from types import ModuleType, NoneType, UnionType
+from typing import Any
 
 from synthnet.errors import InputError, unknown
 
@@ -18,7 +20,9 @@ LONGEST_LIST = 64
 COUNT, SHARE, WEIGHT, OFTEN = (1, 100_000), (0, 1), (0, 1e4), (1, 1e9)  # bounds that many settings have
 
 
-def setting(default, help: str, bounds: tuple | None = None, *, choices: tuple = (), unit: str = "", hot: bool = False):
+def setting(
+    default: Any, help: str, bounds: tuple | None = None, *, choices: tuple = (), unit: str = "", hot: bool = False
+) -> Any:
     """A dataclass field. `bounds`: the closed range of a number, or of each number of a list; `choices`: the values that it may
     have; `unit`: of the number; `hot`: a live run may change it."""
     told = {"help": help, "bounds": bounds, "choices": choices, "unit": unit, "hot": hot}
@@ -72,13 +76,13 @@ class Knob:
             raise InputError(f"{self.name} must be a list of 1 to {LONGEST_LIST} numbers, got {_shown(value)}")
         return [self._scalar(each, typing.get_args(self.plain)[0]) for each in value]
 
-    def _scalar(self, value: object, kind: type) -> object:
+    def _scalar(self, value: Any, kind: type) -> object:
         fitting = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}[kind]
         if not isinstance(value, fitting) or (kind is not bool and isinstance(value, bool)):
             raise InputError(f"{self.name} must be of type {kind.__name__}, got {_shown(value)}")
         if self.choices and value not in self.choices:
             raise InputError(f"{self.name} must be one of {self.allowed}, got {_shown(value)}")
-        if self.bounds and not (self.bounds[0] <= value <= self.bounds[1] and math.isfinite(value)):
+        if self.bounds and not (self.bounds[0] <= value <= self.bounds[1] and math.isfinite(float(value))):
             raise InputError(f"{self.name} must lie in {self.allowed}, got {_shown(value)}")
         return kind(value)
 
@@ -87,8 +91,13 @@ def _shown(value: object) -> str:
     return repr(value)[:80]
 
 
-def knobs_of(group: str, kind: type, made: object = None) -> dict[str, Knob]:
+@lru_cache(maxsize=256)
+def knobs_of(group: str, kind: type) -> Mapping[str, Knob]:
     """Full name -> knob of every setting of a config group, nested groups included, in order."""
+    return _knobs(group, kind, None)
+
+
+def _knobs(group: str, kind: type, made: object) -> dict[str, Knob]:
     found: dict[str, Knob] = {}
     hints = typing.get_type_hints(kind)
     for each in fields(kind):
@@ -96,7 +105,7 @@ def knobs_of(group: str, kind: type, made: object = None) -> dict[str, Knob]:
         if made is None and each.default is MISSING:
             default = each.default_factory() if each.default_factory is not MISSING else None
         if is_dataclass(hints[each.name]):
-            found |= knobs_of(f"{group}.{each.name}", hints[each.name], default)
+            found |= _knobs(f"{group}.{each.name}", hints[each.name], default)
         else:
             name = f"{group}.{each.name}" if group else each.name
             found[name] = Knob(name, hints[each.name], default, **each.metadata)

@@ -42,14 +42,14 @@ def load_policy(policy: str | Path, device: str | torch.device = "cpu") -> Polic
     return read_policy(policy_path(policy), device)
 
 
-def find_policy(arch: Arch, task: str | None = None) -> str:
+def find_policy(arch: Arch | UserArch, task: str | None = None) -> str:
     """The name of the bundled policy that was trained on this architecture, else of one that was trained on several of its kind
     and covers it, first of all where its depth is known; where any was trained for the named task, of those alone.
 
     Raises: InputError when there is none.
     """
     paths = [POLICY_DIR / f"{name}.safetensors" for name in policies()]
-    records = {path.stem: metadata_json(read_metadata(path), "synthnet.policy", path) for path in paths}
+    records = {path.stem: metadata_json(read_metadata(path), "synthnet.policy", path) or {} for path in paths}
     own = {
         name: record for name, record in records.items() if task in (record["record"].get("task"), *record.get("data_sets", ()))
     }
@@ -64,14 +64,14 @@ def find_policy(arch: Arch, task: str | None = None) -> str:
     raise InputError(f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(policies())}) or a policy file")
 
 
-def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:
+def _depth_known(archs: list[Arch], arch: Arch | UserArch) -> tuple[bool, int]:
     """How well these know the depth of a net, the more the larger: whether it lies within theirs (in numbers of tensors), and
     minus how far the nearest of them is."""
     mine, depths = len(arch.spec().tensors), [len(other.spec().tensors) for other in archs]
     return min(depths) <= mine <= max(depths), -min(abs(mine - depth) for depth in depths)
 
 
-def _covers(record: dict, arch: Arch) -> bool:
+def _covers(record: dict, arch: Arch | UserArch) -> bool:
     """Whether the policy that a file's metadata describes covers an architecture; its tensors are not needed for that."""
     try:
         layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"])
@@ -156,7 +156,7 @@ def synthesize_nets(
     for members in [[i] for i in range(len(files))] if alone else together:
         start = torch.stack([files[i].flat for i in members]).to(policy.device)
         shape = (len(start), policy.code_dim or start.shape[1])
-        noise = lambda step, shape=shape: standard_noise(shape, generator(sample, "sample", step), policy.device)  # noqa: E731
+        noise = lambda step, shape=shape: standard_noise(shape, generator(sample or 0, "sample", step), policy.device)  # noqa: E731
         if isinstance(n_steps, str):
             final, counts = option(ways, n_steps, "steps").synthesize(policy, start, files[members[0]].net)
         else:
@@ -221,7 +221,8 @@ def synthesize_sequence(
     """The generated weight-state sequence W0, W1 … WK of one file; arguments as in `synthesize`."""
     file = open_net(weights, like)
     trained, digest = _serving([file], policy, device, strict=False)
-    states = rollout(trained, file.flat[None].to(trained.device), choose_steps(trained, steps), file.net)
+    n_steps = int(choose_steps(trained, steps))
+    states = rollout(trained, file.flat[None].to(trained.device), n_steps, file.net)
     return [file.state, *(_result(file, state[0].cpu(), digest, k) for k, state in enumerate(states, 1))]
 
 
@@ -236,12 +237,8 @@ def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, s
 
 def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> WeightState:
     provenance = {"policy_sha256": policy_sha256, "steps": n_steps, "start_sha256": sha256_of(file.path)}
-    kept = {key: file.state.metadata[key] for key in ("synthnet.task", "synthnet.seed") if key in file.state.metadata}
-    metadata = {
-        **kept,
-        "synthnet.format": "1",
-        "synthnet.provenance": json.dumps(provenance),
-    }
+    kept: dict[str, str] = {key: file.state.metadata[key] for key in ("synthnet.task", "synthnet.seed") if key in file.state.metadata}
+    metadata = {**kept, "synthnet.format": "1", "synthnet.provenance": json.dumps(provenance)}
     if (described := file.arch.to_dict()) is not None:
         metadata["synthnet.arch"] = json.dumps(described)
     return file.state.replaced(file.net.spec, final, metadata)

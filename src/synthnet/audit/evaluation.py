@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from synthnet.engine import input_files, open_net, predictions, score
 from synthnet.errors import InputError
 from synthnet.nets import Arch, identity_report, own_twin_rank
+from synthnet.nets.user_code import UserArch
 from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
 from synthnet.tasks import Task, build_task, check_same_data, data_settings, grow_twins, task_names
@@ -21,7 +23,7 @@ def split_data(task: Task, split: str) -> tuple[Tensor, Tensor]:
     return task.test_data() if split == "test" else task.data(split)
 
 
-def task_of(arch: Arch, recorded: str | None = None, **settings) -> Task:
+def task_of(arch: Arch | UserArch, recorded: str | None = None, **settings: Any) -> Task:
     """The task a network belongs to: the recorded one (of a family, the task it is a family of), else the built-in task of this
     very architecture, else the smallest with its kind, inputs and outputs, where all of those have the same data.
 
@@ -56,7 +58,7 @@ def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
     return build_task(policy.record["task"], **settings)
 
 
-def evaluate(files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings) -> list[dict]:
+def evaluate(files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings: Any) -> list[dict]:
     """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""
     like = build_task(task, **settings).arch if task else None
     opened = [open_net(path, like) for path in input_files(files)]
@@ -110,7 +112,7 @@ def evaluate_policy(
     symmetry = net.symmetry
     twin_probs = predictions(net, twins, inputs)
     correct_twins = (twin_probs.argmax(-1) == labels).double()
-    report = {
+    report: dict[str, Any] = {
         "task": task.name,
         "split": split,
         "split_seed": task.split_seed,

@@ -37,11 +37,7 @@ def nearest_raw(nets: Tensor, training: Tensor, own: Tensor | None = None) -> Te
 
 
 def nearest_aligned(
-    symmetry: Symmetry,
-    nets: Tensor,
-    training: Tensor,
-    own: Tensor | None = None,
-    tick: Callable[[], None] = lambda: None,
+    symmetry: Symmetry, nets: Tensor, training: Tensor, own: Tensor | None = None, tick: Callable[[], None] = lambda: None
 ) -> Tensor:
     """L2 distance [net] to the nearest training net after balancing, scaling to unit norm and alignment, from 0 to 2.
 

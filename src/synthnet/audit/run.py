@@ -1,6 +1,5 @@
 """`synthnet audit`: a policy and a zoo in, one report.json, one page and one table out."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from synthnet.audit.verdicts import REFERENCES, judge
 from synthnet.console import figure_library, table
 from synthnet.device import choose_device
 from synthnet.errors import InputError
-from synthnet.files import make_folder, sha256_of, write_atomic
+from synthnet.files import lock, make_folder, sha256_of, write_atomic
 from synthnet.policy import Policy, read_policy, synthesize_flat
 from synthnet.progress import Bar
 from synthnet.runs import WorkersConfig, run_parts
@@ -162,10 +161,9 @@ def _alone(folder: Path) -> Iterator[None]:
     make_folder(folder)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not lock(handle):
+            raise InputError(f"the same audit is under way in {folder.parent}; wait for it, or pass another -o")
         yield
-    except BlockingIOError as error:
-        raise InputError(f"the same audit is under way in {folder.parent}; wait for it, or pass another -o") from error
     finally:
         os.close(handle)
 

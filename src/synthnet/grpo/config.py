@@ -61,7 +61,9 @@ class GrpoConfig:
     epsilon: float = setting(0.2, "lower clip of the ratio", (1e-4, 1), hot=True)
     epsilon_high: float = setting(0.28, "upper clip", (1e-4, 10), hot=True)
     delta: float | None = setting(None, "bound of the unclipped branch (null: none)", (1, 1e4), hot=True)
-    beta: float = setting(0.0, "weight of the KL to the reference policy, the one it started from (0: none is kept)", WEIGHT, hot=True)
+    beta: float = setting(
+        0.0, "weight of the KL to the reference policy, the one it started from (0: none is kept)", WEIGHT, hot=True
+    )
     sync_ref_model: bool = setting(False, "the reference follows the learner", hot=True)
     ref_model_mixup_alpha: float = setting(0.6, "how far towards the learner", SHARE, hot=True)
     ref_model_sync_steps: int = setting(512, "how often", OFTEN, unit="updates", hot=True)

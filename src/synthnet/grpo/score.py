@@ -203,12 +203,7 @@ def step_gains(scored: Scored, rewards_R: Tensor, step_rewards: bool) -> Tensor:
 
 @torch.no_grad()
 def measure(
-    rollouts: Rollouts,
-    images: Tensor,
-    labels: Tensor,
-    reward: RewardConfig,
-    steps: bool,
-    draw: torch.Generator,
+    rollouts: Rollouts, images: Tensor, labels: Tensor, reward: RewardConfig, steps: bool, draw: torch.Generator
 ) -> Scored:
     """The sequences of a cohort on one minibatch; without `steps`, their last states alone.
 

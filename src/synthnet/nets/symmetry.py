@@ -10,7 +10,6 @@ from itertools import product
 from math import prod
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from synthnet.nets.axes import Axis, Dim, UntraceableError, leaves
@@ -140,6 +139,8 @@ class Symmetry:
         Coordinate descent over groups with the Hungarian algorithm (Ainsworth et al. 2022, 'Git Re-Basin', algorithm 1);
         exact for a single hidden group. Returns the aligned weights and the permutation of each group.
         """
+        from scipy.optimize import linear_sum_assignment  # half a second that synthesis does not need
+
         permutations = self.identity()
         for _ in range(ALIGN_SWEEPS):
             changed = False

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,10 +46,7 @@ class WeightSpec:
         return cls(
             tuple(
                 TensorSpec(
-                    name,
-                    tuple(value.shape),
-                    "parameter" if name in parameters else "buffer",
-                    not value.dtype.is_floating_point,
+                    name, tuple(value.shape), "parameter" if name in parameters else "buffer", not value.dtype.is_floating_point
                 )
                 for name, value in module.state_dict().items()
             )
@@ -144,8 +141,7 @@ class WeightState:
         """The same tensors, in the same order and data types, with new float values; integer tensors pass through."""
         new = spec.unflatten(flat)
         return WeightState(
-            {name: new[name].to(old.dtype) if name in new else old for name, old in self.tensors.items()},
-            dict(metadata),
+            {name: new[name].to(old.dtype) if name in new else old for name, old in self.tensors.items()}, dict(metadata)
         )
 
 
@@ -198,7 +194,7 @@ def metadata_json(metadata: Mapping[str, str], key: str, path: str | Path = "the
     return value
 
 
-def _opened(path: str | Path):
+def _opened(path: str | Path) -> Any:
     path = Path(path)
     try:
         if path.is_dir():

@@ -33,15 +33,7 @@ class MixtureOfExperts(nn.Module):
     balance: weight of the load-balancing loss (`auxiliary_loss`).
     """
 
-    def __init__(
-        self,
-        dim: int,
-        hidden: int,
-        experts: int,
-        top_k: int = 1,
-        temperature: float = 1.0,
-        balance: float = 0.01,
-    ):
+    def __init__(self, dim: int, hidden: int, experts: int, top_k: int = 1, temperature: float = 1.0, balance: float = 0.01):
         super().__init__()
         if not 1 <= top_k <= experts or experts < 2 or not temperature > 0:
             raise InputError(

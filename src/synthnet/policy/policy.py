@@ -7,6 +7,7 @@ to rebuild and to judge it: token scheme, trunk, action, k_max, best K, the arch
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,9 @@ class PolicyConfig:
 
 class Policy(nn.Module):
     """A Gaussian policy over weights. Serves every network that its token vocabulary covers, and every K up to k_max."""
+
+    trunk: Any  # what a file of `trunks/` builds
+    log_sigma: Tensor
 
     def __init__(self, config: PolicyConfig, archs: list[Arch], vocabulary: dict[str, int] | None = None):
         super().__init__()
@@ -214,8 +218,8 @@ class Policy(nn.Module):
         parts = mixtures(self.trunk)
         if not any(mixture.passes for mixture in parts):
             return 0.0, {}
-        loads = torch.stack([mixture.load.max() for mixture in parts])
-        loss = sum(mixture.auxiliary_loss() for mixture in parts if mixture.passes)
+        loads = torch.stack([mixture.load.max() for mixture in parts if mixture.load is not None])
+        loss = torch.stack([mixture.auxiliary_loss() for mixture in parts if mixture.passes]).sum()
         return loss, {"moe/load_max": loads.max().item(), "moe/load_mean": loads.mean().item(), "moe/loss": loss.item()}
 
     @property

@@ -4,7 +4,6 @@ config.yaml  run.json {stage, task, command, given, versions, commit, pid, host,
 patches.jsonl (requests) and applied.jsonl (what was done about them) belong to live patching, `live.py`.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -23,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from synthnet.errors import InputError
-from synthnet.files import write_atomic, write_safetensors
+from synthnet.files import lock, write_atomic, write_safetensors
 from synthnet.runs import ranks
 from synthnet.runs.journal import append, records
 from synthnet.runs.setup import Setup
@@ -64,11 +63,9 @@ class RunDirectory:
     def _locked(self) -> bool:
         """Take the lock. Whoever looks whether a run lives holds it for an instant, so one refusal is not the last word."""
         for _ in range(LOCK_TRIES):
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock(self._lock):
                 return True
-            except OSError:
-                time.sleep(LOCK_PAUSE_S)
+            time.sleep(LOCK_PAUSE_S)
         return False
 
     def _claim(self, setup: Setup) -> None:

@@ -1,11 +1,11 @@
 """JSONL files that are only ever appended to: one record a line, a half-written last line is not a record."""
 
-import fcntl
 import json
 import os
 from pathlib import Path
 
 from synthnet.errors import InputError
+from synthnet.files import lock
 
 LONGEST_LINE = 1 << 16  # bytes; a longer line is no record of ours
 
@@ -20,7 +20,7 @@ def append(path: Path, record: dict, sync: bool = False) -> int:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock(handle, wait=True)
             size = os.fstat(handle).st_size
             torn = size and os.pread(handle, 1, size - 1) != b"\n"
             _write_all(handle, (b"\n" if torn else b"") + json.dumps(record).encode() + b"\n")

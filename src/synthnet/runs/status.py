@@ -1,7 +1,6 @@
 """What a run directory says of its run from outside: which stage, how far, whether it lives. Reads only; takes no lock for
 long."""
 
-import fcntl
 import json
 import os
 import time
@@ -9,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from synthnet.errors import InputError
+from synthnet.files import lock
 from synthnet.runs.journal import parse
 
 DEPTHS = ("*", "*/*", "*/*/*")  # runs, members and stages, stages of the trials of a sweep
@@ -133,12 +133,9 @@ def is_locked(folder: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+        return not lock(handle, shared=True)
     finally:
         os.close(handle)
-    return False
 
 
 def _tail(path: Path) -> list[dict]:

@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synthnet.engine import Network, network_of
-from synthnet.engine.population import Recipe
-from synthnet.engine.variation import PICTURE
+from synthnet.engine import PICTURE, Network, Recipe, network_of
 from synthnet.errors import InputError, unknown
-from synthnet.nets import Arch, draw_init, init_scale
+from synthnet.nets import Arch, UserArch, draw_init, init_scale
 from synthnet.seeds import start_generator
 from synthnet.tasks import data, problems
 
@@ -30,7 +28,7 @@ class Task:
     """
 
     name: str
-    arch: Arch
+    arch: Arch | UserArch
     source: str
     recipe: Recipe
     split_seed: int = 0
@@ -50,7 +48,7 @@ class Task:
             return tuple(member for task in self.joint for member in task.members)
         return tuple(self.with_arch(arch) for arch in self.family) or (self,)
 
-    def with_arch(self, arch: Arch) -> "Task":
+    def with_arch(self, arch: Arch | UserArch) -> "Task":
         """The same data and recipe for another architecture."""
         return replace(self, name=self.of or self.name, arch=arch, of=None, family=(), heldout=(), joint=())
 

@@ -30,10 +30,7 @@ class FlatMLP(nn.Module):
         width = layout.unit_index.numel()
         self.steps_left = StepsLeft(k_max, config.step_dim)
         self.layers = nn.Sequential(
-            nn.Linear(width + config.step_dim, config.hidden),
-            nn.ReLU(),
-            nn.Linear(config.hidden, config.hidden),
-            nn.ReLU(),
+            nn.Linear(width + config.step_dim, config.hidden), nn.ReLU(), nn.Linear(config.hidden, config.hidden), nn.ReLU()
         )
         self.head = nn.Linear(config.hidden, width)
         nn.init.zeros_(self.head.weight)
