@@ -96,7 +96,7 @@ def train(name: str, task: Task, zoo: Zoo, seed: int, seconds: int, out: Path) -
 
 
 def divided_work(policy: Policy, task: Task) -> dict[str, float]:
-    """Mixture -> how much a unit token's role tells about its expert, 0 to 1 (`expert_roles.information`)."""
+    """Mixture -> how much a unit token's role tells about its expert, 0 to 1 (`policy.experts.information`)."""
     start = task.draw_start("val", list(range(16)))
     return {name: round(information(*chosen), 4) for name, chosen in choices(policy, task.network, start).items()}
 

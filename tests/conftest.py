@@ -1,5 +1,6 @@
 """Shared small things: one thread, a tiny task, a tiny policy that does something."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def make_policy(task, backbone=None, tokens=None, k_max=4, sigma=0.05, head="del
             if not parameter.any():
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return policy
+
+
+def wait_for(what, process=None) -> None:
+    """Until it is so; fails at once if the process that should make it so has ended. How long it takes is the machine's
+    affair: the suite's timeout ends what hangs."""
+    while not what():
+        if process is not None and process.poll() is not None and not what():
+            raise AssertionError(f"the process ended with {process.returncode} before it was so")
+        time.sleep(0.05)
 
 
 def setup_at(folder, stage="grpo", seed=0, **changes) -> Setup:

@@ -134,7 +134,7 @@ def grown(tmp_path_factory) -> Path:
     for name, text in ADDED.items():
         (package / name).write_text(text)
     stages, config = package / "stages.py", package / "grpo" / "config.py"
-    entry = '''from synthnet.train.shrink import ShrinkConfig, train_shrink
+    entry = """from synthnet.train.shrink import ShrinkConfig, train_shrink
 
 
 def shrink(config, task, setup):
@@ -142,10 +142,12 @@ def shrink(config, task, setup):
 
 
 STAGES["shrink"] = Stage(ShrinkConfig, shrink)
-'''
+"""
     stages.write_text(f"{stages.read_text()}\n\n{entry}")
     text, last = config.read_text(), "    guard: GuardConfig"
-    config.write_text(text.replace(last, f'    patience_of_saints: float = setting(0.5, "a trial", (0, 1), hot=True)\n{last}', 1))
+    config.write_text(
+        text.replace(last, f'    patience_of_saints: float = setting(0.5, "a trial", (0, 1), hot=True)\n{last}', 1)
+    )
     return root
 
 

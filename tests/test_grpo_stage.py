@@ -139,7 +139,7 @@ def test_a_reward_function_in_a_file_moves_the_policy_its_way(tmp_path, tiny):
         "def small(*, completions, **_):\n    return [-float(c.weights['fc1.weight'].norm()) for c in completions]\n"
     )
     make_policy(tiny, sigma=0.2).save(tmp_path / "p.safetensors")
-    norms, start = {}, tiny.draw_start("val", list(range(8)))
+    norms = {}
     for name, control in (("right", "null"), ("flipped", "flip")):
         rewards = [f"reward.python=[{tmp_path}/mine.py:small]", "reward.accuracy=0", "reward.bounded_loss=0"]
         loop = ["grpo.loop.updates=40", "grpo.loop.validate_every=40", "grpo.optim.ema=0.5", "grpo.optim.learning_rate=1e-3"]
@@ -150,7 +150,6 @@ def test_a_reward_function_in_a_file_moves_the_policy_its_way(tmp_path, tiny):
         norms[name] = last["val/drift/norm"]
     before = _rows(tmp_path / "right")[0]["val/drift/norm"]
     assert norms["right"] < before < norms["flipped"]
-    assert start.shape[0] == 8
 
 
 @pytest.mark.parametrize(

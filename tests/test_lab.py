@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from functools import partial
 
 import pytest
 from safetensors.torch import load_file
 
-from conftest import make_policy
+from conftest import make_policy, wait_for
 from synthnet.cli import main
 from synthnet.errors import InputError
 from synthnet.grpo.loop import Estimator, train_grpo
@@ -52,13 +51,6 @@ def _settings(start, folder, *more):
 def _spawn(arguments):
     command = [sys.executable, "-m", "synthnet.cli", "grpo", *arguments]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
-
-
-def _wait(what, seconds=60.0):
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.02)
 
 
 # --- a live run --------------------------------------------------------------------------------------------------------
@@ -137,10 +129,10 @@ def test_a_scripted_session_survives_kill_9_and_equals_its_replay(start, tmp_pat
     arguments = _settings(start, run, "grpo.loop.updates=4000", "grpo.loop.checkpoint_every=40")
     process = _spawn(arguments)
     try:
-        _wait(lambda: (run / "metrics.jsonl").exists() and len(records(run / "metrics.jsonl")) > 10)
+        wait_for(lambda: (run / "metrics.jsonl").exists() and len(records(run / "metrics.jsonl")) > 10, process)
         assert read_status(run).state == "running"
         assert (
-            main(["patch", str(run), "reward.gain=0.3", "grpo.optim.learning_rate=2e-4", "--over", "10", "--wait", "30"]) == 0
+            main(["patch", str(run), "reward.gain=0.3", "grpo.optim.learning_rate=2e-4", "--over", "10", "--wait", "240"]) == 0
         )
         before = len(records(run / "applied.jsonl"))
         for wrong in (
@@ -157,13 +149,13 @@ def test_a_scripted_session_survives_kill_9_and_equals_its_replay(start, tmp_pat
         assert "of type float" in said
         assert f"synthnet fork {run} grpo.val_seeds" in said
         assert (
-            main(["patch", str(run), "grpo.num_generations=3", "--wait", "30"]) == 2
+            main(["patch", str(run), "grpo.num_generations=3", "--wait", "240"]) == 2
         )  # the run itself refuses what does not fit
         assert len(records(run / "applied.jsonl")) == before + 1
-        assert main(["patch", str(run), "grpo.guard.kl=1e-9", "--wait", "30"]) == 0
-        _wait(lambda: any(entry["kind"] == "guard" for entry in records(run / "applied.jsonl")))
+        assert main(["patch", str(run), "grpo.guard.kl=1e-9", "--wait", "240"]) == 0
+        wait_for(lambda: any(entry["kind"] == "guard" for entry in records(run / "applied.jsonl")), process)
         guard_at = next(entry["update"] for entry in records(run / "applied.jsonl") if entry["kind"] == "guard")
-        _wait(lambda: read_status(run).update > guard_at + 55)
+        wait_for(lambda: read_status(run).update > guard_at + 55, process)
     finally:
         process.kill()
         process.communicate()
@@ -175,9 +167,9 @@ def test_a_scripted_session_survives_kill_9_and_equals_its_replay(start, tmp_pat
     assert {row["patch_version"] for row in patched} == {1, 2, 3}
 
     process = _spawn(arguments)
-    _wait(lambda: read_status(run).state == "running" and read_status(run).update > died_at + 5)
+    wait_for(lambda: read_status(run).state == "running" and read_status(run).update > died_at + 5, process)
     assert main(["runs", "stop", str(run)]) == 0
-    assert process.wait(60) == 130
+    assert process.wait(240) == 130
     process.communicate()
     stopped_at = read_status(run).update
     assert read_status(run).state == "stopped"
@@ -187,9 +179,9 @@ def test_a_scripted_session_survives_kill_9_and_equals_its_replay(start, tmp_pat
     kept = [entry for entry in records(run / "applied.jsonl") if entry["kind"] != "stop"]
     (replay / "applied.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in kept))
     process = _spawn([*arguments, f"run_dir={replay}"])
-    _wait(lambda: (replay / "metrics.jsonl").exists() and read_status(replay).update > stopped_at)
+    wait_for(lambda: (replay / "metrics.jsonl").exists() and read_status(replay).update > stopped_at, process)
     process.send_signal(signal.SIGINT)
-    process.wait(60)
+    process.wait(240)
     process.communicate()
     whole = [row for row in _rows(replay) if row["update"] <= stopped_at]
     assert _rows(run) == whole[: len(_rows(run))]
@@ -269,11 +261,10 @@ def test_lab_settings_reach_the_run(start, tmp_path):
     assert [row["knob/grpo.beta"] for row in _rows(tmp_path / "run") if "loss" in row] == pytest.approx([0.0, 0.01, 0.02])
 
 
-@pytest.mark.filterwarnings("ignore:outputs of different seeds", "ignore:half-batch gradients")
-
 # --- found by review ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:outputs of different seeds", "ignore:half-batch gradients")
 def test_pruning_spares_what_lives_inside_a_dead_sweep(start, tmp_path):
     """A trial outlives its sweep by design: neither it nor the folder that holds it may go."""
     root = tmp_path / "runs"

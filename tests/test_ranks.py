@@ -4,11 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
-from conftest import make_policy
+from conftest import make_policy, wait_for
 from synthnet.errors import InputError
 from synthnet.lab.fork import run_command
 from synthnet.runs import ranks
@@ -102,17 +101,12 @@ def test_a_patch_reaches_both_processes_before_the_same_update_and_a_stop_ends_b
     run = tmp_path / "run"
     long = [part for part in GRPO if not part.startswith("grpo.loop.updates")]
     process = _two("grpo", [*long, "grpo.loop.updates=100000", start, f"run_dir={run}"])
-    until = time.monotonic() + 120
-    while len(_rows(run)) < 3:
-        assert time.monotonic() < until and process.poll() is None
-        time.sleep(0.05)
+    wait_for(lambda: len(_rows(run)) >= 3, process)
     append(
         run / "patches.jsonl", {"kind": "patch", "values": {"reward.gain": 0.5, "grpo.prompts": 3}}
     )  # 3 prompts, 2 processes
     append(run / "patches.jsonl", {"kind": "patch", "values": {"reward.gain": 0.5, "grpo.prompts": 6}, "over": 4})
-    while not any(row.get("knob/grpo.prompts") == 6 for row in _rows(run)):
-        assert time.monotonic() < until and process.poll() is None
-        time.sleep(0.05)
+    wait_for(lambda: any(row.get("knob/grpo.prompts") == 6 for row in _rows(run)), process)
     append(run / "patches.jsonl", {"kind": "stop"})
     process.communicate(timeout=120)
     applied = records(run / "applied.jsonl")

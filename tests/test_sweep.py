@@ -5,16 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from conftest import make_policy
+from conftest import make_policy, wait_for
 from synthnet.cli import main
 from synthnet.errors import InputError
 from synthnet.lab.sweep import Axis, parse_space
 from synthnet.runs.executors import build_executor
+from synthnet.runs.journal import records
 from synthnet.runs.status import read_status
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds", "ignore::ResourceWarning")
@@ -107,10 +107,7 @@ def test_a_killed_sweep_goes_on_and_loses_or_repeats_nothing(settings, tmp_path)
     first = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
-    until = time.monotonic() + 120
-    while len(list(folder.glob("trial-*/grpo/policy.safetensors"))) < 4:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for(lambda: len(list(folder.glob("trial-*/grpo/policy.safetensors"))) >= 4, first)
     first.send_signal(signal.SIGKILL)
     first.wait()
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=250)
@@ -136,17 +133,19 @@ def test_tpe_proposes_and_hyperband_ends_what_lags(settings, tmp_path):
     assert main(["sweep", *sweep, "sweep.trials=4", "sweep.prune=true", f"run_dir={folder}"]) == 0
     trials = _results(folder)
     assert len({t["settings"]["grpo.optim.learning_rate"] for t in trials}) == 4
-    assert {t["state"] for t in trials} <= {"complete", "pruned"}
+    lengths = {"complete": [], "pruned": []}
+    for number, trial in enumerate(trials):
+        rows = records(folder / f"trial-{number:04d}" / "grpo" / "metrics.jsonl")
+        lengths[trial["state"]].append(sum("loss" in row for row in rows))
+    assert set(lengths["complete"]) == {6} and all(length <= 6 for length in lengths["pruned"]), lengths
+    assert max(trials, key=lambda trial: trial["score"])["state"] == "complete", "the best one was ended"
     assert all(1e-5 <= t["settings"]["grpo.optim.learning_rate"] <= 1e-2 for t in trials)
 
 
 def _finish(executor, command, folder):
     handle = executor.submit(command, folder / "log.txt")
-    until = time.monotonic() + 200
-    while (code := handle.poll()) is None:
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    return code
+    wait_for(lambda: handle.poll() is not None)
+    return handle.poll()
 
 
 @pytest.mark.slow

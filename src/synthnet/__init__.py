@@ -16,7 +16,7 @@ _FACE = {  # name -> where it is; imported on first use, so that asking for help
     "synthesize": "synthesis",
     "write_weights": "nets.weights",
 }
-__all__ = ["__version__", *_FACE]  # noqa: PLE0604
+__all__ = ["__version__", *_FACE]
 
 if TYPE_CHECKING:
     from synthnet.audit.evaluation import evaluate as evaluate

@@ -46,6 +46,6 @@ def choose_device(name: str = "auto") -> torch.device:
         f"(compute capability {capability[0]}.{capability[1]}; built for {', '.join(built_for)})"
     )
     if name == "cuda":
-        raise InputError(problem + "; install a build that has them (README, 'GPU'), or use device=cpu")
+        raise InputError(problem + "; install a build that has them (docs/install.md), or use device=cpu")
     warnings.warn(problem + "; computing on the CPU", stacklevel=2)
     return torch.device("cpu")

@@ -150,11 +150,11 @@ def read_value(section: object, name: str) -> object:
 
 def check_settings(group: str, section: object) -> None:
     """Refuse, before any work, values of a config group that lie out of their bounds. Raises: InputError, by full name."""
-    for name, knob in knobs_of(group, type(section)).items():
+    kind: Any = type(section)
+    for name, knob in knobs_of(group, kind).items():
         value = read_value(section, name)
-        if knob.bounds or knob.choices:
-            if value != [] or knob.default != []:
-                knob.check(value)
+        if (knob.bounds or knob.choices) and (value != [] or knob.default != []):
+            knob.check(value)
 
 
 def options(package: ModuleType) -> list[str]:

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from synthnet.engine import input_files, open_net, predictions, score
 from synthnet.errors import InputError
-from synthnet.nets import Arch, identity_report, own_twin_rank
-from synthnet.nets.user_code import UserArch
+from synthnet.nets import Arch, UserArch, identity_report, own_twin_rank
 from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
 from synthnet.tasks import Task, build_task, check_same_data, data_settings, grow_twins, task_names
@@ -58,7 +57,9 @@ def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
     return build_task(policy.record["task"], **settings)
 
 
-def evaluate(files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings: Any) -> list[dict]:
+def evaluate(
+    files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings: Any
+) -> list[dict]:
     """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""
     like = build_task(task, **settings).arch if task else None
     opened = [open_net(path, like) for path in input_files(files)]

@@ -146,7 +146,7 @@ def group_noise(config, n_dims: int, seed: int, update: int, prompt: int, step: 
 
 
 def mirrored(half: Tensor) -> Tensor:
-    """Noise of mirrored pairs [R dim] from that of their first halves [pair dim]: rollouts 2j and 2j + 1 have opposite signs."""
+    """Noise of mirrored pairs [R dim] from that of their first halves [pair dim]: 2j and 2j + 1 have opposite signs."""
     return half.repeat_interleave(2, 0) * torch.tensor([1.0, -1.0]).repeat(len(half)).to(half)[:, None]
 
 

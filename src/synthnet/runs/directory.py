@@ -1,6 +1,7 @@
 """The run directory: the one interface between a training, its resumption, and whoever looks at it.
 
-config.yaml  run.json {stage, task, command, given, versions, commit, pid, host, started, outcome}  lock  heartbeat  metrics.jsonl  checkpoints/
+config.yaml  run.json {stage, task, command, given, versions, commit, pid, host, started, outcome}  lock  heartbeat
+metrics.jsonl  checkpoints/
 patches.jsonl (requests) and applied.jsonl (what was done about them) belong to live patching, `live.py`.
 """
 

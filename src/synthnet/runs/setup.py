@@ -12,7 +12,7 @@ from synthnet.runs.lab import LabConfig
 
 @dataclass(frozen=True)
 class Setup:
-    """The stage and the name of its task; the run directory, the settings as they are recorded there (YAML), and those that were
+    """The stage and the name of its task; the run directory, the settings as recorded there (YAML), and those that were
     given by name; the command; seed, device and lab; how many updates are asked for (0: it is no loop of updates)."""
 
     stage: str

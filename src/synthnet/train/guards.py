@@ -41,7 +41,7 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class Anchor:
-    """The policy that a stage began with, as far as drift from it is measured: what it does first with the validation's starts."""
+    """The policy that a stage began with, as far as drift is measured: what it does first with the validation's starts."""
 
     validation: Validation
     actions: list[WeightGaussian]

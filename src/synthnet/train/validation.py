@@ -52,7 +52,7 @@ class Validation:
         return self.metrics({k: self.finals(policy, k) for k in self.steps}) | self.experts(policy)
 
     def experts(self, policy: Policy) -> dict[str, float]:
-        """What the policy's experts make of roles, on a few of the start weights (`expert_roles.role_metrics`)."""
+        """What the policy's experts make of roles, on a few of the start weights (`policy.experts.role_metrics`)."""
         return role_metrics(policy, [member.network for member in self.members], [start[:8] for start in self.starts])
 
     def metrics(self, finals: dict[int, list[Tensor]]) -> dict:

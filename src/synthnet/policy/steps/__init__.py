@@ -1,4 +1,4 @@
 """Ways through the synth steps that choose K for each net, one file each: `synthesize --steps NAME`.
 
-The interface: `synthesize(policy, start [net weights], net) -> (WK [net weights], K [net])`. `policy.rollout` has what they share.
+The interface: `synthesize(policy, start [net weights], net) -> (WK [net weights], K [net])`. What they share: `policy.rollout`.
 """
