@@ -223,26 +223,116 @@ def browser():
     opened.quit()
 
 
+class Page:
+    """The lab's page of a folder of runs, in a browser."""
+
+    def __init__(self, root, browser):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "synthnet.cli", "serve", "--runs", str(root), "--port", str(port)]
+        self.browser, self.server = browser, subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self.address = self.server.stderr.readline().decode().strip()
+        assert self.address == f"http://127.0.0.1:{port}/#{Path(root, '.token').read_text()}"
+        wait_for(lambda: _answers(port), self.server)
+        browser.get(self.address)
+
+    def run(self, script, *arguments):
+        return self.browser.execute_script(script, *arguments)
+
+    def click(self, css):
+        self.run("document.querySelector(arguments[0]).click()", css)
+
+    def text(self, css):
+        return self.run("return document.querySelector(arguments[0])?.textContent || ''", css)
+
+    def close(self):
+        self.server.terminate()
+        self.server.communicate()
+
+
+@pytest.fixture
+def page(browser, root):
+    opened = Page(root, browser)
+    yield opened
+    opened.close()
+
+
+def _long_run(root, updates=9000):
+    """A finished run whose metrics are so many rows of a known curve."""
+    shutil.copytree(root / "done", root / "long")
+    record = json.loads((root / "long" / "run.json").read_text())
+    (root / "long" / "run.json").write_text(json.dumps({**record, "updates": updates}))
+    rows = [
+        {"update": n, "loss": 1 / (1 + n)} | ({"val/score": n / updates} if n % 10 == 0 else {}) for n in range(1, updates + 1)
+    ]
+    (root / "long" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+XS = """const card = [...document.querySelectorAll('.card')].find((card) => card.querySelector('h2')?.textContent === 'loss');
+  const d = card?.querySelector('.curve')?.getAttribute('d') || ''; 
+  return d.split(/[ML]/).filter(Boolean).map((p) => parseFloat(p));"""
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_the_page_shows_a_live_run_patches_it_and_says_what_is_refused(browser, root):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_every_row_of_a_long_run_is_drawn_once_however_often_it_is_chosen(page, root):
+    """Choosing and refreshing once loaded from the same place, so rows came twice and lines jumped back."""
+    _long_run(root)
+    wait_for(lambda: "2 runs" in page.text("#count"))
+    for _ in range(5):
+        page.run("document.querySelector('.run[title=long]').click(); refresh(); document.querySelector('.run[title=done]').click();")
+        page.run("document.querySelector('.run[title=long]').click(); refresh(); refresh();")
+    wait_for(lambda: page.text("#charts") and page.run("return state.rows.length") == 9000)
+    assert page.run("return state.rows.map((row) => row.update)") == list(range(1, 9001))
+    wait_for(lambda: page.run(XS))
+    along = page.run(XS)
+    assert len(along) > 500
+    assert along == sorted(along)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("width", [390, 800, 1400])
+def test_the_page_fits_its_window_and_text_keeps_its_size(page, root, width):
+    _long_run(root, 500)
+    page.browser.set_window_size(max(width, 500), 900)
+    page.browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    )
+    wait_for(lambda: "2 runs" in page.text("#count"))
+    page.click(".run[title=long]")
+    wait_for(lambda: page.run(XS))
+    assert page.run("return document.documentElement.scrollWidth") <= width
+    tall = "return [...document.querySelectorAll('svg text')].map((text) => text.getBoundingClientRect().height)"
+    assert {height for height in page.run(tall) if not 9 <= height <= 18} == set()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_keyboard_stays_where_it_is_and_a_run_that_is_gone_goes(page, root):
+    _long_run(root, 50)
+    wait_for(lambda: "2 runs" in page.text("#count"))
+    page.click(".run[title=long]")
+    page.run("document.querySelector('.run[title=done]').focus()")
+    page.run("for (let i = 0; i < 3; i++) refresh()")
+    shutil.rmtree(root / "long")
+    wait_for(lambda: "1 runs" in page.text("#count"))
+    assert page.run("return document.activeElement.title") == "done"
+    wait_for(lambda: "is gone" in page.text("#view"))
+    shutil.rmtree(root / "done")
+    wait_for(lambda: "0 runs" in page.text("#count"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_page_shows_a_live_run_patches_it_and_says_what_is_refused(page, browser, root):
     process = _live(root)
-    command = [sys.executable, "-m", "synthnet.cli", "serve", "--runs", str(root), "--port", str(port)]
-    page = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    find = lambda css: browser.find_element("css selector", css)  # noqa: E731
-    click = lambda css: browser.execute_script("document.querySelector(arguments[0]).click()", css)  # noqa: E731
-    text = lambda css: browser.execute_script("return document.querySelector(arguments[0])?.textContent || ''", css)  # noqa: E731
+    find, click, text = lambda css: browser.find_element("css selector", css), page.click, page.text
     curve = "return document.querySelector('#charts .curve')?.getAttribute('d') || ''"
     try:
-        line = page.stderr.readline().decode().strip()
-        assert line == f"http://127.0.0.1:{port}/#{Path(root, '.token').read_text()}"
-        wait_for(lambda: _answers(port))
-        browser.get(line)
         wait_for(lambda: "2 runs, 1 running" in text("#count"))
-        click("[title=live]")
+        click(".run[title=live]")
         wait_for(lambda: text("#state") == "running" and browser.execute_script(curve))
         before = browser.execute_script(curve)
         wait_for(lambda: browser.execute_script(curve) != before)  # the curve moves
@@ -265,8 +355,6 @@ def test_the_page_shows_a_live_run_patches_it_and_says_what_is_refused(browser, 
     finally:
         process.kill()
         process.wait()
-        page.terminate()
-        page.communicate()
 
 
 def _answers(port):

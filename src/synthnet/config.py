@@ -7,6 +7,7 @@ instantiated from a `_target_`. What was composed travels as a typed object; run
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from synthnet.errors import InputError, missing_extra, unknown
 from synthnet.grpo import RewardConfig
 from synthnet.policy import ActionConfig, PolicyConfig, tokens, trunks
 from synthnet.runs import LabConfig, SweepConfig, read_settings
-from synthnet.settings import Knob, knobs_of, option, options, setting
+from synthnet.settings import PATH, Knob, knobs_of, option, options, setting
 from synthnet.stages import STAGES, live_sections
 from synthnet.tasks import Task, build_task, problems
 
@@ -38,9 +39,11 @@ class _Config:
     device: str = setting("auto", "auto takes a GPU that this torch build serves", choices=("auto", "cpu", "cuda"))
     threads: int = setting(0, "of the process (0: all cores)", (0, 4096))
     memory: float = setting(1.0, "that one computation over a population may take", (1e-3, 1e6), unit="GiB")
-    run_dir: str | None = setting(None, "where the run lies (null: runs/STAGE-TASK-SEED)")
-    zoo_dir: str | None = setting(None, "the zoo to learn from (null: runs/zoo-TASK-0)")
-    policy_from: str | None = setting(None, "the policy to go on from: a file, a run directory, or a bundled policy's name")
+    run_dir: str | None = setting(None, "where the run lies (null: runs/STAGE-TASK-SEED)", unit=PATH)
+    zoo_dir: str | None = setting(None, "the zoo to learn from (null: runs/zoo-TASK-0)", unit=PATH)
+    policy_from: str | None = setting(
+        None, "the policy to go on from: a file, a run directory, or a bundled policy's name", unit=PATH
+    )
 
     def build_task(self) -> Task:
         return build_task(**vars(self.task))
@@ -74,8 +77,26 @@ def groups() -> dict[str, list[str]]:
     return {group: sorted(names) for group, names in found.items()}
 
 
+@cache
+def _paths() -> set[str]:
+    return {name for name, knob in all_knobs().items() if knob.unit == PATH}
+
+
+def plain_path(text: str) -> tuple[str, str | None] | None:
+    """Name and value of a `key=value` text whose setting is a path: the value as it stands, whatever is in it, less quotes
+    around it. None for any other setting. Raises: InputError for an empty one."""
+    name, is_setting, value = text.partition("=")
+    if not is_setting or name not in _paths():
+        return None
+    if not value:
+        raise InputError(f"{name}= names no path: name one, or leave the setting away")
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    return name, None if value == "null" else value
+
+
 def parse(overrides: list[str]) -> dict[str, object]:
-    """Setting -> value from `key=value` texts, in Hydra's grammar; the last of one name counts.
+    """Setting -> value from `key=value` texts, in Hydra's grammar but for paths; the last of one name counts.
 
     Raises: InputError for what is none, or has several values.
     """
@@ -84,6 +105,9 @@ def parse(overrides: list[str]) -> dict[str, object]:
 
     found: dict[str, object] = {}
     for text in overrides:
+        if path := plain_path(text):
+            found[path[0]] = path[1]
+            continue
         try:
             override = OverridesParser.create().parse_override(text)
             swept = override.is_sweep_override()

@@ -4,8 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import struct
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -40,30 +40,32 @@ def write_atomic(path: str | Path, content: bytes | str | Iterable[bytes | memor
 
     Raises: InputError when the place cannot be written to (missing folder, no permission, full disk).
     """
-    path = Path(path).resolve()
     whole = content.encode() if isinstance(content, str) else content
-    parts = [whole] if isinstance(whole, bytes) else whole
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file")
-    if path.exists() and not path.is_file():
-        raise InputError(f"cannot write {path}: it is not a regular file")
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            for part in parts:
+        path = Path(path).resolve()  # through links, to what they stand for
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot write {path}: it is {'a folder; name a file' if path.is_dir() else 'not a regular file'}")
+        mode = path.stat().st_mode & 0o777 if path.exists() else None  # kept; of a new file, what the umask leaves
+        unfinished = path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.tmp")
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            temporary = unfinished
+            if mode is not None:
+                temporary.chmod(mode)
+            for part in [whole] if isinstance(whole, bytes) else whole:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
         temporary = None
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    except RuntimeError as error:  # before Python 3.13, of a link that leads to itself
+        raise InputError(f"cannot write {path}: {error}") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                Path(temporary).unlink()
+                temporary.unlink()
 
 
 def lock(handle: int | IO, wait: bool = False, shared: bool = False) -> bool:
@@ -98,6 +100,13 @@ def refuse_collisions(names: Sequence[str], out: Path) -> None:
         raise InputError(f"two inputs have the same name ({', '.join(twice)}), so their outputs would collide in {out}")
 
 
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The numbers of a tensor in row-major order, as bytes. An axis of length one may have any stride and still counts as
+    contiguous, so strides are made plain here rather than asked for."""
+    whole = tensor.detach().cpu().contiguous()
+    return whole.as_strided((whole.numel(),), (1,)).view(torch.uint8).numpy().data
+
+
 def safetensors_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     """A `.safetensors` file in parts, the header and then each tensor as it lies in memory: no copy of the whole is made. Its
     bytes depend on its content alone (the library writes metadata in random order, from a copy): largest data types first, as
@@ -114,7 +123,7 @@ def safetensors_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     text += b" " * (-len(text) % 8)
     yield struct.pack("<Q", len(text)) + text
     for name in order:
-        yield tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        yield raw_bytes(tensors[name])
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -20,6 +20,9 @@ LONGEST_LIST = 64
 COUNT, SHARE, WEIGHT, OFTEN = (1, 100_000), (0, 1), (0, 1e4), (1, 1e9)  # bounds that many settings have
 
 
+PATH = "a path"  # the unit of settings whose text is taken as it stands
+
+
 def setting(
     default: Any, help: str, bounds: tuple | None = None, *, choices: tuple = (), unit: str = "", hot: bool = False
 ) -> Any:

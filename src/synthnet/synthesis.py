@@ -13,7 +13,7 @@ from synthnet.device import choose_device
 from synthnet.engine import NetFile, input_files, network_of, open_net, output_files, write_all
 from synthnet.errors import InputError, unknown
 from synthnet.files import sha256_of
-from synthnet.nets import Arch, UserArch, WeightState, metadata_json, read_metadata
+from synthnet.nets import Arch, UserArch, WeightState, looks_trained, match_start, metadata_json, read_metadata
 from synthnet.policy import Policy, layout_of, read_policy, rollout, standard_noise, with_noise
 from synthnet.policy import steps as ways
 from synthnet.seeds import generator
@@ -74,10 +74,10 @@ def _depth_known(archs: list[Arch], arch: Arch | UserArch) -> tuple[bool, int]:
 def _covers(record: dict, arch: Arch | UserArch) -> bool:
     """Whether the policy that a file's metadata describes covers an architecture; its tensors are not needed for that."""
     try:
-        layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"])
+        layout = layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"])
     except InputError:
         return False
-    return True
+    return layout.n_classes in (None, Arch.from_dict(record["archs"][0]).kind[2])
 
 
 def check_cover(policy: Policy, file: NetFile, strict: bool = False) -> None:
@@ -143,18 +143,58 @@ def choose_steps(policy: Policy, steps: int | str | None) -> int | str:
     return steps
 
 
+def start_weights(policy: Policy, files: Sequence[NetFile]) -> list[Tensor]:
+    """What the policy begins with for each file [weights]: its weights, at the root mean square of start weights.
+
+    Raises: InputError for weights that no step can mend: constant, denormal, or with units that nothing tells apart. Warns
+    where weights were scaled, and where they look trained.
+    """
+    starts, scaled, trained = [], {}, {}
+    for file in files:
+        spec = file.net.spec
+        try:
+            flat, factors = match_start(spec, file.flat)
+            groups = file.net.symmetry.told_apart(flat) if policy.config.tokens["name"] == "unit" else {}
+            for group, n_apart in groups.items():
+                if 2 * n_apart <= (size := file.net.symmetry.groups[group]) and size > 1:
+                    raise InputError(
+                        f"of the {size} units of group {group}, only {n_apart} differ: draw start weights at random"
+                    )
+        except InputError as error:
+            raise InputError(f"{file.path}: {error}") from error
+        starts.append(flat)
+        scaled |= {file.path: factors} if factors else {}
+        trained |= {file.path: names} if (names := looks_trained(spec, file.flat)) else {}
+    if scaled:
+        factors = next(iter(scaled.values()))
+        shown = ", ".join(f"{name} x {factor:.3g}" for name, factor in list(factors.items())[:4])
+        more = ", …" if len(factors) > 4 else ""
+        warnings.warn(f"{_these(scaled)}: scaled to the root mean square of start weights ({shown}{more})", stacklevel=3)
+    if trained:
+        warnings.warn(
+            f"{_these(trained)}: looks trained; the policy was shown random weights, and may make it worse", stacklevel=3
+        )
+    return starts
+
+
+def _these(files: dict) -> str:
+    first = next(iter(files))
+    return f"{first} and {len(files) - 1} more" if len(files) > 1 else str(first)
+
+
 @torch.no_grad()
 def synthesize_nets(
     policy: Policy, files: Sequence[NetFile], n_steps: int | str, sample: int | None = None, alone: bool = False
 ) -> tuple[list[Tensor], list[int]]:
     """WK [weights] and K for each file, in order. Files of one architecture and task go through the policy together, or
     each `alone`."""
+    starts = start_weights(policy, files)
     results: dict[int, Tensor] = {}
     taken: dict[int, int] = {}
     kinds = [(file.arch, file.net.task) for file in files]
     together = [[i for i, kind in enumerate(kinds) if kind == one] for one in dict.fromkeys(kinds)]
     for members in [[i] for i in range(len(files))] if alone else together:
-        start = torch.stack([files[i].flat for i in members]).to(policy.device)
+        start = torch.stack([starts[i] for i in members]).to(policy.device)
         shape = (len(start), policy.code_dim or start.shape[1])
         noise = lambda step, shape=shape: standard_noise(shape, generator(sample or 0, "sample", step), policy.device)  # noqa: E731
         if isinstance(n_steps, str):
@@ -222,7 +262,8 @@ def synthesize_sequence(
     file = open_net(weights, like)
     trained, digest = _serving([file], policy, device, strict=False)
     n_steps = int(choose_steps(trained, steps))
-    states = rollout(trained, file.flat[None].to(trained.device), n_steps, file.net)
+    (start,) = start_weights(trained, [file])
+    states = rollout(trained, start[None].to(trained.device), n_steps, file.net)
     return [file.state, *(_result(file, state[0].cpu(), digest, k) for k, state in enumerate(states, 1))]
 
 

@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synthnet.config import parse
+from synthnet.config import parse, plain_path
 from synthnet.errors import InputError, missing_extra
 from synthnet.files import write_atomic
 from synthnet.lab.fork import lay_out
@@ -58,6 +58,9 @@ def parse_space(settings: list[str]) -> tuple[dict[str, Axis], dict[str, object]
 
     space, fixed = {}, []
     for text in settings:
+        if plain_path(text):
+            fixed.append(text)
+            continue
         try:
             override = OverridesParser.create().parse_override(text)
             value = override.value()

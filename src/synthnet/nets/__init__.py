@@ -16,7 +16,7 @@ from synthnet.nets.identity import (
     prediction_shortfall,
     shortfall,
 )
-from synthnet.nets.start import draw_init, init_scale
+from synthnet.nets.start import draw_init, init_scale, looks_trained, match_start
 from synthnet.nets.symmetry import Piece, Symmetry
 from synthnet.nets.tracing import traced_symmetry
 from synthnet.nets.user_code import UserArch, load_function, split_name

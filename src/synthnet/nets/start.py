@@ -6,6 +6,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from synthnet.errors import InputError
 from synthnet.nets.weights import WeightSpec
 
 
@@ -38,3 +39,59 @@ def init_scale(spec: WeightSpec) -> Tensor:
         fan_in = prod(shape[1:]) if len(shape) > 1 else 1
         parts.append(torch.full((prod(tensor.shape),), max(fan_in, 1) ** -0.5))
     return torch.cat(parts)
+
+
+DEVIATIONS = 4.0  # of the mean square of so many uniform draws: what lies within is a start as it was expected
+SMALLEST, NARROWEST = 1e-30, 1e-3  # root mean squares below which float32 tells too little; deviation, as a share of them
+OUTLIER, SLACK = 1.1, 1.0  # largest singular value as a share of what independent numbers have, and what small matrices may add
+
+
+def match_start(spec: WeightSpec, flat: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Start weights [weights] with each tensor at the root mean square of `draw_init`, and by what those were scaled that
+    needed it: where the mean square lies within four deviations of what so many draws have, not a bit changes. Zero biases
+    stay zero; norms are not random and stay as they are.
+
+    Raises: InputError for a tensor that is constant, or whose numbers are too small to be told apart. Figures:
+    docs/experiments/start-weights.md.
+    """
+    scale, places, factors = init_scale(spec), spec.slices(), {}
+    for name, shape in random_tensors(spec):
+        place = places[name]
+        own = flat[place].double()
+        square, expected = own.square().mean(), float(scale[place][0]) ** 2 / 3
+        if not square:
+            continue
+        if square.sqrt() < SMALLEST:
+            raise InputError(f"{name} holds numbers of about {float(square.sqrt()):.0e}, too small for float32 to tell apart")
+        if len(shape) > 1 and len(own) > 1 and own.std() < NARROWEST * square.sqrt():
+            raise InputError(
+                f"{name} is constant ({float(own[0]):.4g} throughout): start weights are the noise, draw them at random"
+            )
+        # of x uniform in ±s: mean square s²/3, whose deviation over n draws is s²√(4/45n)
+        if abs(square / expected - 1) > DEVIATIONS * 3 * (4 / 45 / len(own)) ** 0.5:
+            factors[name] = float((expected / square).sqrt())
+            flat = flat.clone() if len(factors) == 1 else flat  # the caller's stays as it is
+            flat[place] = (own * factors[name]).float()
+    return flat, factors
+
+
+def random_tensors(spec: WeightSpec) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the tensors that `draw_init` draws: all but those of norms."""
+    shapes = {tensor.name: tensor.shape for tensor in spec.floats}
+    owner = {name: shapes.get(name.rpartition(".")[0] + ".weight", ()) for name in shapes}
+    return [(name, shape) for name, shape in shapes.items() if len(shape) > 1 or len(owner[name]) > 1]
+
+
+def looks_trained(spec: WeightSpec, flat: Tensor) -> list[str]:
+    """The matrices whose largest singular value lies beyond that of independent numbers of one deviation, whatever their law
+    and scale: σ(√m + √n) and fluctuations that fall with size (Marčenko and Pastur 1967; Yin, Bai and Krishnaiah 1988)."""
+    found, places = [], spec.slices()
+    for name, shape in random_tensors(spec):
+        if len(shape) < 2 or min(rows := shape[0], columns := prod(shape[1:])) < 8 or rows * columns > 1 << 18:
+            continue
+        matrix = flat[places[name]].double().reshape(rows, columns)
+        matrix = matrix - matrix.mean()
+        limit = float(matrix.std()) * (rows**0.5 + columns**0.5) * (OUTLIER + SLACK / min(rows, columns))
+        if float(torch.linalg.matrix_norm(matrix, 2)) > limit:
+            found.append(name)
+    return found

@@ -109,6 +109,19 @@ class Symmetry:
                     flat[:, piece.index] *= scale if piece.dims[axis] == 0 else 1 / scale
         return flat
 
+    def told_apart(self, flat: Tensor) -> dict[str, int]:
+        """How many of each group's units differ from one another in what they receive or give; one net's weights [weights]."""
+        found = {}
+        for group, size in self.groups.items():
+            rows = [
+                flat[piece.index].movedim(axis, 0).reshape(size, -1) + 0.0  # -0 is 0
+                for piece in self.pieces
+                for axis, member in enumerate(piece.groups)
+                if member == group
+            ]
+            found[group] = len({row.numpy().tobytes() for row in torch.cat(rows, 1)})
+        return found
+
     def balance(self, flat: Tensor) -> Tensor:
         """Weights [net weights] of the same function in which each scalable unit's incoming and outgoing norms are equal.
 

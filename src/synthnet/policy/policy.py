@@ -76,6 +76,7 @@ class Policy(nn.Module):
                 vocabulary |= self._build_layout(network_of(arch), None).vocabulary
         self.vocabulary = vocabulary
         layout = self._build_layout(network_of(archs[0]), vocabulary)
+        self.n_classes = layout.n_classes
         self.trunk = build_backbone(config.backbone, layout, config.k_max)
         self.critic = self._build_critic() if config.critic else None
         self.imagined = self._build_imagined() if config.imagined else None
@@ -110,6 +111,8 @@ class Policy(nn.Module):
         key = (net.spec, net.task, self.device)
         if key not in self._layouts:
             layout = self._build_layout(net, self.vocabulary)
+            if layout.n_classes != self.n_classes:
+                raise InputError(f"the policy knows {self.n_classes} classes one by one, this network has {layout.n_classes}")
             self._layouts[key] = replace(layout, statistics=self._statistics(net.task)).to(self.device)
         return self._layouts[key]
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from synthnet.errors import InputError
-from synthnet.files import lock, write_atomic, write_safetensors
+from synthnet.files import lock, raw_bytes, write_atomic, write_safetensors
 from synthnet.runs import ranks
 from synthnet.runs.journal import append, records
 from synthnet.runs.setup import Setup
@@ -185,7 +185,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of tensors, by name."""
     found = hashlib.sha256()
     for name in sorted(tensors):
-        found.update(name.encode() + b"\0" + tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        found.update(name.encode() + b"\0" + raw_bytes(tensors[name]))
     return found.hexdigest()
 
 

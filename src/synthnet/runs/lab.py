@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from synthnet.errors import InputError
 from synthnet.runs import executors
-from synthnet.settings import COUNT, options, setting
+from synthnet.settings import COUNT, PATH, options, setting
 
 SHAPES = ("constant", "linear", "cosine")
 SAMPLERS = ("grid", "random", "tpe")
@@ -48,7 +48,7 @@ class LabConfig:
 
     schedules: dict[str, Schedule] = field(default_factory=dict, metadata={"help": "hot knob -> its course over updates"})
     tensorboard: bool | None = setting(None, "event files in the run directory (null: where tensorboard is installed)")
-    mlflow: str | None = setting(None, "a tracking address, as in sqlite:///mlflow.db")
+    mlflow: str | None = setting(None, "a tracking address, as in sqlite:///mlflow.db", unit=PATH)
     wandb: str | None = setting(None, "a Weights & Biases run", choices=(None, "offline", "online"))
 
 

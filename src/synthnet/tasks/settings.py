@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from synthnet.settings import setting
+from synthnet.settings import PATH, setting
 
 
 @dataclass
 class DataConfig:
     split_seed: int = setting(0, "which split into train, reward, val and test")
-    data_dir: str | None = setting(None, "a folder of local files, for tasks that read them")
+    data_dir: str | None = setting(None, "a folder of local files, for tasks that read them", unit=PATH)
     held_back: int = setting(0, "so many of the last train images count as reward images, which no supervised stage sees")
 
     @property

@@ -106,7 +106,18 @@ class Task:
     def _select(self, parts: list[str]) -> tuple[Tensor, Tensor]:
         if self.joint:
             raise ValueError(f"{self.name} has several data sets: ask its members")
-        return _chosen(self.source, self.data_dir, self.split_seed, self.side, self.held_back, tuple(parts))
+        inputs, labels = _chosen(self.source, self.data_dir, self.split_seed, self.side, self.held_back, tuple(parts))
+        n_inputs, n_classes = (getattr(self.network.module, name, None) for name in ("n_inputs", "n_classes"))
+        if n_inputs not in (None, inputs.shape[1]):
+            raise InputError(
+                f"task {self.name}: its network takes {n_inputs} inputs, an example of {self.source} has {inputs.shape[1]}"
+            )
+        if n_classes is not None and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
+            raise InputError(
+                f"task {self.name}: its network tells {n_classes} classes apart (labels 0 to {n_classes - 1}), "
+                f"{self.source} has labels {int(labels.min())} to {int(labels.max())}"
+            )
+        return inputs, labels
 
     def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
         """Start weights [seed weights] (`draw_init`). Each seed has a generator of its own, so a net does not depend on which

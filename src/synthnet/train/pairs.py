@@ -16,7 +16,7 @@ from synthnet.errors import InputError
 from synthnet.policy import Policy, synth_steps
 from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
-from synthnet.settings import COUNT, WEIGHT, check_settings, setting
+from synthnet.settings import COUNT, PATH, WEIGHT, check_settings, setting
 from synthnet.tasks import Task
 from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, Run, check_steps
 from synthnet.train.validation import Validation
@@ -42,7 +42,7 @@ class PairsConfig:
     batch: int = setting(64, "pairs an update", COUNT, hot=True)
     runs: int | None = setting(None, "of the zoo to learn from (null: all)", COUNT)
     source: str = setting("zoo", "of states: the runs' own, the corruptor's from their clean ones, or both", choices=SOURCES)
-    corruptor: str | None = setting(None, "the corruptor's file or run directory")
+    corruptor: str | None = setting(None, "the corruptor's file or run directory", unit=PATH)
     val_seeds: int = setting(64, "unseen start weights that are validated on", (2, 1e6))
     val_steps: list[int] = setting([1, 2, 4], "the K that are validated", STEPS)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=4000, validate_every=250, checkpoint_every=500))

@@ -38,7 +38,8 @@ class TokenLayout:
     token sits in the net; token_of [weight] is the action token that each weight belongs to (edge rows count as tokens of
     their own); column_of [weight] is the column of the vocabulary. statistics [number]: what the policy is told of the data set
     that the net is for, if anything. siblings [token]: tokens with the same number are units that the net treats together (the
-    channels of one norm group, the dims of one head); None where no units are.
+    channels of one norm group, the dims of one head); None where no units are. n_classes: how many tokens are classes, which a
+    trunk knows one by one; None where outputs have no tokens.
     """
 
     unit_index: Tensor
@@ -51,6 +52,7 @@ class TokenLayout:
     vocabulary: Mapping[str, int]
     statistics: Tensor | None = None
     siblings: Tensor | None = None
+    n_classes: int | None = None
 
     @property
     def n_weights(self) -> int:

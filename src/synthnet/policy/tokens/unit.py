@@ -79,6 +79,7 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         column_of,
         vocabulary,
         siblings=_siblings(parts, rows),
+        n_classes=sizes[CLASSES,] if config.classes else None,
     )
 
 
