@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+MEASURES = {"nearest_raw", "nearest_aligned", "barrier"}  # distances and nats; what else is summed up is a share
 OVER = "minus twins, points; 95 % over seeds, images"
 SCALARS = 60  # a file with more plain numbers is one to plot, not to read
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -39,7 +40,9 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def summary(entry: dict) -> str:
+def summary(entry: dict, share: bool = True) -> str:
+    if not share:
+        return f"{entry['mean']:.4g} ± {entry['sd']:.2g}"
     return f"{percent(entry['mean'])} ± {percent(entry['sd'])} %"
 
 
@@ -130,11 +133,11 @@ def section(path: Path) -> str:
     summaries = find(result, lambda entry: is_summary(entry) or is_report(entry))
     summaries = [(where, entry) for where, entry in summaries if not is_report(entry)]
     if summaries:
-        lines += ["| | mean ± sd | worst, best, % |", "|---|---|---|"]
-        lines += [
-            f"| {' / '.join(where)} | {summary(entry)} | {percent(entry['min'])}, {percent(entry['max'])} |"
-            for where, entry in summaries
-        ]
+        lines += ["| | mean ± sd | least, most |", "|---|---|---|"]
+        for where, entry in summaries:
+            share = where[-1] not in MEASURES
+            show = percent if share else "{:.4g}".format
+            lines.append(f"| {' / '.join(where)} | {summary(entry, share)} | {show(entry['min'])}, {show(entry['max'])} |")
         lines.append("")
     numbers = scalars(result)
     if len(numbers) > SCALARS:

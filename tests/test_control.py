@@ -280,9 +280,8 @@ def test_every_row_of_a_long_run_is_drawn_once_however_often_it_is_chosen(page, 
     """Choosing and refreshing once loaded from the same place, so rows came twice and lines jumped back."""
     _long_run(root)
     wait_for(lambda: "2 runs" in page.text("#count"))
-    for _ in range(5):
-        page.run("document.querySelector('.run[title=long]').click(); refresh(); document.querySelector('.run[title=done]').click();")
-        page.run("document.querySelector('.run[title=long]').click(); refresh(); refresh();")
+    for name in 5 * ("long", "done", "long"):
+        page.run(f"document.querySelector('.run[title={name}]').click(); refresh();")
     wait_for(lambda: page.text("#charts") and page.run("return state.rows.length") == 9000)
     assert page.run("return state.rows.map((row) => row.update)") == list(range(1, 9001))
     wait_for(lambda: page.run(XS))

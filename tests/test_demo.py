@@ -43,3 +43,22 @@ def test_the_demo_also_shows_a_cnn(tmp_path, monkeypatch, capsys):
 def test_distil_goes_with_train():
     with pytest.raises(InputError, match="--train"):
         demo.demo("digits-mlp", 4, "out", rebuild=False, distil=True, device="cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:outputs of different seeds", "ignore:half-batch gradients")
+@pytest.mark.parametrize("distil", [False, True])
+def test_a_policy_is_rebuilt_from_nothing(tmp_path, monkeypatch, distil):
+    """The stages of the demo's experiment, with next to no budget."""
+    tiny = ["task.hidden=[8]", "zoo.runs=4", "zoo.heldout=4", "zoo.shard=4", "backbone.dim=16", "backbone.depth=1",
+            "backbone.heads=2", "pairs.batch=4", "pairs.val_seeds=2", "distil.val_seeds=2", "grpo.val_seeds=2",
+            "reward.batch=32", "grpo.prompts=2", "grpo.num_generations=4", "grpo.signal_every=0",
+            "lab.tensorboard=false"]  # fmt: skip
+    loops = [f"{stage}.loop.{name}=1" for stage in ("pairs", "distil", "grpo") for name in ("updates", "validate_every")]
+    full = demo.run_command
+    monkeypatch.setattr(demo, "run_command", lambda stage, settings: full(stage, [*settings, *tiny, *loops]))
+    made = demo.rebuild_policy(build_task("digits-mlp"), tmp_path / "train", distil, "cpu")
+    folder = tmp_path / ("train-distil" if distil else "train")
+    assert made == folder / "grpo" / "policy.safetensors"
+    assert made.exists()
+    assert (folder / "distil").exists() == distil

@@ -52,7 +52,7 @@ def test_k_may_be_drawn_for_each_rollout(tiny):
 def test_k_by_rollout_lets_efficiency_and_step_cost_move_advantages(tiny):
     """With one K per group a cost per step is the same for all its rollouts and cancels."""
     config, reward = _config(num_generations=8), RewardConfig(accuracy=0.0, bounded_loss=0.0, step_cost=0.1, batch=32)
-    assert config.by_rollout(reward) and not config.by_rollout(RewardConfig())
+    assert config.k_by_rollout(reward) and not config.k_by_rollout(RewardConfig())
     policy = make_policy(tiny)
     seen = experience(policy, [tiny], config, reward, (), seed=0, update=0)
     assert seen.advantages.any()

@@ -8,9 +8,11 @@ from synthnet.errors import InputError
 from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
 from synthnet.nets.weights import read_weights
+from synthnet.policy import tokens
 from synthnet.policy.policy import Policy, PolicyConfig
 from synthnet.policy.rollout import rollout
 from synthnet.policy.tokens import Tokens, build_layout
+from synthnet.settings import options
 from synthnet.tasks.task import build_task
 
 
@@ -22,6 +24,10 @@ def _layout(task, scheme):
 def cnn():
     """Two convolutions: an edge holds the nine numbers of a kernel, and the flatten gives a channel nine places."""
     return build_task("mnist5k-cnn", channels=[3, 5])
+
+
+def test_every_scheme_of_the_folder_is_tested():
+    assert {scheme["name"] for scheme in SCHEMES} == set(options(tokens))
 
 
 SCHEMES = [{"name": "unit"}, {"name": "unit", "classes": True}, {"name": "chunk", "size": 64}, {"name": "chunk", "size": 0}]

@@ -17,7 +17,8 @@ def at_least(minimum: float, group: str, config: object, *names: str) -> None:
 
 def missing_extra(package: str, extra: str) -> InputError:
     """The error for an optional dependency that is not installed."""
-    return InputError(f"this needs {package}, which is not installed: pip install 'synthnet[{extra}]'")
+    hint = f"pip install 'synthnet[{extra}]' (in a clone: '.[{extra}]')"
+    return InputError(f"this needs {package}, which is not installed: {hint}")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:

@@ -14,7 +14,7 @@ from synthnet.engine import NetFile, input_files, network_of, open_net, output_f
 from synthnet.errors import InputError, unknown
 from synthnet.files import sha256_of
 from synthnet.nets import Arch, UserArch, WeightState, looks_trained, match_start, metadata_json, read_metadata
-from synthnet.policy import Policy, layout_of, read_policy, rollout, standard_noise, with_noise
+from synthnet.policy import Policy, layout_of, read_policy, reads_units, rollout, standard_noise, with_noise
 from synthnet.policy import steps as ways
 from synthnet.seeds import generator
 from synthnet.settings import option, options
@@ -127,7 +127,7 @@ def choose_steps(policy: Policy, steps: int | str | None) -> int | str:
     if steps is None:
         return int(policy.record.get("best_k", 1))
     if steps in options(ways):
-        if policy.critic is None:
+        if getattr(option(ways, steps, "steps"), "NEEDS_CRITIC", False) and policy.critic is None:
             raise InputError(f"--steps {steps} needs an early-stop critic: train one with synthnet critic, or give K")
         return steps
     try:
@@ -149,12 +149,14 @@ def start_weights(policy: Policy, files: Sequence[NetFile]) -> list[Tensor]:
     Raises: InputError for weights that no step can mend: constant, denormal, or with units that nothing tells apart. Warns
     where weights were scaled, and where they look trained.
     """
-    starts, scaled, trained = [], {}, {}
+    starts: list[Tensor] = []
+    scaled: dict[Path, dict[str, float]] = {}
+    trained: dict[Path, list[str]] = {}
     for file in files:
         spec = file.net.spec
         try:
             flat, factors = match_start(spec, file.flat)
-            groups = file.net.symmetry.told_apart(flat) if policy.config.tokens["name"] == "unit" else {}
+            groups = file.net.symmetry.told_apart(flat) if reads_units(policy.config.tokens) else {}
             for group, n_apart in groups.items():
                 if 2 * n_apart <= (size := file.net.symmetry.groups[group]) and size > 1:
                     raise InputError(

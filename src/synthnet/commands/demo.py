@@ -12,9 +12,9 @@ from synthnet.device import choose_device
 from synthnet.engine import Training, score, train_population
 from synthnet.errors import InputError
 from synthnet.files import make_folder
+from synthnet.lab.fork import run_command
 from synthnet.nets import WeightState, read_weights, to_image, write_weights
 from synthnet.policy import read_policy
-from synthnet.stages import run_stages
 from synthnet.synthesis import choose_steps, find_policy, policy_path, synthesize
 from synthnet.tasks import Task, build_task
 
@@ -62,7 +62,7 @@ def rebuild_policy(task: Task, folder: Path, distil: bool, device: str) -> Path:
     """A policy from nothing: zoo → pairs → (distil) → GRPO, with the settings of configs/experiment/demo.yaml."""
     stages = "stages=[zoo,pairs,distil,grpo]" if distil else "stages=[zoo,pairs,grpo]"
     target = folder.with_name(f"{folder.name}-distil") if distil else folder
-    return run_stages([f"device={device}", f"task={task.name}", "experiment=demo", stages, f"run_dir={target}"])
+    return run_command("run", [f"device={device}", f"task={task.name}", "experiment=demo", stages, f"run_dir={target}"])
 
 
 def sgd_states(task: Task, starts: Tensor, device: torch.device) -> Tensor:

@@ -91,7 +91,7 @@ class GrpoConfig:
         default_factory=lambda: OptimConfig(learning_rate=1e-4, weight_decay=0.0, warmup=10, final_rate=0.2, ema=0.95)
     )
 
-    def by_rollout(self, reward: RewardConfig) -> bool:
+    def k_by_rollout(self, reward: RewardConfig) -> bool:
         """Whether K is drawn for each rollout: where a reward counts steps, one K per group would cancel in the advantages."""
         return self.steps_by == "rollout" or (self.steps_by is None and reward.needs("COUNTS_STEPS"))
 

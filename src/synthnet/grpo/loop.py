@@ -140,7 +140,7 @@ def experience(
     prompts = [draw_prompt("grpo", each, reward.split, policy.device, *drawn, vary=vary) for each in members]
     images, labels = prompts[0].images, prompts[0].labels
     nets, by_step = [each.network for each in members], config.grouping != "inter" or reward.needs("NEEDS_STEPS")
-    rollouts = estimator.sample(policy, nets, prompts, config, config.by_rollout(reward), seed, update)
+    rollouts = estimator.sample(policy, nets, prompts, config, config.k_by_rollout(reward), seed, update)
     rewards_R, scored, metrics = estimator.score(rollouts, images, labels, reward, by_step, hooks, seed, update)
     rewards_PG = rewards_R.view(-1, config.num_generations)
     gains_PGK = step_gains(scored, rewards_R, config.step_rewards).view(*rewards_PG.shape, -1) if by_step else None

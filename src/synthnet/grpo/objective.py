@@ -105,22 +105,22 @@ def controlled(advantages_PGK: Tensor, control: str, draw: torch.Generator) -> T
     return advantages_PGK.gather(1, order.unsqueeze(-1).expand_as(advantages_PGK))
 
 
-def by_rollout(lengths_R: Tensor, longest: int) -> Tensor:
+def mean_of_rollouts(lengths_R: Tensor, longest: int) -> Tensor:
     """What each token of a rollout counts [R]: mean over rollouts of their means over tokens (GRPO, arXiv 2402.03300)."""
     return 1 / (len(lengths_R) * lengths_R.clamp_min(1))
 
 
-def by_token(lengths_R: Tensor, longest: int) -> Tensor:
+def mean_of_tokens(lengths_R: Tensor, longest: int) -> Tensor:
     """Mean over all tokens of the update (bnpo in TRL; DAPO, arXiv 2503.14476)."""
     return torch.ones_like(lengths_R) / lengths_R.sum().clamp_min(1)
 
 
-def by_constant(lengths_R: Tensor, longest: int) -> Tensor:
+def sum_over_constant(lengths_R: Tensor, longest: int) -> Tensor:
     """Sum over tokens, over rollouts times the most tokens that there can be (Dr. GRPO, arXiv 2503.20783)."""
     return torch.ones_like(lengths_R) / (len(lengths_R) * longest)
 
 
-LOSS_TYPES = {"grpo": by_rollout, "bnpo": by_token, "dapo": by_token, "dr_grpo": by_constant}
+LOSS_TYPES = {"grpo": mean_of_rollouts, "bnpo": mean_of_tokens, "dapo": mean_of_tokens, "dr_grpo": sum_over_constant}
 
 
 def levelled(log_ratio: Tensor, kl: Tensor, sizes: Tensor, level: str) -> Tensor:

@@ -243,7 +243,7 @@ def measure(
 
 
 def _score_of(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Accuracy and cross-entropy of each net from its class probabilities [net example class], as `functional.score` gives."""
+    """Accuracy and cross-entropy of each net from its class probabilities [net example class], as `engine.score` gives."""
     right = probabilities.gather(-1, labels.expand(probabilities.shape[:-1]).unsqueeze(-1)).squeeze(-1)
     return (probabilities.argmax(-1) == labels).double().mean(-1), -right.clamp_min(1e-30).log().double().mean(-1)
 

@@ -20,7 +20,7 @@ from synthnet.policy.action import WeightGaussian
 from synthnet.policy.critic import Critic
 from synthnet.policy.imagined import Imagined, io_sizes
 from synthnet.policy.moe import mixtures
-from synthnet.policy.tokens import TokenLayout, build_layout
+from synthnet.policy.tokens import TokenLayout, build_layout, reads_units
 from synthnet.policy.trunks import build_backbone
 from synthnet.seeds import generator
 from synthnet.settings import check_settings, setting
@@ -268,4 +268,4 @@ def _as_steps(steps_left: Tensor | int, scaled: Tensor) -> Tensor:
 
 def layout_of(tokens: dict, net: Network, vocabulary: dict[str, int] | None) -> TokenLayout:
     """The token layout of a network under a token scheme. Raises: InputError where the vocabulary does not cover it."""
-    return build_layout(tokens, net.spec, net.symmetry if tokens["name"] == "unit" else None, vocabulary)
+    return build_layout(tokens, net.spec, net.symmetry if reads_units(tokens) else None, vocabulary)

@@ -6,6 +6,8 @@ from synthnet.engine import Network
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_planned
 
+NEEDS_CRITIC = True
+
 
 def synthesize(policy: Policy, start: Tensor, net: Network) -> tuple[Tensor, Tensor]:
     return synthesize_planned(policy, start, net, lambda step: 1)

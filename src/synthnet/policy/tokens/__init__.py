@@ -1,14 +1,14 @@
 """Tokens: how flat weights become a set of vectors for a trunk, and back. One file per scheme; each builds a `TokenLayout`."""
 
-import importlib
-import pkgutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from synthnet.errors import unknown
+from synthnet.settings import option
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,14 @@ def build_layout(config: dict, spec, symmetry, vocabulary: Mapping[str, int] | N
     Raises: InputError for an unknown scheme, or a network that the vocabulary does not cover.
     """
     settings = dict(config)
-    name = settings.pop("name")
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
-    if name not in names:
-        raise unknown("token scheme", name, names)
-    module = importlib.import_module(f"synthnet.policy.tokens.{name}")
+    module = _scheme(settings.pop("name"))
     return module.build(module.Config(**settings), spec, symmetry, vocabulary)
+
+
+def reads_units(config: dict) -> bool:
+    """Whether a token scheme {name, …} is built from the unit groups of a net: READS_UNITS of its file."""
+    return getattr(_scheme(config["name"]), "READS_UNITS", False)
+
+
+def _scheme(name: str) -> ModuleType:
+    return option(sys.modules[__name__], name, "token scheme")

@@ -19,6 +19,7 @@ from synthnet.policy.tokens import EdgeBlock, TokenLayout
 from synthnet.settings import check_settings, setting
 
 CLASSES = "classes"
+READS_UNITS = True
 DEPTHS = {  # place of a hidden layer, counted from the first and from the last one -> two numbers
     "relative": lambda first, last: (first / (first + last), last / (first + last)),
     "ends": lambda first, last: (1 / first, 1 / last),
