@@ -95,7 +95,8 @@ def test_a_plain_function_is_a_reward_and_none_means_does_not_apply(tmp_path, ti
         return [None if i % 4 == 3 else float(c.n_steps) for i, c in enumerate(completions)]
 
     reward = RewardConfig(accuracy=0.0, bounded_loss=0.0, batch=40)
-    train_grpo(make_policy(tiny), tiny, _config(), reward, setup_at(tmp_path / "run"), reward_funcs=[(size, 2.0)])
+    with pytest.warns(UserWarning, match="spread"):  # all rollouts of a group have one K
+        train_grpo(make_policy(tiny), tiny, _config(), reward, setup_at(tmp_path / "run"), reward_funcs=[(size, 2.0)])
     assert seen == {"n": 8, "update": 3, "names": {t.name for t in tiny.network.spec.tensors}, "images": 40}
     row = next(row for row in _rows(tmp_path / "run") if "reward" in row)
     assert row["rewards/size"] == row["n_steps"]

@@ -280,9 +280,8 @@ def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, s
 
 def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> WeightState:
     provenance = {"policy_sha256": policy_sha256, "steps": n_steps, "start_sha256": sha256_of(file.path)}
-    kept: dict[str, str] = {
-        key: file.state.metadata[key] for key in ("synthnet.task", "synthnet.seed") if key in file.state.metadata
-    }
+    ours = ("synthnet.task", "synthnet.seed")
+    kept = {key: text for key, text in file.state.metadata.items() if key in ours or not key.startswith("synthnet.")}
     metadata = {**kept, "synthnet.format": "1", "synthnet.provenance": json.dumps(provenance)}
     if (described := file.arch.to_dict()) is not None:
         metadata["synthnet.arch"] = json.dumps(described)

@@ -99,6 +99,8 @@ def sweep(settings: list[str]) -> None:
         print(f"results in {setup.folder}/results.json, figure {draw_sweep(results, setup.folder / 'sweep.png')}")
     except InputError as error:
         print(f"results in {setup.folder}/results.json; no figure: {error}")
+    if results["trials"] and all(trial["state"] == "fail" for trial in results["trials"]):
+        raise InputError(f"every trial of the sweep failed; what they said is in {setup.folder}/trial-*/log.txt")
 
 
 def calibrate(settings: list[str]) -> None:

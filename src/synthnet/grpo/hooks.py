@@ -2,16 +2,17 @@
 
     def reward(*, prompts, completions, trainer_state, log_metric, **columns) -> list[float | None]
 
-As in TRL's `reward_funcs`: keywords only, one number per rollout, groups in a row, None where the function does not apply.
-prompts: each rollout's W0 {name: tensor}; completions: each rollout's `Completion`; trainer_state: {"update", "n_classes"};
-log_metric(name, value) writes a number into the metrics; columns: the reward batch's `images` and `labels`. `async def` is
-fine.
+As in TRL's `reward_funcs`: keywords only, one number within ±1e12 per rollout, groups in a row, None where it does not
+apply. prompts: each rollout's W0 {name: tensor}; completions: each rollout's `Completion`; trainer_state: {"update",
+"n_classes"}; log_metric(name, value) writes a number into the metrics; columns: the reward batch's `images` and `labels`.
+`async def` is fine.
 """
 
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from synthnet.errors import InputError
 from synthnet.nets import load_function, split_name
+
+LARGEST = 1e12  # of a reward: float32 squares of what a group differs by stay finite
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,30 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
     """
     logged: dict[str, float] = {}
     note = lambda name, value: logged.__setitem__(f"hook/{name}", float(value))  # noqa: E731
+    dtype = torch.get_default_dtype()
     try:
-        given = hook.function(prompts=prompts, completions=completions, trainer_state=state, log_metric=note, **columns)
-        if inspect.isawaitable(given):
-            given = asyncio.run(_wait(given))
-        values = [math.nan if value is None else float(value) for value in given]
+        with torch.set_grad_enabled(torch.is_grad_enabled()):  # whatever it switches, the training goes on as it was
+            given = hook.function(prompts=prompts, completions=completions, trainer_state=state, log_metric=note, **columns)
+            if inspect.isawaitable(given):
+                given = asyncio.run(_wait(given))
+        if isinstance(given, str | bytes | Mapping | Set):
+            raise TypeError(f"expected a list of numbers, got a {type(given).__name__}")
+        values = [None if value is None else float(value) for value in given]
     except Exception as error:  # the user's own code: whatever it raises is the user's to read
         raise InputError(
             f"reward function {hook.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
+    finally:
+        torch.set_default_dtype(dtype)
     if len(values) != len(completions):
         expected = f"{len(completions)} numbers, one per rollout"
         raise InputError(f"reward function {hook.name} should return {expected}, got {len(values)}")
-    if any(map(math.isinf, values)):
-        raise InputError(f"reward function {hook.name} gave an infinite reward: give a finite floor, or None")
-    return torch.tensor(values, dtype=torch.float64), logged
+    for value in values:
+        if value is not None and not abs(value * hook.weight) <= LARGEST:
+            raise InputError(f"reward function {hook.name} gave {value:g}: give a number within ±{LARGEST:g}, or None")
+    if all(value is None for value in values):
+        warnings.warn(f"reward function {hook.name} gave None for all rollouts of an update", stacklevel=2)
+    return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64), logged
 
 
 def ask_all(

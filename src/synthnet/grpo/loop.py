@@ -7,6 +7,7 @@ reference policy.
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,7 @@ def train_grpo(
             reference.load_state_dict(best.state_dict())
 
     sections, companions = {"grpo": config, "reward": reward}, {"reference": reference} if reference else {}
+    updates = flat = 0
     with Run(setup, policy, config, validate, sections, sound, companions, retreat) as run:
         for update in run.updates():
             if not policy.config.action.learn_sigma:
@@ -94,6 +96,7 @@ def train_grpo(
             chosen = members if config.mixed else [members[update % len(members)]]
             signal = config.signal_every > 0 and update % config.signal_every == 0
             seen = experience(policy, chosen, config, reward, hooks, seed, update, signal, estimator)
+            updates, flat = updates + 1, flat + (seen.metrics["frac_reward_zero_std"] == 1)
             if signal:
                 seen.metrics.update(agreement.measure(policy, seen, config, longest, estimator.loss))
             for iteration in range(config.num_iterations):
@@ -105,6 +108,8 @@ def train_grpo(
                     break
             if reference and config.sync_ref_model and (update + 1) % config.ref_model_sync_steps == 0:
                 mix_reference(reference, policy, config.ref_model_mixup_alpha)
+        if updates and flat == updates:
+            warnings.warn("no group of any update had a spread of rewards: nothing could be learned from them", stacklevel=2)
         run.best.record["best_k"] = validation.best_steps(run.best)
         return run.finish({"before": before, "after": validation(run.best)})
 

@@ -10,6 +10,7 @@ import json
 import math
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +47,11 @@ class Axis:
         return trial.suggest_float(name, self.low, self.high, log=self.log)
 
 
+def _once(values: Iterable) -> tuple:
+    """Each value once: the same one twice would train the same trial twice."""
+    return tuple({json.dumps(value): value for value in values}.values())
+
+
 def parse_space(settings: list[str]) -> tuple[dict[str, Axis], dict[str, object]]:
     """The swept settings and the fixed ones, in Hydra's grammar: a=1,2,3  a=choice(1,2)  a=range(1,9,2)  a=interval(0.1,0.5)
     a=tag(log,interval(1e-5,1e-3)).
@@ -79,7 +85,7 @@ def parse_space(settings: list[str]) -> tuple[dict[str, Axis], dict[str, object]
             continue
         if not plain:
             raise InputError(f"{text} has no values")
-        space[override.key_or_group] = Axis(tuple(each.text if isinstance(each, QuotedString) else each for each in plain))
+        space[override.key_or_group] = Axis(_once(each.text if isinstance(each, QuotedString) else each for each in plain))
     return space, parse(fixed)
 
 

@@ -5,6 +5,7 @@ A *spec* lists the tensors (name, shape, role). A *state* holds values for a spe
 """
 
 import json
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from synthnet.files import write_safetensors
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
 LARGEST_SPEC = 1 << 31
+LFS = b"version https:/"  # how the text of a Git LFS pointer begins
 
 
 class TensorSpec(NamedTuple):
@@ -199,7 +201,9 @@ def _opened(path: str | Path) -> Any:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, expected a .safetensors file")
-        size = path.stat().st_size
+        size, mode = path.stat().st_size, path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise InputError(f"{path} is not a regular file (a pipe or a device): write it to a file first")
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError as error:
@@ -208,6 +212,10 @@ def _opened(path: str | Path) -> Any:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if size == 0:
         raise InputError(f"{path} is empty")
+    if head.startswith(LFS):
+        raise InputError(f"{path} is a Git LFS pointer, not the weights it stands for: fetch them with git lfs pull")
+    if path.suffix == ".json":
+        raise InputError(f"{path} is JSON; an index of shards is read by naming the folder's .safetensors files")
     if size >= 8 and struct.unpack("<Q", head[:8])[0] > size - 8:
         if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
             raise InputError(

@@ -1,0 +1,153 @@
+"""What the public brings: files that are not what they seem, reward functions of all sorts, settings twice."""
+
+import os
+from itertools import pairwise
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import make_policy
+from synthnet.cli import main
+from synthnet.errors import InputError
+from synthnet.grpo.hooks import LARGEST, Hook, ask
+from synthnet.lab.sweep import parse_space
+from synthnet.tasks.task import build_task
+
+QUICK = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1]",
+         "reward.batch=32", "grpo.val_seeds=2", "grpo.signal_every=0", "grpo.loop.updates=2", "grpo.loop.validate_every=1",
+         "lab.tensorboard=false"]  # fmt: skip
+
+
+def _ask(function, weight=1.0, n=3):
+    return ask(Hook(function, weight), [{}] * n, [None] * n, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([1.0, float("nan"), 0.0], "gave nan"),
+        ([1.0, float("inf"), 0.0], "gave inf"),
+        ([1e308, -1e308, 0.0], r"gave 1e\+308"),
+        ({0: 1.0, 1: 2.0, 2: 3.0}, "expected a list of numbers, got a dict"),
+        ({1.0, 2.0, 3.0}, "got a set"),
+        ("123", "got a str"),
+        (b"123", "got a bytes"),
+        ([1.0, 2.0], "should return 3 numbers"),
+        (5.0, "TypeError"),
+        ([[1.0], [2.0], [3.0]], "TypeError"),
+        (["a", "b", "c"], "ValueError"),
+    ],
+)
+def test_what_a_reward_function_may_not_give(given, said):
+    with pytest.raises(InputError, match=said):
+        _ask(lambda **_: given)
+
+
+def test_the_weight_counts_in_what_a_reward_may_be_and_none_does_not_apply():
+    with pytest.raises(InputError, match="within"):
+        _ask(lambda **_: [LARGEST, 0.0, 0.0], weight=2.0)
+    values, _ = _ask(lambda **_: [1, None, True])
+    assert values[[0, 2]].tolist() == [1.0, 1.0]
+    assert values[1].isnan()
+    with pytest.warns(UserWarning, match="gave None for all"):
+        _ask(lambda **_: [None] * 3)
+
+
+def test_what_a_reward_function_switches_in_torch_is_switched_back():
+    def meddling(**_):
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        return [0.0, 1.0, 2.0]
+
+    _ask(meddling)
+    assert torch.is_grad_enabled()
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.filterwarnings("default:.*spread of rewards", "default:.*gave None for all", "default:outputs of different seeds")
+@pytest.mark.parametrize("given", ["[0.25] * len(completions)", "[None] * len(completions)"])
+def test_a_run_whose_rewards_never_differ_says_so(tmp_path, tiny, capsys, given):
+    make_policy(tiny).save(tmp_path / "p.safetensors")
+    (tmp_path / "mine.py").write_text(f"def same(*, completions, **_):\n    return {given}\n")
+    alone = [f"reward.python=['{tmp_path}/mine.py:same']", "reward.accuracy=0", "reward.bounded_loss=0"]
+    assert main(["grpo", *QUICK, *alone, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"]) == 0
+    said = capsys.readouterr().err
+    assert "no group of any update had a spread of rewards" in said
+    assert ("gave None for all rollouts" in said) == ("None" in given)
+
+
+def test_a_value_given_twice_is_one_trial():
+    space, _ = parse_space(["grpo.epsilon=0.1,0.1,0.2", "grpo.steps=[1],[1],[1,2]", "grpo.mirrored=true,1"])
+    assert space["grpo.epsilon"].choices == (0.1, 0.2)
+    assert space["grpo.steps"].choices == ([1], [1, 2])
+    assert space["grpo.mirrored"].choices == (True, 1)
+
+
+@pytest.mark.slow
+def test_a_sweep_of_which_every_trial_failed_is_no_success(tmp_path, tiny, capsys):
+    make_policy(tiny).save(tmp_path / "p.safetensors")
+    wrong = [
+        *QUICK[2:],
+        "task=digits-mlp",
+        "task.hidden=[8]",
+        "stages=[grpo]",
+        "grpo.num_generations=3,5",
+        "grpo.mirrored=true",
+    ]
+    assert main(["sweep", *wrong, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/sweep"]) == 2
+    assert "every trial of the sweep failed" in capsys.readouterr().err
+
+
+def test_pipes_pointers_and_indexes_are_seen_for_what_they_are(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    (tmp_path / "lfs.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    for name, said in (
+        ("pipe.safetensors", "pipe"),
+        ("lfs.safetensors", "git lfs pull"),
+        ("model.safetensors.index.json", "index"),
+    ):
+        for command in (["inspect", name], ["synthesize", name, "-o", "out.safetensors"], ["evaluate", name]):
+            assert main([command[0], str(tmp_path / name), *(["-o", str(tmp_path / "o")] if "-o" in command else [])]) == 2
+            assert said in capsys.readouterr().err, command
+    assert main(["inspect", "/dev/null"]) == 2
+    assert "not a regular file" in capsys.readouterr().err
+
+
+def test_a_users_own_metadata_is_kept(tmp_path):
+    task = build_task("digits-mlp")
+    tensors = {name: value.clone() for name, value in task.network.spec.unflatten(task.draw_start("user", [1])[0]).items()}
+    own = {"author": "A. U. Thor", "licence": "CC0", "synthnet.unknown": "x", "synthnet.task": "digits-mlp"}
+    save_file(tensors, tmp_path / "in.safetensors", own)
+    assert main(["synthesize", str(tmp_path / "in.safetensors"), "-o", str(tmp_path / "out.safetensors"), "--steps", "1"]) == 0
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "out.safetensors", "pt") as file:
+        kept = file.metadata()
+    assert kept["author"] == "A. U. Thor" and kept["licence"] == "CC0" and kept["synthnet.task"] == "digits-mlp"
+    assert "synthnet.unknown" not in kept
+    assert load_file(tmp_path / "out.safetensors").keys() == tensors.keys()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "policy"),
+    [
+        ((64, 32, 12), "digits-mlp-family"),
+        ((784, 64, 26), "mnist-simplemlp-family"),
+        ((64, 16, 8), "digits-mlp-family"),
+        ((64, 24, 24, 2), "digits-mlp-family-perceiver"),
+    ],
+)
+def test_a_net_of_other_classes_is_refused_before_anything_runs(tmp_path, capsys, sizes, policy):
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(a, b) for a, b in pairwise(sizes)]
+    save_file(
+        {f"fc{n}.{k}": v.detach() for n, layer in enumerate(layers, 1) for k, v in layer.named_parameters()},
+        tmp_path / "n.safetensors",
+    )
+    for chosen in (["--policy", policy], []):
+        assert main(["synthesize", str(tmp_path / "n.safetensors"), "-o", str(tmp_path / "o.safetensors"), *chosen]) == 2
+        said = capsys.readouterr().err
+        assert "classes" in said or "no bundled policy was trained on" in said or "never seen" in said
+    assert not (tmp_path / "o.safetensors").exists()
