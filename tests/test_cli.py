@@ -180,7 +180,7 @@ def _spoil(folder, kind):
         ("one-of-many", "NaN"),
         ("no-files", "without .safetensors"),
         ("folder-out", "name the output file"),
-        ("no-such-place", "cannot write"),
+        ("no-such-place", "does not exist; make it first"),
         ("zero-steps", "at least 1"),
         ("not-a-policy", "not a policy file"),
         ("unknown-policy", "unknown policy"),

@@ -1,6 +1,9 @@
 """What the public brings: files that are not what they seem, reward functions of all sorts, settings twice."""
 
+import json
+import math
 import os
+import struct
 from itertools import pairwise
 
 import pytest
@@ -9,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import make_policy
 from synthnet.cli import main
+from synthnet.console import as_json
 from synthnet.errors import InputError
 from synthnet.grpo.hooks import LARGEST, Hook, ask
 from synthnet.lab.sweep import parse_space
@@ -151,3 +155,74 @@ def test_a_net_of_other_classes_is_refused_before_anything_runs(tmp_path, capsys
         said = capsys.readouterr().err
         assert "classes" in said or "no bundled policy was trained on" in said or "never seen" in said
     assert not (tmp_path / "o.safetensors").exists()
+
+
+def _header(path, header, data):
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+
+
+def test_a_tensor_of_more_axes_than_torch_knows_is_refused(tmp_path, capsys):
+    bad = tmp_path / "axes.safetensors"
+    for axes, code in ((64, 0), (65, 2), (2000, 2)):
+        _header(bad, {"x": {"dtype": "F32", "shape": [1] * axes, "data_offsets": [0, 4]}}, b"\0\0\x80?")
+        assert main(["inspect", str(bad)]) == code
+        said = capsys.readouterr().err
+        assert code == 0 or "axes, torch knows at most 64" in said
+    assert main(["synthesize", str(bad), "-o", str(tmp_path / "o.safetensors"), "--policy", str(bad)]) == 2
+
+
+def test_what_a_file_says_reaches_the_terminal_without_its_control_characters_and_in_short(tmp_path, capsys):
+    name, long = "a\x1b[31mred\x07", "v\x1b[2J" + "x" * 300_000
+    save_file({f"w\x1b[1m\n{'y' * 3000}": torch.ones(2, 3)}, tmp_path / "in.safetensors", {name: long})
+    assert main(["inspect", str(tmp_path / "in.safetensors")]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "\x07" not in said
+    assert len(said) < 20_000
+    assert "300,005 characters" in said
+    assert main(["inspect", "--json", str(tmp_path / "in.safetensors")]) == 0
+    assert json.loads(capsys.readouterr().out)["metadata"][name] == long
+
+
+def test_a_policy_whose_record_holds_anything_is_described(tmp_path, tiny, capsys):
+    policy = make_policy(tiny)
+    policy.record = {"stages": [{"stage": 3, "command": [1, None, {"a": "\x1b"}]}], "task": ["x"]}
+    policy.save(tmp_path / "p.safetensors")
+    assert main(["inspect", str(tmp_path / "p.safetensors")]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_an_input_is_not_written_over_and_a_missing_folder_is_said_first(tmp_path, capsys):
+    folder = tmp_path / "in"
+    assert main(["init", "--task", "digits-mlp", "--count", "2", "-o", str(folder)]) == 0
+    one = folder / "digits-mlp-0000.safetensors"
+    before = one.read_bytes()
+    (tmp_path / "link.safetensors").symlink_to(one)
+    for command in ("synthesize", "sgd"):
+        for source, out in ((one, one), (folder, folder), (one, tmp_path / "link.safetensors")):
+            assert main([command, str(source), "-o", str(out)]) == 2
+            assert "would write over" in capsys.readouterr().err
+        assert main([command, str(one), "-o", str(tmp_path / "no" / "x.safetensors")]) == 2
+        assert "does not exist; make it first" in capsys.readouterr().err
+    assert one.read_bytes() == before
+
+
+def test_hidden_files_do_not_stop_a_folder(tmp_path, capsys):
+    folder = tmp_path / "in"
+    assert main(["init", "--task", "digits-mlp", "--count", "2", "-o", str(folder)]) == 0
+    (folder / "._digits-mlp-0000.safetensors").write_bytes(b"\0\5\x16\7")
+    assert main(["synthesize", str(folder), "-o", str(tmp_path / "out"), "--steps", "1"]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_json_knows_no_nan(tmp_path, capsys):
+    assert as_json({"a": [math.nan, 1.0, -math.inf], "b": {"c": (math.nan,)}, "d": "NaN"}) == (
+        '{"a": [null, 1.0, null], "b": {"c": [null]}, "d": "NaN"}'
+    )
+
+
+@pytest.mark.parametrize("setting", ["threads=100000", "threads=-1", "k_max=0", "memory=0", "imagined=-3", "memory=nan"])
+def test_settings_of_no_group_keep_their_bounds_too(setting, tmp_path, capsys):
+    assert main(["zoo", "task=digits-mlp", setting, f"run_dir={tmp_path}/z"]) == 2
+    assert setting.partition("=")[0] in capsys.readouterr().err
+    assert not (tmp_path / "z").exists()

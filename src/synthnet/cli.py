@@ -8,9 +8,8 @@ from pathlib import Path
 
 from synthnet import __version__
 from synthnet.commands import lab, use
-from synthnet.errors import InputError
+from synthnet.errors import InputError, one_line
 
-LONGEST_MESSAGE = 1200
 EXECUTORS = sorted(path.stem for path in (Path(__file__).parent / "runs" / "executors").glob("[a-z]*.py"))  # torch stays out
 TRAINING = {
     "zoo": "train the zoo of a task, or `zoo import DIR`: take your own runs",
@@ -43,12 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
-
-
-def one_line(text: str) -> str:
-    """A message on one line, without what a terminal would act upon; names from a file may be long and hold anything."""
-    shown = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
-    return shown if len(shown) <= LONGEST_MESSAGE else f"{shown[: LONGEST_MESSAGE // 2]} … {shown[-LONGEST_MESSAGE // 2 :]}"
 
 
 def _parser() -> argparse.ArgumentParser:

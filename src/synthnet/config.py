@@ -155,7 +155,11 @@ def compose(given: Mapping[str, object] | list[str]):
             if name not in keys:
                 raise unknown("setting", name, keys | set(known))
             OmegaConf.update(composed, name, value, merge=isinstance(value, dict), force_add=isinstance(value, dict))
-        return OmegaConf.to_object(composed)
+        made = OmegaConf.to_object(composed)
+        for name, knob in knobs_of("", _Config).items():
+            if knob.bounds or knob.choices:
+                knob.check(getattr(made, name))
+        return made
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
         raise InputError(f"bad setting: {' '.join(str(cause).split())}") from error

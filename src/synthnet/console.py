@@ -1,10 +1,13 @@
 """What people read: tables on the terminal, and the library that figures are drawn with."""
 
+import json
+import math
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from synthnet.errors import missing_extra
+from synthnet.errors import missing_extra, one_line
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -13,11 +16,23 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for index, column in enumerate(columns):
         made.add_column(column, justify="right" if index else "left")
     for row in rows:
-        made.add_row(*map(escape, row))
+        made.add_row(*(escape(one_line(cell)) for cell in row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)  # a pipe or a file has no width of its own
     console.print(made)
+
+
+def as_json(value: object, indent: int | None = None) -> str:
+    """JSON as the standard has it: a number that is not finite is null."""
+    finite = lambda value: None if isinstance(value, float) and not math.isfinite(value) else value  # noqa: E731
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, list | tuple) else finite(value)
+
+    return json.dumps(plain(value), indent=indent)
 
 
 def markdown(columns: list[str], rows: list[list[str]]) -> str:

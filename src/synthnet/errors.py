@@ -15,6 +15,17 @@ def at_least(minimum: float, group: str, config: object, *names: str) -> None:
             raise InputError(f"{group}.{name} must be at least {minimum}, got {getattr(config, name)}")
 
 
+LONGEST_MESSAGE = 1200
+
+
+def one_line(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """A text on one line, without what a terminal would act upon: names and metadata of a file may hold anything."""
+    shown = "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+    if len(shown) <= longest:
+        return shown
+    return f"{shown[: longest // 2]} … {shown[-longest // 2 :]} ({len(text):,} characters)"
+
+
 def missing_extra(package: str, extra: str) -> InputError:
     """The error for an optional dependency that is not installed."""
     hint = f"pip install 'synthnet[{extra}]' (in a clone: '.[{extra}]')"

@@ -44,6 +44,8 @@ def write_atomic(path: str | Path, content: bytes | str | Iterable[bytes | memor
     temporary = None
     try:
         path = Path(path).resolve()  # through links, to what they stand for
+        if path.is_symlink():  # still one: it leads to itself
+            raise InputError(f"cannot write {path}: a link that leads to itself")
         if path.exists() and not path.is_file():
             raise InputError(f"cannot write {path}: it is {'a folder; name a file' if path.is_dir() else 'not a regular file'}")
         mode = path.stat().st_mode & 0o777 if path.exists() else None  # kept; of a new file, what the umask leaves

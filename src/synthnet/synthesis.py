@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from synthnet.device import choose_device
-from synthnet.engine import NetFile, input_files, network_of, open_net, output_files, write_all
+from synthnet.engine import NetFile, input_files, network_of, open_net, result_files, write_all
 from synthnet.errors import InputError, unknown
 from synthnet.files import sha256_of
 from synthnet.nets import Arch, UserArch, WeightState, looks_trained, match_start, metadata_json, read_metadata
@@ -234,7 +234,7 @@ def synthesize(
     """
     paths = input_files(weights)
     single = isinstance(weights, str | Path) and not Path(weights).is_dir()
-    targets = output_files(paths, out, single) if out is not None else None
+    targets = result_files(paths, out, single) if out is not None else None
     files = [open_net(path, like) for path in paths]
     trained, digest = _serving(files, policy, device, strict)
     n_steps = choose_steps(trained, steps)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from synthnet.console import accuracy_row, percent, table
 from synthnet.engine import find_arch, network_of
-from synthnet.errors import InputError
+from synthnet.errors import InputError, one_line
 from synthnet.nets import Arch, UserArch, metadata_json, read_metadata, read_weights
 from synthnet.policy import build_layout, read_policy
+
+SHOWN = 400  # characters of a name or a value in metadata; --json has all of it
 
 
 def print_evaluation(results: list[dict]) -> None:
@@ -81,7 +83,7 @@ def print_description(found: dict) -> None:
             ["task", str(found["record"].get("task"))],
             ["trained on", ", ".join(str(Arch.from_dict(arch)) for arch in found["archs"])],
             *[
-                [f"stage {i}", f"{s['stage']}: {' '.join(s['command'])}"]
+                [f"stage {i}", f"{s['stage']}: {' '.join(map(str, s['command']))}"]
                 for i, s in enumerate(found["record"].get("stages", []), 1)
             ],
         ]
@@ -93,6 +95,6 @@ def print_description(found: dict) -> None:
         for t in found["tensors"]
     ]
     table(f"{found['file']}: {found['n_weights']:,} weights", ["tensor", "shape", "dtype", "unit group of each axis"], rows)
-    print(f"architecture {found['architecture']}; unit groups {found['groups']}; tokens {found['tokens']}")
+    print(one_line(f"architecture {found['architecture']}; unit groups {found['groups']}; tokens {found['tokens']}"))
     for key, value in found["metadata"].items():
-        print(f"{key} = {value}")
+        print(f"{one_line(key, SHOWN)} = {one_line(value, SHOWN)}")

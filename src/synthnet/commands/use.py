@@ -7,6 +7,11 @@ from pathlib import Path
 from synthnet.errors import InputError
 
 
+def _as_json(value, indent=None) -> str:
+
+    return as_json(value, indent)
+
+
 def like_of(options):
     """The kind of architecture that the flags name, if they name one."""
     from synthnet.nets.user_code import UserArch
@@ -102,19 +107,19 @@ def evaluate(options) -> None:
         arch = build_task(recorded, **settings_of(options)).arch if options.set and recorded else policy.archs[0]
         task = task_of(arch, recorded, **settings)
         report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)
-        print(json.dumps(report, indent=1)) if options.json else print_policy(report)
+        print(_as_json(report, 1)) if options.json else print_policy(report)
         return
     from synthnet.audit.evaluation import evaluate
 
     results = evaluate(options.files, options.split, options.task, **settings)
-    print(json.dumps({"results": results})) if options.json else print_evaluation(results)
+    print(_as_json({"results": results})) if options.json else print_evaluation(results)
 
 
 def inspect(options) -> None:
     from synthnet.commands.describe import describe_file, print_description
 
     description = describe_file(options.file, like_of(options))
-    print(json.dumps(description)) if options.json else print_description(description)
+    print(_as_json(description)) if options.json else print_description(description)
 
 
 def audit(options) -> None:
@@ -137,7 +142,7 @@ def audit(options) -> None:
     command += [*(["--also", *options.also] if also else []), *(["--task", options.task] if options.task else [])]
     workers = WorkersConfig(options.executor, options.workers, options.threads)
     report = audit_policy(case, folder, options.steps, workers, command)
-    print(json.dumps(report)) if options.json else print_audit(report, folder)
+    print(_as_json(report)) if options.json else print_audit(report, folder)
 
 
 def sgd(options) -> None:
@@ -145,13 +150,13 @@ def sgd(options) -> None:
 
     from synthnet.audit.evaluation import task_of
     from synthnet.device import choose_device
-    from synthnet.engine.netfiles import input_files, open_net, output_files, write_all
+    from synthnet.engine.netfiles import input_files, open_net, write_all
     from synthnet.progress import Bar
     from synthnet.tasks import grow_twins
 
     paths = input_files(options.files)
     single = len(options.files) == 1 and not Path(options.files[0]).is_dir()
-    targets = output_files(paths, options.out, single)
+    targets = result_files(paths, options.out, single)
     files = [open_net(path, like_of(options)) for path in paths]
     device, grown = choose_device(options.device), {}
     with Bar("sgd", len(files)) as bar:

@@ -77,7 +77,7 @@ def input_files(weights: str | Path | Sequence[str | Path]) -> list[Path]:
         if not path.is_dir():
             paths.append(path)
             continue
-        found = sorted(path.glob("*.safetensors"))
+        found = sorted(each for each in path.glob("*.safetensors") if not each.name.startswith("."))  # macOS leaves ._x
         if not found:
             raise InputError(f"{path} is a folder without .safetensors files")
         paths += found
@@ -92,12 +92,23 @@ def output_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]
     if single:
         if out.is_dir():
             raise InputError(f"-o {out} is a folder, but there is one input file: name the output file")
+        if not out.parent.is_dir():
+            raise InputError(f"-o {out}: the folder {out.parent} does not exist; make it first")
         return [out]
     if out.exists() and not out.is_dir():
         raise InputError(f"-o {out} is a file, but there are several inputs: name a folder")
     names = [path.name for path in paths]
     refuse_collisions(names, out)
     return [out / name for name in names]
+
+
+def result_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]:
+    """`output_files` of what is made of the files `paths`. Raises: InputError where a result would take an input's place."""
+    targets = output_files(paths, out, single)
+    for target in targets:
+        if target.exists() and any(path.exists() and target.samefile(path) for path in paths):
+            raise InputError(f"-o {out} would write over {target}, an input: its weights would be lost; name another place")
+    return targets
 
 
 def write_all(targets: Sequence[Path], states: Sequence[WeightState], single: bool) -> None:

@@ -22,7 +22,7 @@ from synthnet.files import write_safetensors
 
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
-LARGEST_SPEC = 1 << 31
+LARGEST_SPEC, MOST_AXES = 1 << 31, 64
 LFS = b"version https:/"  # how the text of a Git LFS pointer begins
 
 
@@ -226,7 +226,10 @@ def _opened(path: str | Path) -> Any:
     try:
         opened = safe_open(path, framework="pt")
         with path.open("rb") as file:  # the library takes the last of two tensors of one name; which one was meant?
-            json.loads(file.read(8 + struct.unpack("<Q", head[:8])[0])[8:], object_pairs_hook=_unique)
+            header = json.loads(file.read(8 + struct.unpack("<Q", head[:8])[0])[8:], object_pairs_hook=_unique)
+        for name, entry in header.items():
+            if len(entry.get("shape", ())) > MOST_AXES:
+                raise ValueError(f"{name} has {len(entry['shape'])} axes, torch knows at most {MOST_AXES}")
         return opened
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a valid .safetensors file: {error}") from error
