@@ -8,6 +8,7 @@ from synthnet.errors import InputError
 
 
 def _as_json(value, indent=None) -> str:
+    from synthnet.console import as_json
 
     return as_json(value, indent)
 
@@ -150,7 +151,7 @@ def sgd(options) -> None:
 
     from synthnet.audit.evaluation import task_of
     from synthnet.device import choose_device
-    from synthnet.engine.netfiles import input_files, open_net, write_all
+    from synthnet.engine.netfiles import input_files, open_net, result_files, write_all
     from synthnet.progress import Bar
     from synthnet.tasks import grow_twins
 
