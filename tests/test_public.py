@@ -226,3 +226,24 @@ def test_settings_of_no_group_keep_their_bounds_too(setting, tmp_path, capsys):
     assert main(["zoo", "task=digits-mlp", setting, f"run_dir={tmp_path}/z"]) == 2
     assert setting.partition("=")[0] in capsys.readouterr().err
     assert not (tmp_path / "z").exists()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.", "_orig_mod.model.module."])
+def test_prefixes_of_wrappers_are_seen_through_and_put_back(tmp_path, prefix):
+    task = build_task("digits-mlp")
+    tensors = {name: value.clone() for name, value in task.network.spec.unflatten(task.draw_start("user", [1])[0]).items()}
+    save_file(tensors, tmp_path / "plain.safetensors")
+    save_file({prefix + name: value for name, value in tensors.items()}, tmp_path / "wrapped.safetensors")
+    for name in ("plain", "wrapped"):
+        files = [str(tmp_path / f"{name}.safetensors"), "-o", str(tmp_path / f"{name}-made.safetensors")]
+        assert main(["synthesize", *files, "--steps", "1"]) == 0
+        assert main(["inspect", files[0]]) == 0
+    plain, wrapped = (load_file(tmp_path / f"{name}-made.safetensors") for name in ("plain", "wrapped"))
+    assert {prefix + name for name in plain} == set(wrapped)
+    assert all(torch.equal(value, wrapped[prefix + name]) for name, value in plain.items())
+
+
+def test_a_prefix_of_some_names_only_is_none(tmp_path, capsys):
+    save_file({"module.fc1.weight": torch.rand(8, 64), "fc1.bias": torch.rand(8)}, tmp_path / "x.safetensors")
+    assert main(["synthesize", str(tmp_path / "x.safetensors"), "-o", str(tmp_path / "o.safetensors")]) == 2
+    assert "module.fc1.weight" in capsys.readouterr().err

@@ -285,4 +285,4 @@ def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> W
     metadata = {**kept, "synthnet.format": "1", "synthnet.provenance": json.dumps(provenance)}
     if (described := file.arch.to_dict()) is not None:
         metadata["synthnet.arch"] = json.dumps(described)
-    return file.state.replaced(file.net.spec, final, metadata)
+    return file.replaced(final, metadata)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from synthnet.console import accuracy_row, percent, table
-from synthnet.engine import find_arch, network_of
+from synthnet.engine import find_arch, network_of, without_prefix
 from synthnet.errors import InputError, one_line
 from synthnet.nets import Arch, UserArch, metadata_json, read_metadata, read_weights
 from synthnet.policy import build_layout, read_policy
@@ -33,7 +33,7 @@ def describe_file(path: str | Path, like: Arch | UserArch | None = None) -> dict
     if policy := metadata_json(read_metadata(path), "synthnet.policy", path):
         loaded = read_policy(path)
         return {"kind": "policy", "file": str(path), "parameters": loaded.n_parameters, **policy}
-    state = read_weights(path)
+    state, _ = without_prefix(read_weights(path), like)
     tensors = [
         {"name": n, "shape": list(v.shape), "dtype": str(v.dtype).removeprefix("torch.")} for n, v in state.tensors.items()
     ]

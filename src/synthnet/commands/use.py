@@ -168,7 +168,7 @@ def sgd(options) -> None:
             twins = grow_twins(task, torch.stack([files[i].flat for i in members]).to(device)).cpu()
             for i, twin in zip(members, twins, strict=True):
                 kept = {key: text for key, text in files[i].state.metadata.items() if key != "synthnet.provenance"}
-                grown[i] = files[i].state.replaced(files[i].net.spec, twin, kept)
+                grown[i] = files[i].replaced(twin, kept)
             bar.advance(len(members))
     write_all(targets, [grown[i] for i in range(len(files))], single)
 

@@ -11,20 +11,29 @@ from synthnet.errors import InputError
 from synthnet.files import make_folder, refuse_collisions
 from synthnet.nets import Arch, UserArch, WeightSpec, WeightState, metadata_json, read_weights, recognise, write_weights
 
+WRAPPERS = ("module.", "model.", "_orig_mod.")  # DataParallel, training libraries, torch.compile
+
 
 @dataclass(frozen=True)
 class NetFile:
-    """A weight file and the network it belongs to, checked against each other."""
+    """A weight file and the network it belongs to, checked against each other; `prefix`: what wrappers put before every name
+    of the file, which `state` has not."""
 
     path: Path
     state: WeightState
     arch: Arch | UserArch
     net: Network
+    prefix: str = ""
 
     @property
     def flat(self) -> Tensor:
         """Its float weights [weights], float32, in the network's order."""
         return self.state.flat(self.net.spec)
+
+    def replaced(self, flat: Tensor, metadata: dict[str, str]) -> WeightState:
+        """The file's state with other weights [weights], its names as the file has them."""
+        state = self.state.replaced(self.net.spec, flat, metadata)
+        return WeightState({self.prefix + name: value for name, value in state.tensors.items()}, state.metadata)
 
 
 def open_net(path: str | Path, like: Arch | UserArch | None = None) -> NetFile:
@@ -33,13 +42,25 @@ def open_net(path: str | Path, like: Arch | UserArch | None = None) -> NetFile:
 
     Raises: InputError when the file is bad, its architecture unknown, or its tensors are not that architecture's.
     """
-    state = read_weights(path)
+    state, prefix = without_prefix(read_weights(path), like)
     arch = find_arch(state, path, like)
     if arch is None:
         shown = ", ".join(f"{t.name} {list(t.shape)}" for t in state.spec.tensors[:6])
         hint = "pass --task NAME or --arch-py FILE.py:FACTORY"
         raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; {hint}")
-    return NetFile(Path(path), state, arch, network_of(arch, state.metadata.get("synthnet.task")))
+    return NetFile(Path(path), state, arch, network_of(arch, state.metadata.get("synthnet.task")), prefix)
+
+
+def without_prefix(state: WeightState, like: Arch | UserArch | None = None) -> tuple[WeightState, str]:
+    """The state without what wrappers of torch and of training libraries put before all names, any chain of them, and what
+    that was; as it is where its names fit with it."""
+    names, prefix = list(state.tensors), ""
+    while found := [each for each in WRAPPERS if all(name.startswith(prefix + each) for name in names)]:
+        prefix += found[0]
+    fits = recognise(state.spec, like) is not None or (like is not None and not network_of(like).spec.differences(state.spec))
+    if not prefix or fits:
+        return state, ""
+    return WeightState({name.removeprefix(prefix): value for name, value in state.tensors.items()}, state.metadata), prefix
 
 
 def find_arch(state: WeightState, path: str | Path, like: Arch | UserArch | None) -> Arch | UserArch | None:
