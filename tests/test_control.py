@@ -200,6 +200,31 @@ def test_a_run_is_patched_rolled_back_and_stopped_over_http(client, root):
     assert {status.name for status in list_runs(root)} == {"done", "live"}
 
 
+@pytest.mark.parametrize("text", ["[]", "3", '{"trials": 1}', '{"metric": "x", "trials": [1]}', "{", '"\\ud800"', "null"])
+def test_a_sweep_of_damaged_results_is_an_error_of_its_own(client, root, text):
+    (root / "done" / "results.json").write_text(text)
+    answer = client.get("/api/sweep", params={"name": "done"})
+    assert answer.status_code == 422
+    assert "is damaged" in answer.json()["detail"]
+
+
+def test_metrics_of_any_kind_are_answered(client, root):
+    lines = [
+        '{"update": 1, "loss": NaN}',
+        '{"update": 2, "note": "\\ud800\\u0000"}',
+        '{"update": 3, "loss": 1e999}',
+        "[1]",
+        "",
+        '{"a": 1}',
+    ]
+    (root / "done" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    answer = client.get("/api/metrics", params={"name": "done", "after": 0})
+    assert answer.status_code == 200
+    assert [row.get("loss") for row in answer.json()["rows"]] == [None] * 4
+    for path in ("status", "knobs", "runs", "compare"):
+        assert client.get(f"/api/{path}", params={"name": "done", "names": "done"}).status_code in (200, 422), path
+
+
 # --- in a browser ------------------------------------------------------------------------------------------------------
 
 FLAGS = [

@@ -15,7 +15,7 @@ from synthnet.errors import InputError, missing_extra, unknown
 from synthnet.grpo import RewardConfig
 from synthnet.policy import ActionConfig, PolicyConfig, tokens, trunks
 from synthnet.runs import LabConfig, SweepConfig, read_settings
-from synthnet.settings import PATH, Knob, knobs_of, option, options, setting
+from synthnet.settings import PATH, Knob, check_settings, knobs_of, option, options, setting
 from synthnet.stages import STAGES, live_sections
 from synthnet.tasks import Task, build_task, problems
 
@@ -159,6 +159,8 @@ def compose(given: Mapping[str, object] | list[str]):
         for name, knob in knobs_of("", _Config).items():
             if knob.bounds or knob.choices:
                 knob.check(getattr(made, name))
+        for group in (*PACKAGES, *GROUPS):  # whether or not this command reads them: a wrong one is a slip
+            check_settings(group, getattr(made, group))
         return made
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error

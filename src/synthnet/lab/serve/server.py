@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated
 
 from synthnet.config import CONFIG_DIR, groups
+from synthnet.console import as_json
 from synthnet.errors import InputError, missing_extra, unknown
 from synthnet.files import make_folder
 from synthnet.lab.fork import fork as fork_run
@@ -95,9 +96,16 @@ class RateLimit:
         self._times.append(now)
 
 
+class Answer(JSONResponse):
+    """JSON of whatever files hold: numbers that are not finite are null, text of any kind is escaped."""
+
+    def render(self, content: object) -> bytes:
+        return as_json(content).encode()
+
+
 def build_app(root: Path, token: str) -> FastAPI:
     """The application over one folder of runs."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, default_response_class=Answer)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
     limit = RateLimit()
 
@@ -119,7 +127,7 @@ def build_app(root: Path, token: str) -> FastAPI:
 
     @app.exception_handler(InputError)
     def refused(_: Request, error: InputError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 422)
+        return Answer({"detail": str(error)}, 422)
 
     @app.exception_handler(RequestValidationError)
     def malformed(_: Request, error: RequestValidationError) -> JSONResponse:

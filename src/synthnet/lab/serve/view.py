@@ -83,8 +83,11 @@ def sweep_view(folder: Path) -> dict:
     results = folder / "results.json"
     if results.exists():
         try:
-            return json.loads(results.read_text())
-        except (OSError, ValueError, RecursionError) as error:
+            found = json.loads(results.read_text())
+            if {"metric", "trials"} <= set(found) and all(isinstance(trial, dict) for trial in found["trials"]):
+                return found
+            raise ValueError("it lists no trials")
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{results.name} of this sweep is damaged: {str(error)[:100]}") from error
     trials = [read_status(path) for path in sorted(folder.glob("trial-*")) if is_run(path)]
     return {"metric": "score", "trials": [{"trial": status.name, "state": status.state, "score": None} for status in trials]}
