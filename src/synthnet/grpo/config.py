@@ -7,6 +7,7 @@ import torch
 
 from synthnet.engine import check_warp
 from synthnet.errors import InputError
+from synthnet.grpo.example import check_example
 from synthnet.grpo.objective import CONTROLS, GROUPINGS, LEVELS, LOSS_TYPES, check_mix
 from synthnet.grpo.score import RewardConfig, check_reward
 from synthnet.policy import PARTS, Policy
@@ -21,6 +22,14 @@ class GrpoConfig:
     """Settings of `synthnet grpo`; names as in TRL where the meaning is the same."""
 
     prompts: int = setting(16, "start states an update, of each member of a family in mixed updates", COUNT, hot=True)
+    rollout: str = setting(
+        "net",
+        "what a rollout is: a net on the whole minibatch, or one example under its own draw of the weights (`example.py`)",
+        choices=("net", "example"),
+    )
+    apart: float = setting(
+        0.0, "by example: weight of what nets of different seeds lack in distance, which reads no reward", WEIGHT, hot=True
+    )
     num_generations: int = setting(32, "rollouts of each: its group", (2, 100_000), hot=True)
     steps: list[int] = setting([1, 2], "the K that sequences may have", STEPS, hot=True)
     steps_by: str | None = setting(
@@ -100,6 +109,10 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
     """Refuse unsound settings before any work, with the reason."""
     check_settings("grpo", config)
     check_reward(reward, has_hooks)
+    if config.rollout == "example":
+        check_example(config, reward, policy, task, has_hooks)
+    elif config.apart:
+        raise InputError("grpo.apart goes with grpo.rollout=example: through whole nets no gradient of distances is taken")
     _check_sampling(config, policy)
     _check_loss(config, policy)
     if reward.step_cost and (config.steps_by == "group" or len(set(config.steps)) == 1):

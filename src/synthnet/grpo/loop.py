@@ -20,6 +20,7 @@ from synthnet.engine import Variation
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import Agreement, reward_snr
 from synthnet.grpo.config import GrpoConfig, check
+from synthnet.grpo.example import example_loss
 from synthnet.grpo.hooks import Hook, load_hooks
 from synthnet.grpo.noise import noise_shares, set_noise, set_sigma
 from synthnet.grpo.objective import GROUPINGS, controlled, group_spread, policy_loss
@@ -94,6 +95,10 @@ def train_grpo(
                 set_noise(policy, config.sigma, shares, own_sigma)
             longest = most_tokens(policy, members, config)
             chosen = members if config.mixed else [members[update % len(members)]]
+            if config.rollout == "example":
+                turn = update % len(members)
+                run.step(*example_loss(policy, members[turn], config, reward, watch.references[turn], seed, update))
+                continue
             signal = config.signal_every > 0 and update % config.signal_every == 0
             seen = experience(policy, chosen, config, reward, hooks, seed, update, signal, estimator)
             updates, flat = updates + 1, flat + (seen.metrics["frac_reward_zero_std"] == 1)
