@@ -58,7 +58,7 @@ def evolve(task: Task, start: Tensor, evaluations: int, sigma: float, rate: floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before")
     parser.add_argument("after", nargs="+")
     parser.add_argument("--also", nargs="+", default=[], metavar="NAME=POLICY")
