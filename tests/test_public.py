@@ -247,3 +247,65 @@ def test_a_prefix_of_some_names_only_is_none(tmp_path, capsys):
     save_file({"module.fc1.weight": torch.rand(8, 64), "fc1.bias": torch.rand(8)}, tmp_path / "x.safetensors")
     assert main(["synthesize", str(tmp_path / "x.safetensors"), "-o", str(tmp_path / "o.safetensors")]) == 2
     assert "module.fc1.weight" in capsys.readouterr().err
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path, capsys):
+    start = tmp_path / "in.safetensors"
+    assert main(["init", "--task", "digits-mlp", "-o", str(start)]) == 0
+    for out in (tmp_path / ("n" * 256), tmp_path / ("n" * 300) / "x"):
+        assert main(["synthesize", str(start), "-o", str(out), "--steps", "1"]) == 2
+        assert "name too long" in capsys.readouterr().err
+    assert main(["inspect", str(tmp_path / ("n" * 256))]) == 2
+
+
+@pytest.mark.parametrize("code", [0, 1, None])
+def test_a_reward_function_that_exits_is_an_error_of_its_own(code):
+    def leaving(**_):
+        raise SystemExit(code)
+
+    with pytest.raises(InputError, match="reward function leaving: SystemExit"):
+        _ask(leaving)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"), [(b"GGUF", "GGUF"), (b"\x89HDF\r\n", "HDF5"), (b"\x93NUMPY", "numpy"), (b"\x1f\x8b\x08", "gzip")]
+)
+def test_files_of_other_formats_are_named(tmp_path, capsys, head, kind):
+    (tmp_path / "x.safetensors").write_bytes(head + bytes(60))
+    assert main(["inspect", str(tmp_path / "x.safetensors")]) == 2
+    assert kind in capsys.readouterr().err
+
+
+def test_the_task_that_metadata_names_is_said_where_it_leaves_no_policy(tmp_path, capsys):
+    task = build_task("digits-mlp")
+    tensors = {name: value.clone() for name, value in task.network.spec.unflatten(task.draw_start("user", [1])[0]).items()}
+    save_file(tensors, tmp_path / "in.safetensors", {"synthnet.task": "mnist5k-mlp"})
+    assert main(["synthesize", str(tmp_path / "in.safetensors"), "-o", str(tmp_path / "o.safetensors")]) == 2
+    assert "for the task mnist5k-mlp, which the file's metadata names" in capsys.readouterr().err
+
+
+def test_numbers_beyond_float32_are_said_to_be(tmp_path, capsys):
+    task = build_task("digits-mlp")
+    tensors = task.network.spec.unflatten(task.draw_start("user", [1])[0])
+    save_file({name: value.double() * 1e300 for name, value in tensors.items()}, tmp_path / "in.safetensors")
+    assert main(["synthesize", str(tmp_path / "in.safetensors"), "-o", str(tmp_path / "o.safetensors")]) == 2
+    assert "beyond what float32 can hold" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default:outputs of different seeds")
+def test_a_reward_function_that_writes_into_what_it_is_given_changes_no_training(tmp_path, tiny):
+    make_policy(tiny).save(tmp_path / "p.safetensors")
+    body = "    for each in (*prompts, *(c.weights for c in completions)):\n        for value in each.values():\n            value.zero_()\n"
+    give = "    return [c.accuracy for c in completions]\n"
+    head = "def {}(*, prompts, completions, **_):\n"
+    (tmp_path / "mine.py").write_text(head.format("plain") + give + head.format("writes") + body + give)
+    made = []
+    for name in ("plain", "writes"):
+        own = [
+            f"reward.python=['{tmp_path}/mine.py:{name}']",
+            f"policy_from={tmp_path}/p.safetensors",
+            f"run_dir={tmp_path}/{name}",
+        ]
+        assert main(["grpo", *QUICK, *own]) == 0
+        made.append(load_file(tmp_path / name / "policy.safetensors"))
+    assert all(torch.equal(value, made[1][key]) for key, value in made[0].items())

@@ -61,7 +61,10 @@ def find_policy(arch: Arch | UserArch, task: str | None = None) -> str:
     for name in sorted(of_its_kind, key=lambda name: _depth_known(archs[name], arch), reverse=True):
         if _covers(records[name], arch):
             return name
-    raise InputError(f"no bundled policy was trained on {arch}; pass --policy NAME ({', '.join(policies())}) or a policy file")
+    named = f" for the task {task}, which the file's metadata names," if own else ""
+    raise InputError(
+        f"no bundled policy{named} was trained on {arch}; pass --policy NAME ({', '.join(policies())}) or a policy file"
+    )
 
 
 def _depth_known(archs: list[Arch], arch: Arch | UserArch) -> tuple[bool, int]:

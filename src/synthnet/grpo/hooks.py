@@ -80,7 +80,7 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
         if isinstance(given, str | bytes | Mapping | Set):
             raise TypeError(f"expected a list of numbers, got a {type(given).__name__}")
         values = [None if value is None else float(value) for value in given]
-    except Exception as error:  # the user's own code: whatever it raises is the user's to read
+    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is the user's to read
         raise InputError(
             f"reward function {hook.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from error
@@ -106,8 +106,8 @@ def ask_all(
     for part in rollouts:
         spec = part.cohort.net.spec
         for row, start, final in zip(part.cohort.rows.tolist(), part.states[0], part.states[-1], strict=True):
-            prompts[row] = spec.unflatten(start)
-            completions[row] = Completion(spec.unflatten(final), part.cohort.n_steps, accuracies[row], losses[row])
+            prompts[row] = spec.unflatten(start.clone())  # a copy: what a function does to it stays with it
+            completions[row] = Completion(spec.unflatten(final.clone()), part.cohort.n_steps, accuracies[row], losses[row])
     metrics: dict[str, float] = {}
     total = torch.zeros(len(completions), dtype=torch.float64)
     applies = torch.zeros(len(completions), dtype=torch.bool)

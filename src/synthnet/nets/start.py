@@ -61,6 +61,8 @@ def match_start(spec: WeightSpec, flat: Tensor) -> tuple[Tensor, dict[str, float
         square, expected = own.square().mean(), float(scale[place][0]) ** 2 / 3
         if not square:
             continue
+        if not square.isfinite() or not flat[place].isfinite().all():
+            raise InputError(f"{name} holds numbers beyond what float32 can hold; start weights are computed in float32")
         if square.sqrt() < SMALLEST:
             raise InputError(f"{name} holds numbers of about {float(square.sqrt()):.0e}, too small for float32 to tell apart")
         if len(shape) > 1 and len(own) > 1 and own.std() < NARROWEST * square.sqrt():

@@ -23,6 +23,7 @@ from synthnet.files import write_safetensors
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
 LARGEST_SPEC, MOST_AXES = 1 << 31, 64
+OTHERS = {b"GGUF": "a GGUF file", b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a numpy file", b"\x1f\x8b\x08": "gzip-compressed"}
 LFS = b"version https:/"  # how the text of a Git LFS pointer begins
 
 
@@ -216,6 +217,11 @@ def _opened(path: str | Path) -> Any:
         raise InputError(f"{path} is a Git LFS pointer, not the weights it stands for: fetch them with git lfs pull")
     if path.suffix == ".json":
         raise InputError(f"{path} is JSON; an index of shards is read by naming the folder's .safetensors files")
+    for magic, kind in OTHERS.items():
+        if head.startswith(magic):
+            raise InputError(
+                f"{path} is {kind}, not .safetensors; load it with its own library and save its tensors with safetensors"
+            )
     if size >= 8 and struct.unpack("<Q", head[:8])[0] > size - 8:
         if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
             raise InputError(
