@@ -267,9 +267,10 @@ def test_a_reward_function_that_exits_is_an_error_of_its_own(code):
         _ask(leaving)
 
 
-@pytest.mark.parametrize(
-    ("head", "kind"), [(b"GGUF", "GGUF"), (b"\x89HDF\r\n", "HDF5"), (b"\x93NUMPY", "numpy"), (b"\x1f\x8b\x08", "gzip")]
-)
+OTHERS = {b"GGUF": "GGUF", b"\x89HDF\r\n": "HDF5", b"\x93NUMPY": "numpy", b"\x1f\x8b\x08": "gzip"}
+
+
+@pytest.mark.parametrize(("head", "kind"), list(OTHERS.items()))
 def test_files_of_other_formats_are_named(tmp_path, capsys, head, kind):
     (tmp_path / "x.safetensors").write_bytes(head + bytes(60))
     assert main(["inspect", str(tmp_path / "x.safetensors")]) == 2
@@ -295,7 +296,8 @@ def test_numbers_beyond_float32_are_said_to_be(tmp_path, capsys):
 @pytest.mark.filterwarnings("default:outputs of different seeds")
 def test_a_reward_function_that_writes_into_what_it_is_given_changes_no_training(tmp_path, tiny):
     make_policy(tiny).save(tmp_path / "p.safetensors")
-    body = "    for each in (*prompts, *(c.weights for c in completions)):\n        for value in each.values():\n            value.zero_()\n"
+    body = "    for each in (*prompts, *(c.weights for c in completions)):\n"
+    body += "        for value in each.values():\n            value.zero_()\n"
     give = "    return [c.accuracy for c in completions]\n"
     head = "def {}(*, prompts, completions, **_):\n"
     (tmp_path / "mine.py").write_text(head.format("plain") + give + head.format("writes") + body + give)
