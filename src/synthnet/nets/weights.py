@@ -216,7 +216,7 @@ def _opened(path: str | Path) -> Any:
     if head.startswith(LFS):
         raise InputError(f"{path} is a Git LFS pointer, not the weights it stands for: fetch them with git lfs pull")
     if path.suffix == ".json":
-        raise InputError(f"{path} is JSON; an index of shards is read by naming the folder's .safetensors files")
+        raise InputError(f"{path} is JSON, an index of shards perhaps: save all tensors into one .safetensors file")
     for magic, kind in OTHERS.items():
         if head.startswith(magic):
             raise InputError(
