@@ -15,6 +15,12 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
+def _own_draws():
+    """Modules draw their weights from torch's global generator: no test depends on which ran before it in its process."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
     """No test reads or writes the plans of whoever runs it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
