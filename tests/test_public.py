@@ -16,6 +16,7 @@ from synthnet.console import as_json
 from synthnet.errors import InputError
 from synthnet.grpo.hooks import LARGEST, Hook, ask
 from synthnet.lab.sweep import parse_space
+from synthnet.nets import read_weights
 from synthnet.tasks.task import build_task
 
 QUICK = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1]",
@@ -311,3 +312,12 @@ def test_a_reward_function_that_writes_into_what_it_is_given_changes_no_training
         assert main(["grpo", *QUICK, *own]) == 0
         made.append(load_file(tmp_path / name / "policy.safetensors"))
     assert all(torch.equal(value, made[1][key]) for key, value in made[0].items())
+
+
+@pytest.mark.parametrize("length", [0x088B1F, 0x80, 0x04034B50 & 0xFFFF])
+def test_a_header_whose_length_looks_like_another_format_is_read(tmp_path, length):
+    """The first bytes of a file are a number, which may be any."""
+    entry = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    text = json.dumps(entry).encode().ljust(length)
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", length) + text + struct.pack("<2f", 1.5, -2.0))
+    assert read_weights(tmp_path / "x.safetensors").tensors["x"].tolist() == [1.5, -2.0]

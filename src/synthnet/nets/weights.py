@@ -23,8 +23,20 @@ from synthnet.files import write_safetensors
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
 LARGEST_SPEC, MOST_AXES = 1 << 31, 64
-OTHERS = {b"GGUF": "a GGUF file", b"\x89HDF": "an HDF5 file", b"\x93NUMPY": "a numpy file", b"\x1f\x8b\x08": "gzip-compressed"}
-LFS = b"version https:/"  # how the text of a Git LFS pointer begins
+PICKLED = (
+    "a pickle or a torch.save file, not .safetensors; convert it with "
+    "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)"
+)
+OTHER = "not .safetensors; load it with its own library and save its tensors with safetensors"
+FOREIGN = {  # how files of other kinds begin. So may a header's length: it is asked only where that makes no sense
+    b"version https:/": "a Git LFS pointer, not the weights it stands for: fetch them with git lfs pull",
+    b"\x80": PICKLED,
+    b"PK\x03\x04": PICKLED,
+    b"GGUF": f"a GGUF file, {OTHER}",
+    b"\x89HDF": f"an HDF5 file, {OTHER}",
+    b"\x93NUMPY": f"a numpy file, {OTHER}",
+    b"\x1f\x8b\x08": f"gzip-compressed, {OTHER}",
+}
 
 
 class TensorSpec(NamedTuple):
@@ -202,8 +214,8 @@ def _opened(path: str | Path) -> Any:
     try:
         if path.is_dir():
             raise InputError(f"{path} is a folder, expected a .safetensors file")
-        size, mode = path.stat().st_size, path.stat().st_mode
-        if not stat.S_ISREG(mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is not a regular file (a pipe or a device): write it to a file first")
         with path.open("rb") as file:
             head = file.read(16)
@@ -211,23 +223,13 @@ def _opened(path: str | Path) -> Any:
         raise InputError(f"{path} does not exist") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if size == 0:
+    if (size := status.st_size) == 0:
         raise InputError(f"{path} is empty")
-    if head.startswith(LFS):
-        raise InputError(f"{path} is a Git LFS pointer, not the weights it stands for: fetch them with git lfs pull")
     if path.suffix == ".json":
         raise InputError(f"{path} is JSON, an index of shards perhaps: save all tensors into one .safetensors file")
-    for magic, kind in OTHERS.items():
-        if head.startswith(magic):
-            raise InputError(
-                f"{path} is {kind}, not .safetensors; load it with its own library and save its tensors with safetensors"
-            )
     if size >= 8 and struct.unpack("<Q", head[:8])[0] > size - 8:
-        if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
-            raise InputError(
-                f"{path} is a pickle or a torch.save file, not .safetensors; convert it with "
-                "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)"
-            )
+        if kinds := [kind for magic, kind in FOREIGN.items() if head.startswith(magic)]:
+            raise InputError(f"{path} is {kinds[0]}")
         raise InputError(f"{path} is not a whole .safetensors file: its header reaches past the end ({size} bytes)")
     try:
         opened = safe_open(path, framework="pt")
