@@ -36,10 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"synthnet: {one_line(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
     except OSError as error:  # the system refuses a path or a file: too long a name, no permission, a full disk
-        if isinstance(error, BrokenPipeError):
-            sys.stderr.close()
-            return 0
         print(f"synthnet: {one_line(f'{error.filename or error}: {error.strerror or type(error).__name__}')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -25,12 +25,13 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def as_json(value: object, indent: int | None = None) -> str:
     """JSON as the standard has it: a number that is not finite is null."""
-    finite = lambda value: None if isinstance(value, float) and not math.isfinite(value) else value  # noqa: E731
 
     def plain(value):
         if isinstance(value, dict):
             return {key: plain(inner) for key, inner in value.items()}
-        return [plain(inner) for inner in value] if isinstance(value, list | tuple) else finite(value)
+        if isinstance(value, list | tuple):
+            return [plain(inner) for inner in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps(plain(value), indent=indent)
 

@@ -49,7 +49,7 @@ def write_atomic(path: str | Path, content: bytes | str | Iterable[bytes | memor
         if path.exists() and not path.is_file():
             raise InputError(f"cannot write {path}: it is {'a folder; name a file' if path.is_dir() else 'not a regular file'}")
         mode = path.stat().st_mode & 0o777 if path.exists() else None  # kept; of a new file, what the umask leaves
-        unfinished = path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.tmp")
+        unfinished = unfinished_beside(path)
         with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             temporary = unfinished
             if mode is not None:
@@ -68,6 +68,11 @@ def write_atomic(path: str | Path, content: bytes | str | Iterable[bytes | memor
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def unfinished_beside(path: Path) -> Path:
+    """A name of its own for what is being written, in the folder where it will stand; short, however long the other is."""
+    return path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.tmp")
 
 
 def lock(handle: int | IO, wait: bool = False, shared: bool = False) -> bool:

@@ -77,10 +77,11 @@ def _depth_known(archs: list[Arch], arch: Arch | UserArch) -> tuple[bool, int]:
 def _covers(record: dict, arch: Arch | UserArch) -> bool:
     """Whether the policy that a file's metadata describes covers an architecture; its tensors are not needed for that."""
     try:
-        layout = layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"])
+        n_classes = Arch.from_dict(record["archs"][0]).kind[2]
+        layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"], n_classes)
     except InputError:
         return False
-    return layout.n_classes in (None, Arch.from_dict(record["archs"][0]).kind[2])
+    return True
 
 
 def check_cover(policy: Policy, file: NetFile, strict: bool = False) -> None:
@@ -156,9 +157,9 @@ def start_weights(policy: Policy, files: Sequence[NetFile]) -> list[Tensor]:
     scaled: dict[Path, dict[str, float]] = {}
     trained: dict[Path, list[str]] = {}
     for file in files:
-        spec = file.net.spec
+        spec, own = file.net.spec, file.flat
         try:
-            flat, factors = match_start(spec, file.flat)
+            flat, factors = match_start(spec, own)
             groups = file.net.symmetry.told_apart(flat) if reads_units(policy.config.tokens) else {}
             for group, n_apart in groups.items():
                 if 2 * n_apart <= (size := file.net.symmetry.groups[group]) and size > 1:
@@ -169,7 +170,7 @@ def start_weights(policy: Policy, files: Sequence[NetFile]) -> list[Tensor]:
             raise InputError(f"{file.path}: {error}") from error
         starts.append(flat)
         scaled |= {file.path: factors} if factors else {}
-        trained |= {file.path: names} if (names := looks_trained(spec, file.flat)) else {}
+        trained |= {file.path: names} if (names := looks_trained(spec, own)) else {}
     if scaled:
         factors = next(iter(scaled.values()))
         shown = ", ".join(f"{name} x {factor:.3g}" for name, factor in list(factors.items())[:4])

@@ -57,8 +57,9 @@ def without_prefix(state: WeightState, like: Arch | UserArch | None = None) -> t
     names, prefix = list(state.tensors), ""
     while found := [each for each in WRAPPERS if all(name.startswith(prefix + each) for name in names)]:
         prefix += found[0]
-    fits = recognise(state.spec, like) is not None or (like is not None and not network_of(like).spec.differences(state.spec))
-    if not prefix or fits:
+    if not prefix:
+        return state, ""
+    if recognise(state.spec, like) is not None or (like is not None and not network_of(like).spec.differences(state.spec)):
         return state, ""
     return WeightState({name.removeprefix(prefix): value for name, value in state.tensors.items()}, state.metadata), prefix
 

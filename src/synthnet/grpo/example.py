@@ -17,7 +17,7 @@ from torch import Tensor
 
 from synthnet.engine import Variation, bounded
 from synthnet.errors import InputError
-from synthnet.grpo.objective import controlled
+from synthnet.grpo.objective import controlled, spread_figures
 from synthnet.grpo.score import RewardConfig
 from synthnet.nets import ACTIVATIONS, Chain, WeightSpec, shortfall
 from synthnet.policy import Policy, draw_prompt, rollout
@@ -70,15 +70,8 @@ def example_loss(
         gradients.append(gradient)
         rewards_PGN.append(rewards_GN)
     loss = -(torch.stack(gradients) * final).sum() / len(final)
-    rewards = torch.stack(rewards_PGN)
-    spread = rewards.std(1)
-    metrics = {
-        "reward": rewards.mean().item(),
-        "reward_std": spread.mean().item(),
-        "frac_reward_zero_std": (spread == 0).double().mean().item(),
-        "n_steps": float(n_steps),
-        "evaluations": float(len(final) * config.num_generations),
-    }
+    groups = torch.stack(rewards_PGN).transpose(1, 2).flatten(0, 1)  # an example's draws under one prompt
+    metrics = {**spread_figures(groups), "n_steps": float(n_steps), "evaluations": float(len(final) * config.num_generations)}
     if config.apart:
         lack = shortfall(net.symmetry, final, APART * wanted)
         loss, metrics["shortfall"] = loss + config.apart * lack, lack.item()

@@ -23,7 +23,7 @@ from synthnet.grpo.config import GrpoConfig, check
 from synthnet.grpo.example import example_loss
 from synthnet.grpo.hooks import Hook, load_hooks
 from synthnet.grpo.noise import noise_shares, set_noise, set_sigma
-from synthnet.grpo.objective import GROUPINGS, controlled, group_spread, policy_loss
+from synthnet.grpo.objective import GROUPINGS, controlled, policy_loss, spread_figures
 from synthnet.grpo.sample import Cohort, NoisyStep, Rollouts, sample
 from synthnet.grpo.score import RewardConfig, Scored, measure, score, step_gains, total
 from synthnet.policy import Policy, draw_prompt, freeze_all_but
@@ -93,12 +93,12 @@ def train_grpo(
         for update in run.updates():
             if not policy.config.action.learn_sigma:
                 set_noise(policy, config.sigma, shares, own_sigma)
-            longest = most_tokens(policy, members, config)
-            chosen = members if config.mixed else [members[update % len(members)]]
+            turn = update % len(members)
             if config.rollout == "example":
-                turn = update % len(members)
                 run.step(*example_loss(policy, members[turn], config, reward, watch.references[turn], seed, update))
                 continue
+            longest = most_tokens(policy, members, config)
+            chosen = members if config.mixed else [members[turn]]
             signal = config.signal_every > 0 and update % config.signal_every == 0
             seen = experience(policy, chosen, config, reward, hooks, seed, update, signal, estimator)
             updates, flat = updates + 1, flat + (seen.metrics["frac_reward_zero_std"] == 1)
@@ -168,11 +168,8 @@ def experience(
 
 
 def _summary(rewards_PG: Tensor, scored: Scored) -> dict[str, float]:
-    spread = group_spread(rewards_PG)
     return {
-        "reward": rewards_PG.nanmean().item(),
-        "reward_std": spread.mean().item(),
-        "frac_reward_zero_std": (spread == 0).double().mean().item(),
+        **spread_figures(rewards_PG),
         "accuracy": scored.accuracy[:, -1].mean().item(),
         "n_steps": scored.n_steps.double().mean().item(),
     }

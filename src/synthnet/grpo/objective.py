@@ -45,6 +45,16 @@ def group_spread(rewards_PG: Tensor) -> Tensor:
     return (_centred(rewards_PG).square().sum(1, keepdim=True) / (counts - 1).clamp_min(1)).sqrt()
 
 
+def spread_figures(rewards_PG: Tensor) -> dict[str, float]:
+    """What a run logs of its groups' rewards."""
+    spread = group_spread(rewards_PG)
+    return {
+        "reward": rewards_PG.nanmean().item(),
+        "reward_std": spread.mean().item(),
+        "frac_reward_zero_std": (spread == 0).double().mean().item(),
+    }
+
+
 def _centred(values: Tensor) -> Tensor:
     """Values [… n] minus their mean over the last axis; NaN does not count and becomes 0."""
     return (values - values.nanmean(-1, keepdim=True)).nan_to_num(0.0)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from synthnet.console import figure_library
 from synthnet.errors import InputError, missing_extra
-from synthnet.files import make_folder, refuse_collisions, write_atomic
+from synthnet.files import make_folder, refuse_collisions, unfinished_beside, write_atomic
 from synthnet.nets.weights import INTEGER_DTYPES, WeightState
 
 SHAPE, DTYPE, METADATA, INTEGERS = "synthnet.shape", "synthnet.dtype", "synthnet.metadata", "synthnet.integers"
@@ -83,7 +83,7 @@ def write_exr(path: str | Path, state: WeightState) -> None:
             header |= {METADATA: json.dumps(state.metadata), INTEGERS: json.dumps(integers)}
         parts.append(library.Part(header, {"Y": image}, name))
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = unfinished_beside(path)
     try:
         library.File(parts).write(str(temporary))
         write_atomic(path, temporary.read_bytes())

@@ -16,11 +16,10 @@ def draw_init(spec: WeightSpec, draw: torch.Generator) -> Tensor:
     A norm starts as the identity: scale and running variance 1, shift and running mean 0.
     """
     flat = (2 * torch.rand(spec.n_weights, generator=draw) - 1) * init_scale(spec)
-    shapes = {tensor.name: tensor.shape for tensor in spec.floats}
-    for name, place in spec.slices().items():
-        owner, _, local = name.rpartition(".")
-        if len(shapes[name]) == 1 and len(shapes.get(f"{owner}.weight", ())) < 2:
-            flat[place] = float(local in ("weight", "running_var"))
+    places, deciding = spec.slices(), _deciding_shapes(spec)
+    for tensor in spec.floats:
+        if len(tensor.shape) == 1 and len(deciding[tensor.name]) < 2:
+            flat[places[tensor.name]] = float(tensor.name.rpartition(".")[2] in ("weight", "running_var"))
     return flat
 
 
@@ -30,15 +29,19 @@ def init_scale(spec: WeightSpec) -> Tensor:
 
     A bias takes the fan-in of the weight it stands beside; a lone one-dimensional tensor (a norm's scale) takes 1.
     """
-    shapes = {tensor.name: tensor.shape for tensor in spec.floats}
-    parts = []
+    deciding, parts = _deciding_shapes(spec), []
     for tensor in spec.floats:
-        shape = tensor.shape
-        if len(shape) < 2:
-            shape = shapes.get(tensor.name.rpartition(".")[0] + ".weight", ())
-        fan_in = prod(shape[1:]) if len(shape) > 1 else 1
+        fan_in = prod(deciding[tensor.name][1:])
         parts.append(torch.full((prod(tensor.shape),), max(fan_in, 1) ** -0.5))
     return torch.cat(parts)
+
+
+def _deciding_shapes(spec: WeightSpec) -> dict[str, tuple[int, ...]]:
+    """The shape that decides how each tensor starts: its own if it has two axes or more, else that of the weight beside it,
+    if there is one. Fewer than two axes: the tensor is a norm's."""
+    shapes = {tensor.name: tensor.shape for tensor in spec.floats}
+    beside = {name: shapes.get(name.rpartition(".")[0] + ".weight", ()) for name in shapes}
+    return {name: shape if len(shape) > 1 else beside[name] for name, shape in shapes.items()}
 
 
 DEVIATIONS = 4.0  # of the mean square of so many uniform draws: what lies within is a start as it was expected
@@ -79,9 +82,8 @@ def match_start(spec: WeightSpec, flat: Tensor) -> tuple[Tensor, dict[str, float
 
 def random_tensors(spec: WeightSpec) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the tensors that `draw_init` draws: all but those of norms."""
-    shapes = {tensor.name: tensor.shape for tensor in spec.floats}
-    owner = {name: shapes.get(name.rpartition(".")[0] + ".weight", ()) for name in shapes}
-    return [(name, shape) for name, shape in shapes.items() if len(shape) > 1 or len(owner[name]) > 1]
+    deciding = _deciding_shapes(spec)
+    return [(tensor.name, tensor.shape) for tensor in spec.floats if len(deciding[tensor.name]) > 1]
 
 
 def looks_trained(spec: WeightSpec, flat: Tensor) -> list[str]:

@@ -110,9 +110,7 @@ class Policy(nn.Module):
         """The token layout of a network on the policy's device (cached). Raises: InputError where it is not covered."""
         key = (net.spec, net.task, self.device)
         if key not in self._layouts:
-            layout = self._build_layout(net, self.vocabulary)
-            if layout.n_classes != self.n_classes:
-                raise InputError(f"the policy knows {self.n_classes} classes one by one, this network has {layout.n_classes}")
+            layout = layout_of(self.config.tokens, net, self.vocabulary, self.n_classes)
             self._layouts[key] = replace(layout, statistics=self._statistics(net.task)).to(self.device)
         return self._layouts[key]
 
@@ -266,6 +264,12 @@ def _as_steps(steps_left: Tensor | int, scaled: Tensor) -> Tensor:
     return torch.full((len(scaled),), steps_left, device=scaled.device) if isinstance(steps_left, int) else steps_left
 
 
-def layout_of(tokens: dict, net: Network, vocabulary: dict[str, int] | None) -> TokenLayout:
-    """The token layout of a network under a token scheme. Raises: InputError where the vocabulary does not cover it."""
-    return build_layout(tokens, net.spec, net.symmetry if reads_units(tokens) else None, vocabulary)
+def layout_of(
+    tokens: dict, net: Network, vocabulary: dict[str, int] | None = None, n_classes: int | None = None
+) -> TokenLayout:
+    """The token layout of a network under a token scheme. Raises: InputError where the vocabulary does not cover it, or where
+    classes have tokens and are not as many as the policy knows (None: it is made from this network)."""
+    layout = build_layout(tokens, net.spec, net.symmetry if reads_units(tokens) else None, vocabulary)
+    if n_classes is not None and layout.n_classes not in (None, n_classes):
+        raise InputError(f"the policy knows {n_classes} classes one by one, this network has {layout.n_classes}")
+    return layout

@@ -106,18 +106,10 @@ class Task:
     def _select(self, parts: list[str]) -> tuple[Tensor, Tensor]:
         if self.joint:
             raise ValueError(f"{self.name} has several data sets: ask its members")
-        inputs, labels = _chosen(self.source, self.data_dir, self.split_seed, self.side, self.held_back, tuple(parts))
-        n_inputs, n_classes = (getattr(self.network.module, name, None) for name in ("n_inputs", "n_classes"))
-        if n_inputs not in (None, inputs.shape[1]):
-            raise InputError(
-                f"task {self.name}: its network takes {n_inputs} inputs, an example of {self.source} has {inputs.shape[1]}"
-            )
-        if n_classes is not None and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
-            raise InputError(
-                f"task {self.name}: its network tells {n_classes} classes apart (labels 0 to {n_classes - 1}), "
-                f"{self.source} has labels {int(labels.min())} to {int(labels.max())}"
-            )
-        return inputs, labels
+        sizes = tuple(getattr(self.network.module, name, None) for name in ("n_inputs", "n_classes"))
+        data_set = (self.source, self.data_dir, self.split_seed, self.side, self.held_back, tuple(parts))
+        _check_fit(self.name, *sizes, *data_set)
+        return _chosen(*data_set)
 
     def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
         """Start weights [seed weights] (`draw_init`). Each seed has a generator of its own, so a net does not depend on which
@@ -158,6 +150,19 @@ def _chosen(
             raise unknown("split", part, indices)
     chosen = torch.cat([indices[part] for part in parts])
     return inputs[chosen], labels[chosen]
+
+
+@lru_cache(maxsize=32)
+def _check_fit(task: str, n_inputs: int | None, n_classes: int | None, source: str, *rest) -> None:
+    """Refuse data that are not for a task's network, where that says its sizes. Raises: InputError."""
+    inputs, labels = _chosen(source, *rest)
+    if n_inputs not in (None, inputs.shape[1]):
+        raise InputError(f"task {task}: its network takes {n_inputs} inputs, an example of {source} has {inputs.shape[1]}")
+    if n_classes is not None and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
+        raise InputError(
+            f"task {task}: its network tells {n_classes} classes apart (labels 0 to {n_classes - 1}), "
+            f"{source} has labels {int(labels.min())} to {int(labels.max())}"
+        )
 
 
 @lru_cache(maxsize=8)
