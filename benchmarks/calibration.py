@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from synthnet.audit.evaluation import interval, split_data, summary, task_of_policy
+from synthnet.bundled import load_policy
 from synthnet.console import percent, table
-from synthnet.engine.network import Network, predictions
+from synthnet.engine.network import Network
+from synthnet.engine.scoring import predictions
 from synthnet.files import write_atomic
 from synthnet.grpo.rewards.calibration import calibration_error
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.seeds import generator
-from synthnet.synthesis import load_policy
 from synthnet.tasks.twins import grow_twins
 
 TEMPERATURES = torch.logspace(-0.7, 0.7, 71)
@@ -84,7 +85,7 @@ def main() -> None:
     runs = {f"after, seed {i}": path for i, path in enumerate(options.after)}
     policies = {name: load_policy(path) for name, path in {**runs, "before": options.before}.items()}
     task = task_of_policy(policies["before"])
-    net, (inputs, labels), fit = task.network, split_data(task, "test"), task.data("reward")
+    net, (inputs, labels), fit = task.network, split_data(task, "test"), task.examples("reward")
     start, val = task.draw_start("test", list(range(options.seeds))), task.draw_start("val", list(range(64)))
     makers = {name: lambda w, p=p: synthesize_flat(p, w, options.steps, net)[:, -1] for name, p in policies.items()}
     makers["SGD twins"] = lambda w: grow_twins(task, w)

@@ -7,9 +7,9 @@ import argparse
 import json
 
 from synthnet.audit.evaluation import evaluate_policy, task_of_policy
+from synthnet.bundled import load_policy
 from synthnet.console import percent, table
 from synthnet.files import write_atomic
-from synthnet.synthesis import load_policy
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ best-of-K sampling of the policy before GRPO, with as many draws per seed as ask
 
 import argparse
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -16,18 +17,19 @@ import torch
 from torch import Tensor
 
 from synthnet.audit.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
+from synthnet.bundled import load_policy
 from synthnet.console import percent, table
-from synthnet.engine.network import score
+from synthnet.engine import Recipe
 from synthnet.engine.population import Training, train_population
 from synthnet.engine.quality import quality
+from synthnet.engine.scoring import score
 from synthnet.files import write_atomic
 from synthnet.grpo.noise import role_shares
 from synthnet.nets.start import init_scale
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import rollout
 from synthnet.seeds import generator
-from synthnet.synthesis import load_policy
-from synthnet.tasks.task import Recipe, Task
+from synthnet.tasks import Task
 from synthnet.tasks.twins import grow_twins
 from synthnet.train.distil import ensemble_labels
 from synthnet.train.zoo import Zoo
@@ -39,8 +41,8 @@ BEST_OF_BATCH = 32
 
 
 def trained(task: Task, start: Tensor, recipe: Recipe, labels: Tensor | None = None, noise: float = 0.0) -> Tensor:
-    inputs, own = task.data("train")
-    training = Training(recipe, input_noise=noise)
+    inputs, own = task.examples("train")
+    training = Training(replace(recipe, input_noise=noise))
     labels = own if labels is None else labels
     parts = [train_population(task.network, w, inputs, labels, training, [recipe.epochs])[:, 0] for w in start.split(4096)]
     return torch.cat(parts)
@@ -48,7 +50,7 @@ def trained(task: Task, start: Tensor, recipe: Recipe, labels: Tensor | None = N
 
 def tuned_recipe(task: Task, seeds: int = 64) -> Recipe:
     """The best of nine settings on val (seeds of purpose val)."""
-    start, (inputs, labels) = task.draw_start("val", list(range(seeds))), task.data("val")
+    start, (inputs, labels) = task.draw_start("val", list(range(seeds))), task.examples("val")
     base, found = task.recipe, []
     for rate in RATES:
         for share in EPOCHS:
@@ -67,7 +69,7 @@ def best_of(
 
     The sampling is the one the shipped policies were trained with: earlier steps take the mean action.
     """
-    net, (inputs, labels), scale = task.network, task.data("train+reward"), init_scale(task.network.spec)
+    net, (inputs, labels), scale = task.network, task.examples("train+reward"), init_scale(task.network.spec)
     chosen = torch.randperm(len(inputs), generator=generator(0, "best-of-images"))[:n_images]
     inputs, labels = inputs[chosen], labels[chosen]
     state = start if n_steps == 1 else rollout(policy, start, n_steps, net)[-2]
@@ -87,7 +89,7 @@ def best_of(
 
 def tuned(task: Task, options, what):
     """The setting whose nets of val seeds are best on val; `what(setting)` gives the nets."""
-    inputs, labels = task.data("val")
+    inputs, labels = task.examples("val")
     return max(options, key=lambda setting: score(task.network, what(setting), inputs, labels)[0].mean().item())
 
 
@@ -111,8 +113,8 @@ def controls(task: Task, zoo: Zoo, n_seeds: int) -> dict[str, Tensor]:
     """Weights [seed weights] of each control that does not depend on the policy."""
     start, net = task.draw_start("test", list(range(n_seeds))), task.network
     states = zoo.states("zoo", 256)[:, -1]
-    val = score(net, states, *task.data("val"))[0]
-    soft = ensemble_labels(task, zoo, task.data("train")[0], 256)
+    val = score(net, states, *task.examples("val"))[0]
+    soft = ensemble_labels(task, zoo, task.examples("train")[0], 256)
     scale = init_scale(net.spec)
     draw = generator(0, "controls")
     picks = states[torch.randint(len(states), (n_seeds,), generator=draw)]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from synthnet.audit.evaluation import interval, split_data, summary, task_of_policy
+from synthnet.bundled import load_policy
 from synthnet.console import percent, table
-from synthnet.engine.network import score
+from synthnet.engine.scoring import score
 from synthnet.files import write_atomic
 from synthnet.policy import steps as ways
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.settings import option
-from synthnet.synthesis import load_policy
 
 
 def main() -> None:

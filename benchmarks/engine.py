@@ -29,12 +29,14 @@ from torch.func import functional_call, grad, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthnet.console import table
-from synthnet.engine.network import Network, network_of, score
+from synthnet.engine import Recipe
+from synthnet.engine.network import Network, network_of
 from synthnet.engine.population import Training, batch_orders, train_population
+from synthnet.engine.scoring import score
 from synthnet.files import write_atomic
 from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
-from synthnet.tasks.task import Recipe, build_task
+from synthnet.tasks import build_task
 from synthnet.tasks.twins import grow_twins
 
 BATCH, STEPS, IMAGES, RATE, LOOP_NETS = 64, 20, 512, 2e-3, 16
@@ -300,7 +302,7 @@ def report_bfloat16(options) -> dict:
     for name in ("digits-mlp", "mnist5k-mlp"):
         task = build_task(name)
         nets = grow_twins(task, task.draw_start("val", list(range(128)))).repeat(8, 1)
-        data = task.data("train+reward")
+        data = task.examples("train+reward")
         ways = {str(d)[6:]: partial(score, task.network, nets, *data, dtype=d) for d in (torch.float32, torch.bfloat16)}
         (accuracy, loss), (rough_accuracy, rough_loss) = (way() for way in ways.values())
         seconds = alternating(ways, options.rounds)

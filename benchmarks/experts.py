@@ -12,12 +12,12 @@ import json
 
 import torch
 
+from synthnet.bundled import load_policy
 from synthnet.console import table
 from synthnet.files import write_atomic
 from synthnet.policy.experts import choices, information, loads
 from synthnet.seeds import generator
-from synthnet.synthesis import load_policy
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 
 
 def main() -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from torch import Tensor
 
 from synthnet.audit.evaluation import evaluate_policy
+from synthnet.bundled import load_policy
 from synthnet.console import percent, table
 from synthnet.files import write_atomic, write_safetensors
 from synthnet.nets.weights import read_weights
 from synthnet.policy.policy import Policy
-from synthnet.synthesis import load_policy
-from synthnet.tasks.task import Task, build_task
+from synthnet.tasks import Task, build_task
 from synthnet.tasks.twins import grow_twins
 
 LARGE = 20_000
@@ -28,7 +28,7 @@ def kept_twins(task: Task, n_seeds: int, folder: Path) -> Tensor:
     made_of = [
         task.name,
         task.arch.label,
-        task.source,
+        task.data.source,
         f"split{task.split_seed}",
         *map(str, vars(task.recipe).values()),
         n_seeds,

@@ -19,16 +19,16 @@ from controls import tuned, tuned_best_of
 from torch import Tensor
 
 from synthnet.audit.evaluation import evaluate_policy, interval, split_data, summary, task_of_policy
+from synthnet.bundled import load_policy
 from synthnet.console import percent, table
-from synthnet.engine.network import score
 from synthnet.engine.quality import quality
+from synthnet.engine.scoring import score
 from synthnet.files import write_atomic
 from synthnet.grpo.sample import mirrored
 from synthnet.nets.start import init_scale
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.seeds import generator
-from synthnet.synthesis import load_policy
 from synthnet.tasks.task import Task
 from synthnet.tasks.twins import grow_twins
 
@@ -39,7 +39,7 @@ ES_SETTINGS = ((0.05, 0.05), (0.1, 0.05), (0.1, 0.1), (0.2, 0.1))  # sigma and l
 @torch.no_grad()
 def evolve(task: Task, start: Tensor, evaluations: int, sigma: float, rate: float) -> Tensor:
     """Evolution strategies (Salimans et al. 2017, arXiv 1703.03864) with Adam on each net alone, by the reward."""
-    inputs, labels = task.data("train+reward")
+    inputs, labels = task.examples("train+reward")
     scale, made = init_scale(task.network.spec), []
     for number, weights in enumerate(start):
         mean = (weights / scale).clone().requires_grad_(True)

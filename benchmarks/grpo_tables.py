@@ -13,12 +13,12 @@ import re
 from pathlib import Path
 
 from synthnet.audit.evaluation import evaluate_policy
+from synthnet.bundled import load_policy
 from synthnet.config import compose
 from synthnet.console import percent, table
 from synthnet.files import write_atomic
 from synthnet.lab.fork import run_command
 from synthnet.policy.file import read_policy
-from synthnet.synthesis import load_policy
 from synthnet.tasks.twins import grow_twins
 
 PAIRS = "benchmarks/policies/pairs-digits-256.safetensors"  # from the root of the project

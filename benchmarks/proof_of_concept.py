@@ -18,13 +18,14 @@ from torch import Tensor
 from synthnet.audit.evaluation import split_data
 from synthnet.audit.novelty import error_iou
 from synthnet.console import percent, table
-from synthnet.engine.network import Network, predictions
+from synthnet.engine.network import Network
+from synthnet.engine.scoring import predictions
 from synthnet.files import write_atomic
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.progress import Bar
 from synthnet.seeds import generator
-from synthnet.tasks.task import Task, build_task
+from synthnet.tasks import Task, build_task
 from synthnet.train.zoo import Zoo
 
 EPOCHS = 50

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
+from synthnet.bundled import POLICY_DIR
 from synthnet.files import sha256_of, write_atomic
 from synthnet.policy.file import read_policy
-from synthnet.synthesis import POLICY_DIR
 
 READS = {
     "pairs": "The pairs stage reads the zoo's weight states and, for its error measure, training images.",

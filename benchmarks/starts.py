@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import init
 
 from synthnet.audit import summary
+from synthnet.bundled import load_policy
 from synthnet.engine import score
 from synthnet.files import write_atomic
 from synthnet.nets import match_start
 from synthnet.policy import synthesize_flat
 from synthnet.progress import Bar
-from synthnet.synthesis import load_policy
 from synthnet.tasks import Task, build_task
 
 POLICIES = {"digits-mlp": "digits-mlp", "mnist5k-mlp": "mnist5k-mlp", "mnist5k-cnn-family": "mnist5k-cnn"}
@@ -56,7 +56,7 @@ def measure(name: str, task: Task, law: str, zero_biases: bool, seeds: list[int]
     policy, spec = load_policy(name), task.network.spec
     k, starts = int(policy.record["best_k"]), drawn(task, law, zero_biases, seeds)
     matched = torch.stack([match_start(spec, flat)[0] for flat in starts])
-    inputs, labels = task.data("val")
+    inputs, labels = task.examples("val")
     accuracy = {
         way: summary(score(task.network, synthesize_flat(policy, flat, k, task.network)[:, -1], inputs, labels)[0])
         for way, flat in (("as it is", starts), ("matched", matched))

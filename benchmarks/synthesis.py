@@ -18,23 +18,23 @@ from pathlib import Path
 import torch
 from engine import alternating, on_one_thread, train_loop
 
+from synthnet.bundled import load_policy
 from synthnet.console import table
-from synthnet.engine.network import score
 from synthnet.engine.population import Training, train_population
+from synthnet.engine.scoring import score
 from synthnet.files import write_atomic
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.synthesis import load_policy
-from synthnet.tasks.task import Task, build_task
+from synthnet.tasks import Task, build_task
 
 NETS = 256
 
 
 def epochs_to(task: Task, target: float) -> int | None:
     """The first epoch after which SGD's mean accuracy on val is `target`; None if the recipe never gets there."""
-    start, (inputs, labels) = task.draw_start("val", list(range(64))), task.data("train")
+    start, (inputs, labels) = task.draw_start("val", list(range(64))), task.examples("train")
     epochs = list(range(1, 2 * task.recipe.epochs + 1))
     states = train_population(task.network, start, inputs, labels, Training(task.recipe), epochs)
-    reached = [score(task.network, states[:, i], *task.data("val"))[0].mean().item() for i in range(len(epochs))]
+    reached = [score(task.network, states[:, i], *task.examples("val"))[0].mean().item() for i in range(len(epochs))]
     return next((epoch for epoch, value in zip(epochs, reached, strict=True) if value >= target), None)
 
 
@@ -55,9 +55,9 @@ def main() -> None:
     policy = load_policy(options.policy)
     task, steps = build_task(policy.record["task"]), policy.record["best_k"]
     net, recipe = task.network, task.recipe
-    start, (inputs, labels) = task.draw_start("val", list(range(NETS))), task.data("train")
+    start, (inputs, labels) = task.draw_start("val", list(range(NETS))), task.examples("train")
     made = synthesize_flat(policy, start[:64], steps, net)[:, -1]
-    target = score(net, made, *task.data("val"))[0].mean().item()
+    target = score(net, made, *task.examples("val"))[0].mean().item()
     epochs = epochs_to(task, target)
     trained = epochs or recipe.epochs
     order = inputs[: len(inputs) // recipe.batch_size * recipe.batch_size]

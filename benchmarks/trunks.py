@@ -25,7 +25,7 @@ from synthnet.policy.experts import choices, information
 from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy, PolicyConfig
 from synthnet.runs import Setup
-from synthnet.tasks.task import Task, build_task
+from synthnet.tasks import Task, build_task
 from synthnet.train.distil import DistilConfig, train_distil
 from synthnet.train.loop import LoopConfig
 from synthnet.train.pairs import PairsConfig, train_pairs

@@ -15,9 +15,9 @@ from family import LARGE, kept_twins
 
 from synthnet.audit.evaluation import split_data, summary
 from synthnet.console import percent, table
-from synthnet.engine.network import score
+from synthnet.engine.scoring import score
 from synthnet.files import write_atomic
-from synthnet.tasks.task import Task, build_task
+from synthnet.tasks import Task, build_task
 
 TUNING_SEEDS = 4
 

@@ -9,7 +9,7 @@ import torch
 from synthnet.lab.fork import run_command
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.runs.setup import Setup
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 
 torch.set_num_threads(1)
 

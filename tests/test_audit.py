@@ -56,7 +56,7 @@ def _generator(name, field, zoo):
     draw, training, symmetry = torch.Generator().manual_seed(5), field.training, field.network.symmetry
     scale, n = init_scale(field.network.spec), N_HELDOUT
     if name.startswith("honest"):  # conventional training from the same starts, the minibatches in another order
-        data, recipe = field.task.data("train"), Training(field.task.recipe, order_seed=1)
+        data, recipe = field.task.examples("train"), Training(field.task.recipe, order_seed=1)
         nets = train_population(field.network, field.starts, *data, recipe, [field.task.recipe.epochs])[:, 0]
         nets[:2] = training[:2] if name != "honest" else nets[:2]
         return nets

@@ -7,15 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from synthnet.engine import Recipe
 from synthnet.engine.gradients import DERIVATIVES, chain_gradients
-from synthnet.engine.network import BACKENDS, Network, cross_entropy, score
+from synthnet.engine.network import BACKENDS, Network
+from synthnet.engine.objective import cross_entropy
 from synthnet.engine.plan import Plan
 from synthnet.engine.population import Training, batch_orders, train_population
+from synthnet.engine.scoring import score
 from synthnet.errors import InputError
 from synthnet.nets import modules
 from synthnet.nets.arch import Arch
 from synthnet.nets.start import draw_init
-from synthnet.tasks.task import Recipe
 
 
 class Odds(nn.Module):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from synthnet.engine.network import score
+from synthnet.bundled import POLICY_DIR, find_policy, policies
+from synthnet.engine.scoring import score
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.synthesis import POLICY_DIR, find_policy, policies
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 from synthnet.tasks.twins import grow_twins
 
 FAMILIES = {
@@ -29,11 +29,11 @@ def task_of(name):
 def test_each_task_has_its_policy_and_widths_between_have_a_familys():
     assert {"digits-mlp", "mnist5k-mlp", "digits-vit", *FAMILIES} <= set(policies())
     for name in ("digits-mlp", "mnist5k-mlp", "digits-vit"):
-        assert find_policy(build_task(name).arch) == name
+        assert find_policy(build_task(name).arch)[0] == name
     for task, name in (("digits-mlp", "digits-mlp"), ("mnist8-mlp", "digits-mnist8"), ("elsewhere", "digits-mlp")):
-        assert find_policy(build_task("digits-mlp").arch, task) == name
+        assert find_policy(build_task("digits-mlp").arch, task)[0] == name
     for name in FAMILIES:
-        assert find_policy(task_of(name).arch) == name
+        assert find_policy(task_of(name).arch)[0] == name
 
 
 def test_one_shipped_policy_is_a_perceiver_with_experts():
@@ -58,7 +58,7 @@ def test_a_shipped_policy_keeps_its_card(name):
 
 def works(policy, task, share):
     """At its best K at least this share of its twins, every net its own; start weights are the control that must fail."""
-    inputs, labels = task.data("val")
+    inputs, labels = task.examples("val")
     start = task.draw_start("heldout", list(range(5000, 5012)))
     made = synthesize_flat(policy, start, policy.record["best_k"], task.network)[:, -1]
     accuracy, twins = (score(task.network, w, inputs, labels)[0].mean() for w in (made, grow_twins(task, start)))

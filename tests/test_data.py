@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from synthnet.engine.network import score
 from synthnet.engine.population import Recipe
+from synthnet.engine.scoring import score
 from synthnet.engine.variation import STATISTICS
 from synthnet.errors import InputError
-from synthnet.tasks import data
+from synthnet.tasks import build_task, check_same_data, data, task_names
 from synthnet.tasks.data.cifar10 import FILES, RECORD
 from synthnet.tasks.data.idx import NAMES
-from synthnet.tasks.task import build_task, check_same_data, task_names
 from synthnet.tasks.twins import grow_twins
 
 
@@ -47,7 +46,7 @@ def test_idx_files_are_read_exactly(tmp_path, suffix):
 def test_the_mnist_task_trains_on_local_files(tmp_path):
     write_mnist(tmp_path, n=200)
     task = build_task("mnist5k-mlp", data_dir=str(tmp_path))
-    inputs, labels = task.data("train")
+    inputs, labels = task.examples("train")
     assert inputs.shape == (210, 784)
     assert task.network.logits(task.draw_start("val", [0]), inputs).shape == (1, 210, 10)
     assert labels.max() == 9
@@ -98,16 +97,17 @@ LOCAL = {"fashion-cnn": {"channels": [2, 3]}, "cifar10-resnet18": {"width": 8}} 
 @pytest.mark.parametrize("name", sorted(set(task_names()) - {*LOCAL, "digits-mnist8"}))
 def test_splits_are_disjoint_complete_and_fixed(name):
     task = build_task(name)
-    indices = data.split_indices(task.source, len(data.load(task.source)[1]), 0)
+    source = task.data.source
+    indices = data.split_indices(source, len(data.load(source)[1]), 0)
     together = torch.cat(list(indices.values()))
     assert len(together.unique()) == len(together)
     assert {split: len(part) for split, part in indices.items()} == {
         "digits": {"train": 1100, "reward": 100, "val": 100, "test": 497},
         "mnist5k": {"train": 3500, "reward": 250, "val": 250, "test": 1000},
-    }[task.source]
+    }[source]
     order = torch.randperm(len(together), generator=torch.Generator().manual_seed(0))
     assert torch.equal(indices["train"], order[: len(indices["train"])])
-    inputs, _ = task.data("train")
+    inputs, _ = task.examples("train")
     assert abs(inputs.mean().item()) < 1e-4
     assert inputs.std().item() == pytest.approx(1, abs=1e-4)
 
@@ -120,16 +120,16 @@ def test_start_weights_of_different_purposes_and_seeds_differ(tiny):
 
 def test_the_test_split_is_refused_outside_evaluation(tiny):
     with pytest.raises(InputError, match="evaluation and reports only"):
-        tiny.data("test")
+        tiny.examples("test")
     with pytest.raises(InputError, match="evaluation and reports only"):
-        tiny.data("train+test")
+        tiny.examples("train+test")
 
 
 @pytest.mark.parametrize("name", sorted(LOCAL))
 def test_tasks_on_local_files_run_end_to_end(name, tmp_path, capsys):
     """From files in the real format to start weights, conventional training, and a score on the test split."""
     with pytest.raises(InputError, match="data_dir"):
-        build_task(name).data("train")
+        build_task(name).examples("train")
     rng = np.random.default_rng(0)
     if name == "fashion-cnn":
         write_mnist(tmp_path)
@@ -139,7 +139,7 @@ def test_tasks_on_local_files_run_end_to_end(name, tmp_path, capsys):
             records[:, 0] %= 10
             (tmp_path / file).write_bytes(records.tobytes())
     task = build_task(name, data_dir=str(tmp_path), **LOCAL[name])
-    assert torch.cat([task.data(split)[1] for split in ("train", "reward", "val")]).max() < 10
+    assert torch.cat([task.examples(split)[1] for split in ("train", "reward", "val")]).max() < 10
     quick = replace(task, recipe=Recipe(1e-3, 16, 1))
     start = quick.draw_start("user", [0, 1])
     grown = grow_twins(quick, start)
@@ -158,14 +158,14 @@ def test_mnist8_is_mnist_averaged_down_and_a_joint_task_has_each_members_own_dat
     assert digits.data_set != mnist.data_set
     assert joint.data_key == {"joint": [digits.data_key, mnist.data_key]}
     assert mnist.data_key == build_task("mnist5k-mlp", split_seed=1, held_back=10).data_key
-    images, labels = mnist.data("train")
-    whole, same = build_task("mnist5k-mlp", split_seed=1, held_back=10).data("train")
+    images, labels = mnist.examples("train")
+    whole, same = build_task("mnist5k-mlp", split_seed=1, held_back=10).examples("train")
     assert torch.equal(labels, same)
     small = torch.nn.functional.adaptive_avg_pool2d(whole.view(-1, 28, 28)[:5], 8).flatten(1)
     assert torch.corrcoef(torch.stack([small.flatten(), images[:5].flatten()]))[0, 1] > 0.9999
     with pytest.raises(ValueError, match="several data sets"):
-        joint.data("train")
-    assert [member.data_dir for member in build_task("digits-mnist8", data_dir="there").members] == [None, "there"]
+        joint.examples("train")
+    assert [member.data.data_dir for member in build_task("digits-mnist8", data_dir="there").members] == [None, "there"]
     for recorded in (digits.data_key, joint.data_key):
         check_same_data(recorded, digits, "it")
     with pytest.raises(InputError, match="made on other images"):
@@ -175,13 +175,13 @@ def test_mnist8_is_mnist_averaged_down_and_a_joint_task_has_each_members_own_dat
 def test_statistics_are_pictures_of_the_training_images_alone():
     """Mean, deviation, and what each class adds to the mean; 8x8 numbers each."""
     task = build_task("digits-mlp")
-    inputs, labels = task.data("train")
+    inputs, labels = task.examples("train")
     pictures = task.statistics.view(12, 64)
     assert torch.allclose(pictures[0], inputs.mean(0), atol=1e-5)
     assert torch.allclose(pictures[1], inputs.std(0), atol=1e-5)
     assert torch.allclose(pictures[5], inputs[labels == 3].mean(0) - inputs.mean(0), atol=1e-5)
     small = build_task("mnist5k-cnn")
-    whole = small.data("train")[0].mean(0).view(1, 14, 14)
+    whole = small.examples("train")[0].mean(0).view(1, 14, 14)
     picture = torch.nn.functional.adaptive_avg_pool2d(whole, 8).flatten()
     assert torch.allclose(small.statistics.view(12, 64)[0], picture, atol=1e-5), "pooled along both sides"
     assert build_task("mnist5k-cnn").statistics.shape == (STATISTICS,) == build_task("mnist-simplecnn").statistics.shape

@@ -7,7 +7,7 @@ from conftest import make_policy
 from synthnet.commands import demo
 from synthnet.errors import InputError
 from synthnet.nets.weights import read_weights
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 
 
 def test_demo_leaves_files_a_table_and_a_figure(tmp_path, monkeypatch, capsys):
@@ -15,7 +15,7 @@ def test_demo_leaves_files_a_table_and_a_figure(tmp_path, monkeypatch, capsys):
     policy = make_policy(task)
     policy.record = {"best_k": 2, "task": "digits-mlp"}
     policy.save(tmp_path / "p.safetensors")
-    monkeypatch.setattr(demo, "find_policy", lambda arch: tmp_path / "p.safetensors")
+    monkeypatch.setattr(demo, "find_policy", lambda arch: (tmp_path / "p.safetensors", []))
     demo.demo("digits-mlp", 3, str(tmp_path / "out"), rebuild=False, distil=False, device="cpu")
     printed = capsys.readouterr().out
     for words in ("start weights", "synthesised, K = 1", "synthesised, K = 2", "SGD twins, 40 epochs"):
@@ -33,7 +33,7 @@ def test_the_demo_also_shows_a_cnn(tmp_path, monkeypatch, capsys):
     policy = make_policy(task)
     policy.record = {"best_k": 1, "task": "mnist5k-cnn"}
     policy.save(tmp_path / "p.safetensors")
-    monkeypatch.setattr(demo, "find_policy", lambda arch: tmp_path / "p.safetensors")
+    monkeypatch.setattr(demo, "find_policy", lambda arch: (tmp_path / "p.safetensors", []))
     monkeypatch.setattr(demo, "sgd_states", lambda task, starts, device: torch.stack([starts, 0.9 * starts], 1))
     demo.demo("mnist5k-cnn-family", 2, str(tmp_path / "out"), rebuild=False, distil=False, device="cpu")
     assert "synthesised, K = 2" in capsys.readouterr().out

@@ -25,7 +25,7 @@ CONFIG = GrpoConfig(rollout="example", num_generations=1024)
 def case():
     """A half-trained net of two hidden layers, what it sees, and noise of unlike size for each weight."""
     task = build_task("digits-mlp", hidden=[7, 5])
-    images, labels = (part[:24] for part in task.data("train"))
+    images, labels = (part[:24] for part in task.examples("train"))
     mean = task.draw_start("val", [3])[0].clone().requires_grad_()
     for _ in range(30):
         loss = torch.nn.functional.cross_entropy(task.network.logits(mean[None], images)[0], labels)

@@ -100,7 +100,7 @@ def test_all_rollouts_of_an_update_see_the_same_images_and_the_next_update_other
 
 def test_gains_of_steps_sum_to_the_reward_whatever_its_terms(tiny):
     """But for W0's quality, which a group shares: a reward without accuracy must move process advantages too."""
-    policy, data = make_policy(tiny), tiny.data("reward")
+    policy, data = make_policy(tiny), tiny.examples("reward")
     config = _config(num_generations=8, steps=[2], grouping="process")
     size = Hook(lambda *, completions, **_: [float(c.weights["fc1.weight"].norm()) for c in completions])
     only = RewardConfig(accuracy=0.0, bounded_loss=0.0, batch=32)

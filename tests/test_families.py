@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from conftest import make_policy
 from synthnet.cli import main
 from synthnet.commands.lab import calibrate
-from synthnet.engine.network import cross_entropy
+from synthnet.engine.objective import cross_entropy
 from synthnet.errors import InputError
 from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.loop import experience
@@ -20,7 +20,7 @@ from synthnet.lab.fork import run_command
 from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 from synthnet.train.distil import standardise, travelled, undone
 
 FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]

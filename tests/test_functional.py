@@ -4,18 +4,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from synthnet.engine import network as functional
-from synthnet.engine.network import Network, accuracy, cross_entropy, layer_errors, score
+from synthnet.engine.network import Network
+from synthnet.engine.objective import accuracy, cross_entropy
 from synthnet.engine.plan import Plan
+from synthnet.engine.scoring import layer_errors, score
 from synthnet.errors import InputError
 from synthnet.nets.arch import Arch
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 
 
 @pytest.mark.parametrize("own_inputs", [False, True])
 @pytest.mark.parametrize("task_name", ["tiny", "deep"])
 def test_backends_agree(task_name, own_inputs, request):
     task = request.getfixturevalue(task_name)
-    weights, inputs = task.draw_start("val", [0, 1, 2]) * 3, task.data("val")[0][:20]
+    weights, inputs = task.draw_start("val", [0, 1, 2]) * 3, task.examples("val")[0][:20]
     if own_inputs:
         inputs = torch.stack([inputs, inputs + 0.1, inputs * 2])
     results = {name: task.network.logits(weights, inputs, name, own_inputs) for name in ("batched", "vmap", "loop")}
@@ -54,7 +56,7 @@ def test_accuracy_is_that_of_argmax_with_ties_and_nan():
 
 
 def test_score_does_not_depend_on_the_chunk(tiny):
-    weights, (inputs, labels) = tiny.draw_start("val", list(range(7))), tiny.data("val")
+    weights, (inputs, labels) = tiny.draw_start("val", list(range(7))), tiny.examples("val")
     whole, parts = (
         score(tiny.network, weights, inputs, labels),
         score(tiny.network, weights, inputs, labels, plan=Plan("batched", 2, 2)),
@@ -65,7 +67,7 @@ def test_score_does_not_depend_on_the_chunk(tiny):
 
 def test_layer_errors_are_the_differences_of_pre_activations(deep):
     """Against a hand-made two-layer case, and zero on equal weights, and blind to weights that the data never excites."""
-    weights, inputs = deep.draw_start("val", [0, 1]), deep.data("val")[0][:16]
+    weights, inputs = deep.draw_start("val", [0, 1]), deep.examples("val")[0][:16]
     assert not layer_errors(deep.network, weights, weights, inputs).any()
     shifted = deep.network.spec.unflatten(weights.clone())
     shifted["fc3.bias"] += 2.0

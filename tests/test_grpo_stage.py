@@ -21,7 +21,7 @@ from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.settings import option
 from synthnet.synthesis import synthesize
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 from synthnet.train.critic import prospects
 from synthnet.train.guards import Anchor, GuardConfig
 from synthnet.train.loop import LoopConfig
@@ -253,12 +253,12 @@ def test_rewards_never_come_from_the_test_split(tmp_path, tiny):
 
 def test_held_back_images_move_from_train_to_reward_and_policies_remember(tmp_path, tiny):
     task = build_task("digits-mlp", hidden=[8], held_back=300)
-    assert [len(task.data(split)[1]) for split in ("train", "reward", "val")] == [800, 400, 100]
+    assert [len(task.examples(split)[1]) for split in ("train", "reward", "val")] == [800, 400, 100]
     assert len(task.test_data()[1]) == len(tiny.test_data()[1])
-    moved = torch.cat([task.data("train")[1], task.data("reward")[1]])
-    assert torch.equal(moved, tiny.data("train+reward")[1])
+    moved = torch.cat([task.examples("train")[1], task.examples("reward")[1]])
+    assert torch.equal(moved, tiny.examples("train+reward")[1])
     with pytest.raises(InputError, match="held_back"):
-        build_task("digits-mlp", held_back=1100).data("train")
+        build_task("digits-mlp", held_back=1100).examples("train")
     policy = make_policy(tiny)
     policy.record["data"] = tiny.data_key
     policy.save(tmp_path / "p.safetensors")
@@ -302,7 +302,7 @@ def test_a_fresh_critic_changes_nothing_and_prospects_are_measured(tiny):
     judged, start = policy.with_critic(8, 0), tiny.draw_start("val", [0, 1, 2])
     assert torch.equal(judged(start, 1, tiny.network).mean, policy(start, 1, tiny.network).mean)
     assert isinstance(judged.critic, Critic) and judged.judge(start, tiny.network).shape == (3, policy.config.k_max + 1)
-    images, labels = tiny.data("val")
+    images, labels = tiny.examples("val")
     wanted = prospects(judged, start, tiny.network, images, labels)
     assert wanted.shape == (3, policy.config.k_max + 1)
     with pytest.raises(InputError, match="no early-stop critic"):

@@ -10,6 +10,7 @@ from synthnet.nets.identity import (
     identity_report,
     own_twin_rank,
     prediction_shortfall,
+    right,
     shortfall,
 )
 
@@ -53,8 +54,8 @@ def test_ensembles_of_copies_gain_nothing_and_independent_errors_average_out():
     torch.manual_seed(0)
     right = torch.eye(10)[labels]
     noisy = right + 1.5 * torch.rand(16, 200, 10)
-    assert ensemble_gain(noisy[:1].repeat(16, 1, 1), labels) == 0
-    assert ensemble_gain(noisy, labels) > 0.05
+    assert ensemble_gain(noisy[:1].repeat(16, 1, 1), right(labels)) == 0
+    assert ensemble_gain(noisy, right(labels)) > 0.05
 
 
 def test_own_twin_is_first_for_small_displacements_and_chance_for_foreign_ones():
@@ -73,11 +74,11 @@ def test_references_score_one_against_themselves_and_bad_nets_do_not_count(tiny,
     torch.manual_seed(0)
     labels = torch.randint(10, (50,))
     probs = (torch.eye(10)[labels] + torch.rand(24, 50, 10)).softmax(-1)
-    report = identity_report(_symmetry(tiny), nets, nets, probs, probs, labels)
+    report = identity_report(_symmetry(tiny), nets, nets, probs, probs, right(labels))
     assert report["aligned_distance"]["ratio"] == 1
     assert report["functional_counts"]
     worse = torch.rand(24, 50, 10).softmax(-1)
-    assert not identity_report(_symmetry(tiny), nets, nets, worse, probs, labels)["functional_counts"]
+    assert not identity_report(_symmetry(tiny), nets, nets, worse, probs, right(labels))["functional_counts"]
 
 
 def test_shortfall_is_zero_for_nets_that_lie_apart_and_its_gradient_parts_copies(tiny, nets):

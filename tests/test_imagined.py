@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import make_policy
-from synthnet.engine.network import cross_entropy
+from synthnet.engine.objective import cross_entropy
 from synthnet.errors import InputError
 from synthnet.lab.fork import run_command
 from synthnet.nets.weights import read_metadata
@@ -15,7 +15,7 @@ from synthnet.policy.file import read_policy
 from synthnet.policy.imagined import GAIN, Imagined, orthogonalised, unit
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.policy.rollout import rollout
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 
 BACKBONE = {"name": "set_transformer", "dim": 16, "heads": 2, "edge_dim": 8, "condition": 8, "depth": 1}
 

@@ -79,7 +79,7 @@ def test_malformed_weight_files_end_in_one_line_or_a_correct_result(folder, caps
                     (work / "out.safetensors").unlink()
         assert {path.name for path in work.iterdir()} <= {"m.safetensors", "pictures"}, (kind, number)
     assert set(codes) == {mutation.__name__ for mutation in MUTATIONS}
-    assert {kind for kind, found in codes.items() if 2 not in found} == set()
+    assert {kind for kind, found in codes.items() if 2 not in found} <= {"names"}, "known by shapes, or refused"
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < MEGABYTES
 
 

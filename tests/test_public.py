@@ -17,7 +17,7 @@ from synthnet.errors import InputError
 from synthnet.grpo.hooks import LARGEST, Hook, ask
 from synthnet.lab.sweep import parse_space
 from synthnet.nets import read_weights
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 
 QUICK = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1]",
          "reward.batch=32", "grpo.val_seeds=2", "grpo.signal_every=0", "grpo.loop.updates=2", "grpo.loop.validate_every=1",

@@ -102,7 +102,7 @@ def test_robustness_is_the_worst_copy_and_diversity_the_distance_to_other_seeds(
 
 def test_dead_units_and_collapsed_layers_are_counted(tiny, deep):
     """Three of eight hidden units silenced by a huge negative bias; one of two weight matrices all but zero."""
-    images = tiny.data("val")[0]
+    images = tiny.examples("val")[0]
     nets = tiny.draw_start("val", [0, 1, 2])
     scale = tiny.start_scale
     assert illness(tiny.network, nets, images, scale).tolist() == [0, 0, 0]
@@ -140,7 +140,7 @@ def test_calibration_error_of_known_forecasts():
 
 def _measured(task, reward, steps, n_images=40):
     """Two start states with two rollouts each, as they are, for two steps that change nothing."""
-    images, labels = (part[:n_images] for part in task.data("val"))
+    images, labels = (part[:n_images] for part in task.examples("val"))
     starts, config = task.draw_start("val", [0, 1]), GrpoConfig(prompts=2, num_generations=2)
     (cohort,) = draw_cohorts([(task.network, starts)], 2, False, config, 0, 0)
     states = [starts.repeat_interleave(2, 0)] * 3

@@ -5,9 +5,10 @@ import torch
 
 from conftest import setup_at
 from synthnet.audit.evaluation import task_of_policy
+from synthnet.bundled import policy_path
 from synthnet.commands.lab import calibrate
-from synthnet.engine.network import score
 from synthnet.engine.quality import quality
+from synthnet.engine.scoring import score
 from synthnet.errors import InputError
 from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.loop import train_grpo
@@ -15,7 +16,6 @@ from synthnet.grpo.noise import MOST, noise_shares, role_shares
 from synthnet.grpo.score import RewardConfig
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.synthesis import policy_path
 from synthnet.train.loop import LoopConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:outputs of different seeds")
@@ -34,7 +34,7 @@ def test_each_role_alone_spreads_rewards_as_much_as_any_other(shipped):
     """Measured with other draws, start weights and images than the shares were. Breaks if shares multiply the wrong columns, or
     are variances instead of deviations."""
     policy, task = shipped
-    net, start, (images, labels) = task.network, task.draw_start("val", list(range(12))), task.data("train")
+    net, start, (images, labels) = task.network, task.draw_start("val", list(range(12))), task.examples("train")
     shares = role_shares(policy, task.members, "train", seed=0)
     assert shares.min() == 1 and shares.max() <= MOST
     nets, columns = synthesize_flat(policy, start, 1, net)[:, -1], policy.layout(net).column_of

@@ -65,7 +65,7 @@ def test_an_initialisation_of_another_scale_ends_where_the_default_does(digits, 
     save_file(_drawn(digits, init.normal_), tmp_path / "normal.safetensors")
     with pytest.warns(UserWarning, match="scaled to the root mean square of start weights .fc1.weight x 0.07"):
         synthnet.synthesize(tmp_path / "normal.safetensors", steps=2, out=tmp_path / "made.safetensors")
-    inputs, labels = digits.data("val")
+    inputs, labels = digits.examples("val")
     made = open_net(tmp_path / "made.safetensors")
     assert (made.net.logits(made.flat[None], inputs)[0].argmax(-1) == labels).float().mean() > 0.9
 

@@ -18,7 +18,7 @@ def _draw_permutations(symmetry):
 
 def test_permuting_hidden_units_leaves_the_function_unchanged_and_half_a_permutation_does_not(deep):
     symmetry, weights = _symmetry(deep), deep.draw_start("val", [0, 1])
-    inputs = deep.data("val")[0][:32]
+    inputs = deep.examples("val")[0][:32]
     torch.manual_seed(0)
     permutations = _draw_permutations(symmetry)
     before = deep.network.logits(weights, inputs)
@@ -45,7 +45,7 @@ def test_alignment_never_moves_nets_apart(deep):
 
 def test_balancing_keeps_the_function_and_undoes_rescaling(deep):
     symmetry, weights = _symmetry(deep), deep.draw_start("val", [0, 1])
-    inputs = deep.data("val")[0][:32]
+    inputs = deep.examples("val")[0][:32]
     tensors = {name: value.clone() for name, value in deep.network.spec.unflatten(weights).items()}
     tensors["fc1.weight"] *= 4  # relu(4x)/4 = relu(x)
     tensors["fc1.bias"] *= 4

@@ -13,7 +13,7 @@ from synthnet.policy.policy import Policy, PolicyConfig
 from synthnet.policy.rollout import rollout
 from synthnet.policy.tokens import Tokens, build_layout
 from synthnet.settings import options
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 
 
 def _layout(task, scheme):

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from synthnet.nets.arch import Arch
-from synthnet.nets.user_code import UserArch
 from synthnet.nets.weights import read_metadata, read_weights
 from synthnet.policy.policy import Policy, PolicyConfig
+from synthnet.tasks import own_arch
 from test_cli import run
 
 MINE = """
@@ -52,7 +52,7 @@ def mine(tmp_path, monkeypatch):
     Path("mine.py").write_text(MINE)
     Path("sibling.py").write_text("")
     torch.manual_seed(0)
-    save_file(UserArch.parse("mine.py:make").skeleton().state_dict(), "net.safetensors")
+    save_file(own_arch("mine.py:make").skeleton().state_dict(), "net.safetensors")
 
 
 def test_inspect_traces_a_module_of_the_users_own(mine, capsys):
@@ -61,7 +61,7 @@ def test_inspect_traces_a_module_of_the_users_own(mine, capsys):
     assert code == 0
     assert found["groups"] == {"hidden1": 8}, "the residual addition makes one group of both layers"
     assert found["tokens"]["scheme"] == "unit"
-    assert found["arch"] is None, "a file must not name code"
+    assert found["arch"]["builder"] == "traced", "data, never code"
 
 
 def test_what_cannot_be_traced_falls_back_with_one_notice(mine, capsys):
@@ -92,15 +92,16 @@ def test_a_bad_factory_is_refused_in_one_line(mine, capsys, factory, message):
 
 @pytest.mark.filterwarnings("default:.*never trained on")
 def test_a_policy_for_a_module_of_the_users_own(mine, capsys):
-    """It is covered by a policy of the same tokens; its file then names no architecture."""
-    arch = UserArch.parse("mine.py:make")
+    """It is covered by a policy of the same tokens; its file then describes it, and names no code."""
+    arch = own_arch("mine.py:make")
     policy = Policy.create(PolicyConfig({"name": "chunk", "size": 16}), [Arch.of("mlp", sizes=[12, 8, 8, 3])], 0)
     policy.save("p.safetensors")
     flags = ["--policy", "p.safetensors", "--arch-py", "mine.py:make"]
     code, _, err = run(capsys, "synthesize", "net.safetensors", "-o", "made.safetensors", *flags)
     assert code == 0, err
     assert "never trained on" in err
-    assert "synthnet.arch" not in read_metadata("made.safetensors")
+    assert Arch.from_dict(json.loads(read_metadata("made.safetensors")["synthnet.arch"])) == arch
+    assert "mine.py" not in str(read_metadata("made.safetensors"))
     assert not arch.spec().differences(read_weights("made.safetensors").spec)
     code, _, err = run(capsys, "synthesize", "net.safetensors", "-o", "no.safetensors", *flags, "--strict")
     assert code == 2

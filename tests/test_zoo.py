@@ -5,7 +5,7 @@ import torch
 
 from conftest import setup_at
 from synthnet.errors import InputError
-from synthnet.tasks.task import build_task
+from synthnet.tasks import build_task
 from synthnet.train.zoo import Zoo, ZooConfig, build_zoo, import_zoo
 
 
@@ -38,11 +38,11 @@ def test_a_killed_zoo_resumes_at_the_missing_shard(zoo_dir, tmp_path):
 
 def test_a_population_trains_like_single_nets(tiny):
     """The batched computation against torch's own modules and Adam, one net at a time, on the same minibatches."""
+    from synthnet.engine import Recipe
     from synthnet.engine.population import Training, train_population
     from synthnet.seeds import generator
-    from synthnet.tasks.task import Recipe
 
-    recipe, (inputs, labels) = Recipe(3e-3, 64, 2), tiny.data("train")
+    recipe, (inputs, labels) = Recipe(3e-3, 64, 2), tiny.examples("train")
     start = tiny.draw_start("zoo", [0, 1])
     together = train_population(tiny.network, start, inputs, labels, Training(recipe), [0, 1, 2])
     assert torch.equal(together[:, 0], start)

@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.2.0"
 _FACE = {  # name -> where it is; imported on first use, so that asking for help does not load torch
+    "Data": "tasks.dataset",
     "InputError": "errors",
     "Policy": "policy.policy",
+    "Task": "tasks.task",
     "WeightSpec": "nets.weights",
     "WeightState": "nets.weights",
     "evaluate": "audit.evaluation",
-    "load_policy": "synthesis",
-    "policies": "synthesis",
+    "load_policy": "bundled",
+    "policies": "bundled",
     "read_weights": "nets.weights",
     "synthesize": "synthesis",
     "write_weights": "nets.weights",
@@ -20,15 +22,17 @@ __all__ = ["__version__", *_FACE]
 
 if TYPE_CHECKING:
     from synthnet.audit.evaluation import evaluate as evaluate
+    from synthnet.bundled import load_policy as load_policy
     from synthnet.errors import InputError as InputError
     from synthnet.nets.weights import WeightSpec as WeightSpec
     from synthnet.nets.weights import WeightState as WeightState
     from synthnet.nets.weights import read_weights as read_weights
     from synthnet.nets.weights import write_weights as write_weights
     from synthnet.policy.policy import Policy as Policy
-    from synthnet.synthesis import load_policy as load_policy
     from synthnet.synthesis import policies as policies
     from synthnet.synthesis import synthesize as synthesize
+    from synthnet.tasks.dataset import Data as Data
+    from synthnet.tasks.task import Task as Task
 
 
 def __getattr__(name: str) -> object:

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 from synthnet import __version__
-from synthnet.commands import lab, use
+from synthnet.commands import lab, learn, use
 from synthnet.errors import InputError, one_line
 
 EXECUTORS = sorted(path.stem for path in (Path(__file__).parent / "runs" / "executors").glob("[a-z]*.py"))  # torch stays out
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("sgd", use.sgd, "grow the conventionally trained twin of start weights")
     sub.add_argument("files", nargs="+")
     sub.add_argument("-o", "--out", required=True)
+    sub.add_argument("--strong", action="store_true", help="by the best recipe of a search on val: the strongest twin known")
     _shared(sub, data=True)
 
     sub = command("audit", use.audit, "does a policy make new, different, working nets, or does it copy? Beside every control")
@@ -110,6 +111,22 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, default=1, help="with --executor: cores of each")
     sub.add_argument("--part", type=int, metavar="N", help="measure one set only, as the workers of --executor do")
     _shared(sub, json=True)
+
+    sub = command("policies", use.policies, "the policies that ship: nets, data, inputs, best K, trunk, size, stages")
+    sub.add_argument("--json", action="store_true", help="machine-readable result on standard output")
+
+    sub = command(
+        "learn", learn.learn, "from nothing to a policy for your net and data: FILE.py:NAME, a built-in task, or data"
+    )
+    sub.add_argument(
+        "task", help="FILE.py:NAME of a synthnet.Task; a built-in task; an .npz, a .csv or a folder of class folders"
+    )
+    sub.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that the recipe leaves as they are")
+    sub.add_argument("--minutes", type=float, default=15.0, help="at most; it stops where nothing is gained any more")
+    sub.add_argument("-o", "--out", help="the policy file; by default policy.safetensors in the run directory")
+    sub.add_argument("--module", metavar="FILE.py:NAME", help="with data: a function that returns the net")
+    sub.add_argument("--target", metavar="COLUMN", help="with a .csv: the column to predict; by default the last one")
+    sub.add_argument("--json", action="store_true", help="the report as JSON on standard output")
 
     sub = command("exr", use.exr, "weights as OpenEXR images and PNG sheets, and back; with --policy, the sequence it makes")
     sub.add_argument("files", nargs="+", help=".safetensors files or a folder of them; with --import, one .exr file")
@@ -174,7 +191,9 @@ def _lab(command) -> None:
 
 
 def _shared(sub, json: bool = False, data: bool = False, device: bool = True, arch_py: bool = False) -> None:
-    sub.add_argument("--task", help="only where neither metadata nor names and shapes decide")
+    sub.add_argument(
+        "--task", help="a task, or FILE.py:NAME of your own; only where neither metadata nor names and shapes decide"
+    )
     if arch_py:
         sub.add_argument("--arch-py", metavar="FILE.py:FACTORY", help="a module of your own; runs that file")
     if device:

@@ -17,7 +17,7 @@ from synthnet.policy import ActionConfig, PolicyConfig, tokens, trunks
 from synthnet.runs import LabConfig, SweepConfig, read_settings
 from synthnet.settings import PATH, Knob, check_settings, knobs_of, option, options, setting
 from synthnet.stages import STAGES, live_sections
-from synthnet.tasks import Task, build_task, problems
+from synthnet.tasks import OwnConfig, Task, build_task, is_own, problems
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 PACKAGES = {"task": problems, "tokens": tokens, "backbone": trunks}
@@ -86,7 +86,7 @@ def plain_path(text: str) -> tuple[str, str | None] | None:
     """Name and value of a `key=value` text whose setting is a path: the value as it stands, whatever is in it, less quotes
     around it. None for any other setting. Raises: InputError for an empty one."""
     name, is_setting, value = text.partition("=")
-    if not is_setting or name not in _paths():
+    if not is_setting or (name not in _paths() and not (name == "task" and is_own(value))):
         return None
     if not value:
         raise InputError(f"{name}= names no path: name one, or leave the setting away")
@@ -140,6 +140,9 @@ def compose(given: Mapping[str, object] | list[str]):
     _register(ConfigStore.instance())
     known, selected = groups(), []
     for name in (each for each in given if each in known):
+        if name == "task" and is_own(given[name]):
+            selected.append("task=own")
+            continue
         if given[name] not in known[name]:
             raise unknown(f"option of group {name}", str(given[name]), known[name])
         selected.append(f"{'+' if name == 'experiment' else ''}{name}={given[name]}")
@@ -149,6 +152,8 @@ def compose(given: Mapping[str, object] | list[str]):
         with hydra.initialize_config_dir(config_dir=str(CONFIG_DIR), **version):
             composed = hydra.compose("config", overrides=selected)
         keys = set(flat(OmegaConf.to_container(composed)))
+        if is_own(given.get("task")):
+            composed.task.name = given["task"]
         for name, value in given.items():
             if name in known:
                 continue
@@ -178,7 +183,8 @@ def read_config(folder: Path):
     try:
         schema = OmegaConf.structured(Config)
         for group in PACKAGES:
-            schema[group] = OmegaConf.structured(plugins(group)[tree[group]["name"]])
+            name = tree[group]["name"]
+            schema[group] = OmegaConf.structured(OwnConfig if is_own(name) else plugins(group)[name])
         return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(tree)))
     except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
@@ -192,6 +198,7 @@ def _register(store) -> None:
     for group in PACKAGES:
         for name, schema in plugins(group).items():
             store.store(group=group, name=name, node=schema)
+    store.store(group="task", name="own", node=OwnConfig)
     for group, schema in GROUPS.items():
         store.store(group=group, name="default", node=schema)
 

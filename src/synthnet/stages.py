@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from synthnet.bundled import policy_path
 from synthnet.engine import Network, set_memory_budget
 from synthnet.errors import InputError, unknown
 from synthnet.grpo import GrpoConfig, RewardConfig, train_grpo
 from synthnet.policy import MixtureKnobs, Policy, read_policy, tokens, trunks
 from synthnet.runs import Dials, RunDirectory, Setup, ranks
 from synthnet.settings import hot_knobs, hot_value, option
-from synthnet.synthesis import policy_path
 from synthnet.tasks import Task, check_same_data
 from synthnet.train import (
     CorruptConfig,
@@ -206,7 +206,7 @@ def first_policy(config, task: Task, setup: Setup) -> Policy:
         return start_policy(config, task, setup)
     archs = list(dict.fromkeys(member.arch for member in task.members))
     policy = Policy.create(config.policy_config(), archs, config.seed)
-    policy.record |= {"task": task.members[0].name, "data": task.data_key}
+    policy.record |= {"task": task.members[0].name, "data": task.data_key, **({} if task.joint else {"inputs": task.inputs})}
     _meet(policy, task)
     return policy
 

@@ -2,86 +2,25 @@
 
 import json
 import re
+import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from synthnet.bundled import described, find_policy, policies, policy_path, policy_record
 from synthnet.device import choose_device
-from synthnet.engine import NetFile, input_files, network_of, open_net, result_files, write_all
-from synthnet.errors import InputError, unknown
+from synthnet.engine import NetFile, input_files, open_net, result_files, write_all
+from synthnet.errors import InputError, one_line
 from synthnet.files import sha256_of
-from synthnet.nets import Arch, UserArch, WeightState, looks_trained, match_start, metadata_json, read_metadata
-from synthnet.policy import Policy, layout_of, read_policy, reads_units, rollout, standard_noise, with_noise
+from synthnet.nets import Arch, WeightState, looks_trained, match_start
+from synthnet.policy import Policy, read_policy, reads_units, rollout, standard_noise, with_noise
 from synthnet.policy import steps as ways
 from synthnet.seeds import generator
 from synthnet.settings import option, options
-
-POLICY_DIR = Path(__file__).parent / "policies"
-
-
-def policies() -> list[str]:
-    """The names of the policies that ship with the package."""
-    return sorted(path.stem for path in POLICY_DIR.glob("*.safetensors"))
-
-
-def policy_path(name: str | Path) -> Path:
-    """The file of a bundled policy by name, or a path as it is."""
-    if str(name) in policies():
-        return POLICY_DIR / f"{name}.safetensors"
-    path = Path(name)
-    if not path.exists() and path.suffix != ".safetensors":
-        raise unknown("policy", str(name), policies())
-    return path
-
-
-def load_policy(policy: str | Path, device: str | torch.device = "cpu") -> Policy:
-    """A bundled policy by name, or one from its file. Raises: InputError where there is none, or the file is damaged."""
-    return read_policy(policy_path(policy), device)
-
-
-def find_policy(arch: Arch | UserArch, task: str | None = None) -> str:
-    """The name of the bundled policy that was trained on this architecture, else of one that was trained on several of its kind
-    and covers it, first of all where its depth is known; where any was trained for the named task, of those alone.
-
-    Raises: InputError when there is none.
-    """
-    paths = [POLICY_DIR / f"{name}.safetensors" for name in policies()]
-    records = {path.stem: metadata_json(read_metadata(path), "synthnet.policy", path) or {} for path in paths}
-    own = {
-        name: record for name, record in records.items() if task in (record["record"].get("task"), *record.get("data_sets", ()))
-    }
-    archs = {name: list(map(Arch.from_dict, record["archs"])) for name, record in (own or records).items()}
-    for name, trained in archs.items():
-        if arch in trained:
-            return name
-    of_its_kind = [name for name, trained in archs.items() if len(trained) > 1 and trained[0].builder == arch.builder]
-    for name in sorted(of_its_kind, key=lambda name: _depth_known(archs[name], arch), reverse=True):
-        if _covers(records[name], arch):
-            return name
-    named = f" for the task {task}, which the file's metadata names," if own else ""
-    raise InputError(
-        f"no bundled policy{named} was trained on {arch}; pass --policy NAME ({', '.join(policies())}) or a policy file"
-    )
-
-
-def _depth_known(archs: list[Arch], arch: Arch | UserArch) -> tuple[bool, int]:
-    """How well these know the depth of a net, the more the larger: whether it lies within theirs (in numbers of tensors), and
-    minus how far the nearest of them is."""
-    mine, depths = len(arch.spec().tensors), [len(other.spec().tensors) for other in archs]
-    return min(depths) <= mine <= max(depths), -min(abs(mine - depth) for depth in depths)
-
-
-def _covers(record: dict, arch: Arch | UserArch) -> bool:
-    """Whether the policy that a file's metadata describes covers an architecture; its tensors are not needed for that."""
-    try:
-        n_classes = Arch.from_dict(record["archs"][0]).kind[2]
-        layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"], n_classes)
-    except InputError:
-        return False
-    return True
 
 
 def check_cover(policy: Policy, file: NetFile, strict: bool = False) -> None:
@@ -221,7 +160,7 @@ def synthesize(
     steps: int | str | None = None,
     out: str | Path | None = None,
     sample: int | None = None,
-    like: Arch | UserArch | None = None,
+    like: Arch | None = None,
     device: str = "auto",
     strict: bool = False,
     memory: str | None = None,
@@ -239,15 +178,16 @@ def synthesize(
     paths = input_files(weights)
     single = isinstance(weights, str | Path) and not Path(weights).is_dir()
     targets = result_files(paths, out, single) if out is not None else None
-    files = [open_net(path, like) for path in paths]
-    trained, digest = _serving(files, policy, device, strict)
+    known = known_archs(policy)
+    files = [open_net(path, like, known) for path in paths]
+    trained, source = _serving(files, policy, device, strict)
     n_steps = choose_steps(trained, steps)
     if isinstance(n_steps, str) and sample is not None:
         raise InputError(f"--sample draws actions, --steps {n_steps} plans with their means: give one of the two")
     if memory is not None:
         trained.trunk.held_bytes = held_bytes(max(file.net.spec.n_weights for file in files), parse_size(memory))
     finals, taken = synthesize_nets(trained, files, n_steps, sample, alone=memory is not None)
-    states = [_result(file, final, digest, k) for file, final, k in zip(files, finals, taken, strict=True)]
+    states = [_result(file, final, source, k) for file, final, k in zip(files, finals, taken, strict=True)]
     for file, state in zip(files, states, strict=True):
         if not all(torch.isfinite(value).all() for value in state.tensors.values() if value.is_floating_point()):
             raise InputError(f"{file.path}: synthesis gave NaN or infinite weights; nothing was written")
@@ -261,32 +201,67 @@ def synthesize_sequence(
     weights: str | Path,
     policy: str | Path | None = None,
     steps: int | None = None,
-    like: Arch | UserArch | None = None,
+    like: Arch | None = None,
     device: str = "auto",
 ) -> list[WeightState]:
     """The generated weight-state sequence W0, W1 … WK of one file; arguments as in `synthesize`."""
-    file = open_net(weights, like)
-    trained, digest = _serving([file], policy, device, strict=False)
+    file = open_net(weights, like, known_archs(policy))
+    trained, source = _serving([file], policy, device, strict=False)
     n_steps = int(choose_steps(trained, steps))
     (start,) = start_weights(trained, [file])
     states = rollout(trained, start[None].to(trained.device), n_steps, file.net)
-    return [file.state, *(_result(file, state[0].cpu(), digest, k) for k, state in enumerate(states, 1))]
+    return [file.state, *(_result(file, state[0].cpu(), source, k) for k, state in enumerate(states, 1))]
 
 
-def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool) -> tuple[Policy, str]:
-    """The policy that was asked for, or the bundled one for these files, checked against each architecture; and its sha256."""
-    where = policy_path(policy if policy is not None else find_policy(files[0].arch, files[0].net.task))
+def known_archs(policy: str | Path | None) -> list[Arch]:
+    """The architectures that a file may be of: those the policy was trained on; of no policy, of all that ship."""
+    records = [policy_record(policy)] if policy is not None else [policy_record(name) for name in policies()]
+    return [Arch.from_dict(arch) for record in records for arch in record.get("archs", ())]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The policy file that results are made by."""
+
+    name: str
+    sha256: str
+    inputs: dict
+
+
+def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool) -> tuple[Policy, Source]:
+    """The policy that was asked for, or the bundled one for these files, checked against each architecture."""
+    name, others = (str(policy), []) if policy is not None else find_policy(files[0].arch, files[0].net.task)
+    where = policy_path(name)
     trained = read_policy(where, choose_device(device))
     for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
         check_cover(trained, file, strict)
-    return trained, sha256_of(where)
+    inputs = described(name)["inputs"]
+    if policy is None:
+        said = f"policy {name}: {one_line(told_inputs(inputs))}"
+        print(said + (f"; also trained on this net: {', '.join(others)} (--policy NAME)" if others else ""), file=sys.stderr)
+    return trained, Source(where.stem, sha256_of(where), inputs)
 
 
-def _result(file: NetFile, final: Tensor, policy_sha256: str, n_steps: int) -> WeightState:
-    provenance = {"policy_sha256": policy_sha256, "steps": n_steps, "start_sha256": sha256_of(file.path)}
+def told_inputs(inputs: dict) -> str:
+    """What the inputs of a policy's nets are, in words."""
+    text = str(inputs.get("data", "inputs as its task gives them"))
+    shift, scale = inputs.get("subtracted"), inputs.get("divided_by")
+    if isinstance(shift, float) and isinstance(scale, float):
+        return f"{text}, inputs (x − {shift:.4g}) / {scale:.4g}"
+    return text + (", each feature standardised on train" if isinstance(shift, list) else "")
+
+
+def _result(file: NetFile, final: Tensor, source: Source, n_steps: int) -> WeightState:
+    provenance = {"policy_sha256": source.sha256, "steps": n_steps, "start_sha256": sha256_of(file.path)}
     ours = ("synthnet.task", "synthnet.seed")
     kept = {key: text for key, text in file.state.metadata.items() if key in ours or not key.startswith("synthnet.")}
-    metadata = {**kept, "synthnet.format": "1", "synthnet.provenance": json.dumps(provenance)}
-    if (described := file.arch.to_dict()) is not None:
-        metadata["synthnet.arch"] = json.dumps(described)
+    metadata = {
+        **kept,
+        "synthnet.format": "1",
+        "synthnet.arch": json.dumps(file.arch.to_dict()),
+        "synthnet.policy": json.dumps({"name": source.name, "sha256": source.sha256}),
+        "synthnet.steps": str(n_steps),
+        "synthnet.inputs": json.dumps({**source.inputs, "activations": file.arch.activations}),
+        "synthnet.provenance": json.dumps(provenance),
+    }
     return file.replaced(final, metadata)

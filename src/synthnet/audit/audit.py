@@ -20,7 +20,7 @@ from synthnet.audit.novelty import error_iou
 from synthnet.audit.sequence import compare_sequences
 from synthnet.engine import score
 from synthnet.nets import disagreement as disagreement_of
-from synthnet.nets import ensemble_gain, init_scale, own_twin_rank, pair_distances
+from synthnet.nets import ensemble_gain, init_scale, own_twin_rank, pair_distances, right
 from synthnet.seeds import generator
 
 CONTROL_NETS = 100  # of each control, as in the published protocol
@@ -46,12 +46,12 @@ def sources(field: Field, outputs: Callable[[], Tensor], others: Mapping[str, So
 
 def controls(field: Field, seed: int = 0, n: int = CONTROL_NETS, ddpm: DdpmConfig | None = None) -> dict[str, Source]:
     """Name -> source of every control that needs no policy."""
-    symmetry, training, scale = field.network.symmetry, field.training, init_scale(field.network.spec)
+    symmetry, training, scale = field.network.alignment, field.training, init_scale(field.network.spec)
     draw = lambda name: generator(seed, f"audit-{name}")  # noqa: E731
     n = min(n, len(field.starts))
 
     def best() -> Tensor:
-        return training[score(field.network, training[:256], *field.task.data("val"))[0].argmax()]
+        return training[score(field.network, training[:256], *field.task.examples("val"))[0].argmax()]
 
     made = {
         "start weights": lambda: field.starts[:n],
@@ -76,14 +76,14 @@ def controls(field: Field, seed: int = 0, n: int = CONTROL_NETS, ddpm: DdpmConfi
 def seed_identity(field: Field, nets: Measured, twins: Measured) -> dict:
     """Do outputs of different seeds differ as SGD nets do, and which twin does each point to? Ratios to the twins' own
     figures."""
-    symmetry, own = field.network.symmetry, {}
+    symmetry, own = field.network.alignment, {}
     for name, part in (("outputs", nets), ("twins", twins)):
         wrong = part.probabilities.argmax(-1) != field.labels
         iou = error_iou(wrong, wrong)
         own[name] = {
             "aligned_distance": pair_distances(symmetry, part.weights),
             "disagreement": disagreement_of(part.probabilities),
-            "ensemble_gain": ensemble_gain(part.probabilities, field.labels),
+            "ensemble_gain": ensemble_gain(part.probabilities, right(field.labels)),
             "error_iou": ((iou.sum() - iou.diagonal().sum()) / (len(iou) * (len(iou) - 1))).item(),
         }
     found = {}
@@ -101,7 +101,7 @@ def seed_identity(field: Field, nets: Measured, twins: Measured) -> dict:
 def connectivity(field: Field, outputs: Tensor) -> dict:
     """Loss barriers on the test images: between outputs and their twins, outputs of two seeds after alignment, and twins
     likewise."""
-    net, symmetry = field.network, field.network.symmetry
+    net, symmetry = field.network, field.network.alignment
     n = min(PATHS, len(outputs) // 2)
     aligned = lambda flat: torch.stack([symmetry.align(flat[2 * i], flat[2 * i + 1])[0] for i in range(n)])  # noqa: E731
     lines = {

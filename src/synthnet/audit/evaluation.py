@@ -1,6 +1,7 @@
 """Evaluation: the one module that reads the test split. Files against a task's data; policies over fresh seeds."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,30 @@ from torch import Tensor
 
 from synthnet.engine import input_files, open_net, predictions, score
 from synthnet.errors import InputError
-from synthnet.nets import Arch, UserArch, identity_report, own_twin_rank
+from synthnet.nets import Arch, identity_report, own_twin_rank
 from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
-from synthnet.tasks import Task, build_task, check_same_data, data_settings, grow_twins, task_names
+from synthnet.tasks import Task, build_task, check_same_data, data_settings, grow_strong, grow_twins, is_own, task_names
 
 BOOTSTRAP_DRAWS = 2000
 
 
 def split_data(task: Task, split: str) -> tuple[Tensor, Tensor]:
     """Inputs and labels of any split, the test split included."""
-    return task.test_data() if split == "test" else task.data(split)
+    return task.test_data() if split == "test" else task.examples(split)
 
 
-def task_of(arch: Arch | UserArch, recorded: str | None = None, **settings: Any) -> Task:
+def task_of(arch: Arch, recorded: str | None = None, **settings: Any) -> Task:
     """The task a network belongs to: the recorded one (of a family, the task it is a family of), else the built-in task of this
     very architecture, else the smallest with its kind, inputs and outputs, where all of those have the same data.
 
     Raises: InputError when none fits, when several with different data do, or when the recorded one has other networks.
     """
+    if is_own(recorded):
+        task = build_task(recorded, **settings)
+        if arch.kind != task.arch.kind and arch.spec().differences(task.arch.spec()):
+            raise InputError(f"{arch} is not the net of {recorded}, which is {task.arch}")
+        return task
     fits = [task for name in task_names() if _single(task := build_task(name)) and task.arch.kind == arch.kind]
     if recorded is not None:
         task = build_task(recorded, **settings)
@@ -60,16 +66,17 @@ def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
 def evaluate(
     files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings: Any
 ) -> list[dict]:
-    """Accuracy and loss of weight files: [{file, task, split, n, accuracy, loss}], accuracy in [0, 1], loss in nats."""
+    """Metric and loss of weight files: [{file, task, split, n, metric, value, loss}]; accuracy in [0, 1]."""
     like = build_task(task, **settings).arch if task else None
     opened = [open_net(path, like) for path in input_files(files)]
     results = []
     for file in opened:
         owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
         inputs, labels = split_data(owner, split)
-        accuracies, losses = score(file.net, file.flat[None], inputs, labels)
-        row = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels)}
-        results.append({**row, "accuracy": accuracies.item(), "loss": losses.item()})
+        values, losses = (part.item() for part in score(owner.network, file.flat[None], inputs, labels))
+        row = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels), "metric": owner.objective.name}
+        own = {"accuracy": values} if owner.objective.name == "accuracy" else {}
+        results.append({**row, "value": values, **own, "loss": losses})
     return results
 
 
@@ -101,40 +108,48 @@ def evaluate_policy(
     steps: Sequence[int] = (1, 2, 4),
     split: str = "test",
     twins: Tensor | None = None,
+    strong: bool = False,
 ) -> dict:
     """A policy over fresh seeds beside its controls on the same seeds: start weights and SGD twins (grown here unless given,
-    [seed weights]); accuracy for each K, paired differences with bootstrap intervals over seeds and over images, and the
-    identity measures."""
+    [seed weights]), with `strong` strong twins too; the metric for each K, paired differences with bootstrap intervals over
+    seeds and over examples, and the identity measures."""
     check_same_data(policy.record.get("data"), task, "this policy")
-    net, device = task.network, policy.device
+    net, device, objective = task.network, policy.device, task.objective
     inputs, labels = (part.to(device) for part in split_data(task, split))
     start = task.draw_start("test", list(range(n_seeds))).to(device)
     twins = grow_twins(task, start) if twins is None else twins.to(device)
-    symmetry = net.symmetry
+    judge = lambda predicted: objective.each(predicted, labels).mean(1)  # noqa: E731
     twin_probs = predictions(net, twins, inputs)
-    correct_twins = (twin_probs.argmax(-1) == labels).double()
+    references = {"sgd": objective.each(twin_probs, labels)}
     report: dict[str, Any] = {
         "task": task.name,
+        "metric": objective.name,
         "split": split,
         "split_seed": task.split_seed,
         "seeds": n_seeds,
         "n_images": len(labels),
         "start": summary(score(net, start, inputs, labels)[0]),
-        "sgd_twins": summary(correct_twins.mean(1)),
+        "sgd_twins": summary(references["sgd"].mean(1)),
         "steps": {},
     }
+    if strong:
+        nets, found = grow_strong(task, start)
+        references["strong"] = objective.each(predictions(net, nets, inputs), labels)
+        report["strong_twins"] = {**summary(references["strong"].mean(1)), "search": asdict(found)}
     for n_steps in steps:
         outputs = synthesize_flat(policy, start, n_steps, net)[:, -1]
         probs = predictions(net, outputs, inputs)
-        correct = (probs.argmax(-1) == labels).double()
-        gain = correct - correct_twins
-        report["steps"][str(n_steps)] = {
-            "accuracy": summary(correct.mean(1)),
-            "share_of_sgd": (correct.mean() / correct_twins.mean()).item(),
-            "minus_sgd": gain.mean().item(),
-            "minus_sgd_interval_over_seeds": interval(gain.mean(1)),
-            "minus_sgd_interval_over_images": interval(gain.mean(0)),
-            "identity": identity_report(symmetry, outputs, twins, probs, twin_probs, labels),
-            "own_twin": own_twin_rank(start, outputs, twins),
-        }
+        each = objective.each(probs, labels)
+        report["steps"][str(n_steps)] = row = {"accuracy": summary(each.mean(1))}
+        for name, reference in references.items():
+            gain = each - reference
+            row |= {
+                f"share_of_{name}": (each.mean() / reference.mean()).item(),
+                f"minus_{name}": gain.mean().item(),
+                f"minus_{name}_interval_over_seeds": interval(gain.mean(1)),
+                f"minus_{name}_interval_over_images": interval(gain.mean(0)),
+            }
+        classes = objective.kind == "classes"
+        row["identity"] = identity_report(net.alignment, outputs, twins, probs, twin_probs, judge, classes)
+        row["own_twin"] = own_twin_rank(start, outputs, twins)
     return report

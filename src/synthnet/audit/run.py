@@ -20,6 +20,7 @@ from synthnet.audit.evaluation import task_of
 from synthnet.audit.measures import Field, Measured, measure
 from synthnet.audit.page import SET_COLUMNS, identity_rows, page, set_rows, verdict_rows
 from synthnet.audit.verdicts import REFERENCES, judge
+from synthnet.bundled import policy_path
 from synthnet.console import figure_library, table
 from synthnet.device import choose_device
 from synthnet.errors import InputError
@@ -28,7 +29,7 @@ from synthnet.policy import Policy, read_policy, synthesize_flat
 from synthnet.progress import Bar
 from synthnet.runs import WorkersConfig, run_parts
 from synthnet.settings import check_settings
-from synthnet.synthesis import choose_steps, policy_path
+from synthnet.synthesis import choose_steps
 from synthnet.tasks import Task, check_same_data, data_settings
 from synthnet.train import Zoo
 

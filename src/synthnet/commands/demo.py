@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from synthnet.audit import split_data, summary
+from synthnet.bundled import find_policy, policy_path
 from synthnet.console import accuracy_row, figure_library, percent, table
 from synthnet.device import choose_device
 from synthnet.engine import Training, score, train_population
@@ -15,8 +16,8 @@ from synthnet.files import make_folder
 from synthnet.lab.fork import run_command
 from synthnet.nets import WeightState, read_weights, to_image, write_weights
 from synthnet.policy import read_policy
-from synthnet.synthesis import choose_steps, find_policy, policy_path, synthesize
-from synthnet.tasks import Task, build_task
+from synthnet.synthesis import choose_steps, synthesize
+from synthnet.tasks import Task, build_task, recipe_of
 
 
 def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, device: str) -> None:
@@ -28,7 +29,7 @@ def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, dev
     folder, task = Path(out), build_task(task_name).members[0]
     choose_device(device)
     make_folder(folder / "start")
-    policy = rebuild_policy(task, folder / "train", distil, device) if rebuild else policy_path(find_policy(task.arch))
+    policy = rebuild_policy(task, folder / "train", distil, device) if rebuild else policy_path(find_policy(task.arch)[0])
     record = read_policy(policy)
     n_steps = max(choose_steps(record, None), 2)
 
@@ -67,9 +68,9 @@ def rebuild_policy(task: Task, folder: Path, distil: bool, device: str) -> Path:
 
 def sgd_states(task: Task, starts: Tensor, device: torch.device) -> Tensor:
     """The twins' weights after every epoch: [net epoch weights], epoch 0 being the start."""
-    inputs, labels = (part.to(device) for part in task.data("train"))
-    epochs = list(range(task.recipe.epochs + 1))
-    return train_population(task.network, starts.to(device), inputs, labels, Training(task.recipe), epochs).cpu()
+    inputs, labels = (part.to(device) for part in task.examples("train"))
+    epochs = list(range(recipe_of(task).epochs + 1))
+    return train_population(task.network, starts.to(device), inputs, labels, Training(recipe_of(task)), epochs).cpu()
 
 
 def print_table(task: Task, synth: dict[int, Tensor], sgd: Tensor, n_nets: int, synthesis_s: float, sgd_s: float) -> None:

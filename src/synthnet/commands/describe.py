@@ -4,17 +4,18 @@ import sys
 from pathlib import Path
 
 from synthnet.console import accuracy_row, percent, table
-from synthnet.engine import find_arch, network_of, without_prefix
+from synthnet.engine import find_arch, network_of
 from synthnet.errors import InputError, one_line
-from synthnet.nets import Arch, UserArch, metadata_json, read_metadata, read_weights
+from synthnet.nets import Arch, WeightState, metadata_json, read_metadata, read_weights
 from synthnet.policy import build_layout, read_policy
 
 SHOWN = 400  # characters of a name or a value in metadata; --json has all of it
 
 
 def print_evaluation(results: list[dict]) -> None:
-    rows = [[r["file"], r["task"], r["split"], str(r["n"]), percent(r["accuracy"]), f"{r['loss']:.4f}"] for r in results]
-    table("evaluation", ["file", "task", "split", "images", "accuracy", "loss (nats)"], rows)
+    value = lambda r: percent(r["value"]) if "accuracy" in r else f"{r['value']:.4f}"  # noqa: E731
+    rows = [[r["file"], r["task"], r["split"], str(r["n"]), r["metric"], value(r), f"{r['loss']:.4f}"] for r in results]
+    table("evaluation", ["file", "task", "split", "examples", "metric", "value", "loss"], rows)
 
 
 def print_policy(report: dict) -> None:
@@ -24,20 +25,28 @@ def print_policy(report: dict) -> None:
         ratio = row["identity"]["aligned_distance"]["ratio"]
         rows.append(accuracy_row(f"K = {n_steps}", row["accuracy"], percent(row["share_of_sgd"]), f"{ratio:.2f}"))
     rows.append(accuracy_row("SGD twins", report["sgd_twins"], percent(1.0), "1.00"))
-    title = f"{report['task']}: {report['seeds']} unseen seeds, {report['n_images']} {report['split']} images"
-    table(title, ["weights", "accuracy, mean ± sd", "worst", "best", "share of SGD", "aligned distance / SGD's"], rows)
+    if "strong_twins" in report:
+        share = report["strong_twins"]["mean"] / report["sgd_twins"]["mean"]
+        rows.append(accuracy_row("strong twins", report["strong_twins"], percent(share), ""))
+    title = f"{report['task']}: {report['seeds']} unseen seeds, {report['n_images']} {report['split']} examples"
+    table(
+        title, ["weights", f"{report['metric']}, mean ± sd", "worst", "best", "share of SGD", "aligned distance / SGD's"], rows
+    )
 
 
-def describe_file(path: str | Path, like: Arch | UserArch | None = None) -> dict:
+def describe_file(path: str | Path, like: Arch | None = None) -> dict:
     """What a weight file or a policy file holds; `like` as in `netfiles.open_net`."""
-    if policy := metadata_json(read_metadata(path), "synthnet.policy", path):
+    policy = metadata_json(read_metadata(path), "synthnet.policy", path)
+    if policy and "config" in policy:
         loaded = read_policy(path)
         return {"kind": "policy", "file": str(path), "parameters": loaded.n_parameters, **policy}
-    state, _ = without_prefix(read_weights(path), like)
+    state = read_weights(path)
+    arch, names = find_arch(state, path, like)
+    ours = {own: name for name, own in names.items()}
+    state = WeightState({ours.get(name, name): value for name, value in state.tensors.items()}, state.metadata)
     tensors = [
         {"name": n, "shape": list(v.shape), "dtype": str(v.dtype).removeprefix("torch.")} for n, v in state.tensors.items()
     ]
-    arch = find_arch(state, path, like)
     found = {
         "kind": "weights",
         "file": str(path),

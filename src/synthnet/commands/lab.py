@@ -136,7 +136,7 @@ def calibrate(settings: list[str]) -> None:
         warnings.warn(
             "no sigma meets both rules (cost, signal to noise); this is the one with the most agreement", stacklevel=2
         )
-    sigma, batch = recommended(measured, config.reward, len(task.members[0].data(config.reward.split)[1]))
+    sigma, batch = recommended(measured, config.reward, len(task.members[0].examples(config.reward.split)[1]))
     print(f"grpo.sigma={sigma:g} reward.batch={batch}{' grpo.sigma_by=role' if config.grpo.sigma_by == 'role' else ''}")
 
 

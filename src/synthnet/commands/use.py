@@ -15,11 +15,10 @@ def _as_json(value, indent=None) -> str:
 
 def like_of(options):
     """The kind of architecture that the flags name, if they name one."""
-    from synthnet.nets.user_code import UserArch
-    from synthnet.tasks.task import build_task
+    from synthnet.tasks import build_task, own_arch
 
     if getattr(options, "arch_py", None):
-        return UserArch.parse(options.arch_py)
+        return own_arch(options.arch_py)
     return build_task(options.task).arch if options.task else None
 
 
@@ -40,7 +39,7 @@ def settings_of(options) -> dict:
 def init(options) -> None:
     from synthnet.engine.netfiles import output_files, write_all
     from synthnet.nets.weights import WeightState
-    from synthnet.tasks.task import build_task
+    from synthnet.tasks import build_task
 
     if options.count < 1:
         raise InputError(f"--count must be at least 1, got {options.count}")
@@ -90,10 +89,10 @@ def evaluate(options) -> None:
     settings = {"split_seed": options.split_seed or 0, "data_dir": options.data_dir}
     if options.policy:
         from synthnet.audit.evaluation import evaluate_policy, task_of
+        from synthnet.bundled import policy_path
         from synthnet.device import choose_device
         from synthnet.policy.file import read_policy
-        from synthnet.synthesis import policy_path
-        from synthnet.tasks.task import build_task, data_settings
+        from synthnet.tasks import build_task, data_settings
 
         if options.seeds < 2:
             raise InputError(f"--seeds must be at least 2, got {options.seeds}")
@@ -121,6 +120,29 @@ def inspect(options) -> None:
 
     description = describe_file(options.file, like_of(options))
     print(_as_json(description)) if options.json else print_description(description)
+
+
+def policies(options) -> None:
+    from synthnet.bundled import described, policies
+    from synthnet.console import table
+    from synthnet.synthesis import told_inputs
+
+    rows = [described(name) for name in policies()]
+    if options.json:
+        print(_as_json(rows))
+        return
+    columns = ["policy", "nets", "data and inputs", "best K", "trunk", "MB", "stages"]
+    shown = lambda row: ", ".join(row["nets"][:2]) + (f" and {len(row['nets']) - 2} more" if len(row["nets"]) > 2 else "")  # noqa: E731
+    cells = lambda row: [  # noqa: E731
+        row["name"],
+        shown(row),
+        told_inputs(row["inputs"]),
+        str(row["best_k"]),
+        row["trunk"],
+        f"{row['bytes'] / 1e6:.1f}",
+        " ".join(row["stages"]),
+    ]
+    table("policies that ship", columns, [cells(row) for row in rows])
 
 
 def audit(options) -> None:
@@ -153,7 +175,7 @@ def sgd(options) -> None:
     from synthnet.device import choose_device
     from synthnet.engine.netfiles import input_files, open_net, result_files, write_all
     from synthnet.progress import Bar
-    from synthnet.tasks import grow_twins
+    from synthnet.tasks import grow_strong, grow_twins
 
     paths = input_files(options.files)
     single = len(options.files) == 1 and not Path(options.files[0]).is_dir()
@@ -165,7 +187,8 @@ def sgd(options) -> None:
             members = [i for i, file in enumerate(files) if file.arch == arch]
             recorded = options.task or files[members[0]].state.metadata.get("synthnet.task")
             task = task_of(arch, recorded, data_dir=options.data_dir)
-            twins = grow_twins(task, torch.stack([files[i].flat for i in members]).to(device)).cpu()
+            starts = torch.stack([files[i].flat for i in members]).to(device)
+            twins = (grow_strong(task, starts, done=True)[0] if options.strong else grow_twins(task, starts)).cpu()
             for i, twin in zip(members, twins, strict=True):
                 kept = {key: text for key, text in files[i].state.metadata.items() if key != "synthnet.provenance"}
                 grown[i] = files[i].replaced(twin, kept)

@@ -1,29 +1,31 @@
-"""Weight files as the commands meet them: opened and checked against an architecture, named on the command line, written."""
+"""Weight files as the commands meet them: opened, matched with an architecture, named on the command line, written."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from torch import Tensor
 
 from synthnet.engine.network import Network, network_of
-from synthnet.errors import InputError
+from synthnet.errors import InputError, one_line
 from synthnet.files import make_folder, refuse_collisions
-from synthnet.nets import Arch, UserArch, WeightSpec, WeightState, metadata_json, read_weights, recognise, write_weights
+from synthnet.nets import Arch, WeightSpec, WeightState, metadata_json, read_weights, recognise, write_weights
 
 WRAPPERS = ("module.", "model.", "_orig_mod.")  # DataParallel, training libraries, torch.compile
 
 
 @dataclass(frozen=True)
 class NetFile:
-    """A weight file and the network it belongs to, checked against each other; `prefix`: what wrappers put before every name
-    of the file, which `state` has not."""
+    """A weight file and the network it belongs to, checked against each other; `state` has the network's names, `names` says
+    what the file calls each."""
 
     path: Path
     state: WeightState
-    arch: Arch | UserArch
+    arch: Arch
     net: Network
-    prefix: str = ""
+    names: Mapping[str, str]
 
     @property
     def flat(self) -> Tensor:
@@ -33,45 +35,96 @@ class NetFile:
     def replaced(self, flat: Tensor, metadata: dict[str, str]) -> WeightState:
         """The file's state with other weights [weights], its names as the file has them."""
         state = self.state.replaced(self.net.spec, flat, metadata)
-        return WeightState({self.prefix + name: value for name, value in state.tensors.items()}, state.metadata)
+        return WeightState({self.names[name]: value for name, value in state.tensors.items()}, state.metadata)
 
 
-def open_net(path: str | Path, like: Arch | UserArch | None = None) -> NetFile:
-    """Read a weight file and find its architecture: from its metadata, else from its names and shapes; where `like` is given,
-    one with its builder, inputs and classes, whatever its widths.
+def open_net(path: str | Path, like: Arch | None = None, known: Sequence[Arch] = ()) -> NetFile:
+    """Read a weight file and find its architecture (`find_arch`): of `like`, of those of `known`, or of a family of ours.
 
     Raises: InputError when the file is bad, its architecture unknown, or its tensors are not that architecture's.
     """
-    state, prefix = without_prefix(read_weights(path), like)
-    arch = find_arch(state, path, like)
+    return match_net(path, read_weights(path), like, known)
+
+
+def match_net(path: str | Path, state: WeightState, like: Arch | None = None, known: Sequence[Arch] = ()) -> NetFile:
+    """As `open_net`, of weights that were read already; `path` is what messages call them."""
+    arch, names = find_arch(state, path, like, known)
     if arch is None:
+        if whole := [t.name for t in state.spec.tensors if t.integer and not t.name.endswith("num_batches_tracked")]:
+            kind = str(state.tensors[whole[0]].dtype).removeprefix("torch.")
+            raise InputError(f"{path}: {whole[0]} holds {kind} numbers: weights should be floats; dequantise them first")
         shown = ", ".join(f"{t.name} {list(t.shape)}" for t in state.spec.tensors[:6])
-        hint = "pass --task NAME or --arch-py FILE.py:FACTORY"
-        raise InputError(f"{path}: its names and shapes ({shown}) are of no architecture known here; {hint}")
-    return NetFile(Path(path), state, arch, network_of(arch, state.metadata.get("synthnet.task")), prefix)
+        hint = "say which net it is: --task NAME or FILE.py:NAME, or --policy a policy that was trained on it"
+        raise InputError(f"{path}: its names and shapes ({one_line(shown, 400)}) are of no net known here; {hint}")
+    back = {theirs: ours for ours, theirs in names.items()}
+    renamed = WeightState({back[name]: value for name, value in state.tensors.items()}, state.metadata)
+    return NetFile(Path(path), renamed, arch, network_of(arch, state.metadata.get("synthnet.task")), names)
 
 
-def without_prefix(state: WeightState, like: Arch | UserArch | None = None) -> tuple[WeightState, str]:
-    """The state without what wrappers of torch and of training libraries put before all names, any chain of them, and what
-    that was; as it is where its names fit with it."""
-    names, prefix = list(state.tensors), ""
-    while found := [each for each in WRAPPERS if all(name.startswith(prefix + each) for name in names)]:
+def find_arch(
+    state: WeightState, path: str | Path, like: Arch | None, known: Sequence[Arch] = ()
+) -> tuple[Arch | None, dict[str, str]]:
+    """The architecture of a file's weights and what the file calls each of its tensors; (None, {}) where nothing tells it.
+
+    In this order: the file's metadata, which `like` must agree with; names and shapes, seen through what wrappers put before
+    all names; shapes alone, names in natural order, where exactly one assignment fits. Raises: InputError where the metadata or
+    `like` say one that does not fit, or where tensors could be exchanged.
+    """
+    prefix = _prefix(state)
+    plain = {name.removeprefix(prefix): name for name in state.tensors}
+    stripped = WeightSpec.of_tensors({ours: state.tensors[own] for ours, own in plain.items()})
+    views = [(state.spec, {name: name for name in state.tensors}), (stripped, plain)][: 2 if prefix else 1]
+    told = recorded_arch(state.metadata, path)
+    if like is not None and (told is None or told == like or told.kind != like.kind):
+        told = like  # which may have its module at hand
+    for spec, names in views:
+        for arch in (told, *([] if told is not None and told is not like else [recognise(spec, like)]), *known):
+            if arch is not None and (like is None or arch.kind == like.kind) and not arch.spec().differences(spec):
+                return arch, names
+    for arch in [told] if told is not None else known:
+        if (found := by_shapes(arch.spec(), stripped, f"{path} as {arch}")) is not None:
+            return arch, {ours: plain[own] for ours, own in found.items()}
+    if told is not None:
+        check_fit(path, told, told.spec(), stripped)
+    return None, {}
+
+
+def _prefix(state: WeightState) -> str:
+    """What wrappers of torch and of training libraries put before all names, any chain of them."""
+    prefix = ""
+    while found := [each for each in WRAPPERS if all(name.startswith(prefix + each) for name in state.tensors)]:
         prefix += found[0]
-    if not prefix:
-        return state, ""
-    if recognise(state.spec, like) is not None or (like is not None and not network_of(like).spec.differences(state.spec)):
-        return state, ""
-    return WeightState({name.removeprefix(prefix): value for name, value in state.tensors.items()}, state.metadata), prefix
+    return prefix
 
 
-def find_arch(state: WeightState, path: str | Path, like: Arch | UserArch | None) -> Arch | UserArch | None:
-    """The architecture of a file's weights, checked against its tensors; None where nothing tells it."""
-    arch = recorded_arch(state.metadata, path) or recognise(state.spec, like)
-    if like is not None and (arch is None or arch.kind != like.kind):
-        arch = like
-    if arch is not None:
-        check_fit(path, arch, network_of(arch).spec, state.spec)
-    return arch
+def by_shapes(spec: WeightSpec, found: WeightSpec, what: str) -> dict[str, str] | None:
+    """Which tensor of a file [found] is which of a net's, by shapes alone; None where they do not fit.
+
+    Names of one pattern are taken in natural order, `10.weight` after `2.weight`. Raises: InputError where tensors of one shape
+    have names that say nothing of their order.
+    """
+    mine, theirs = (sorted(each.tensors, key=_kind) for each in (spec, found))
+    if [_kind(tensor) for tensor in mine] != [_kind(tensor) for tensor in theirs]:
+        return None
+    groups = {kind: [t.name for t in tensors] for kind, tensors in groupby(theirs, _kind)}
+    assigned = {}
+    for kind, tensors in groupby(mine, _kind):
+        names = sorted(groups[kind], key=_natural)
+        if len({re.sub(r"\d+", "0", name) for name in names}) > 1:
+            raise InputError(
+                f"{what}: its names fit none known here, and by shapes alone {' and '.join(names[:4])} could be exchanged: "
+                "name them as the net does, or number them in order of depth"
+            )
+        assigned |= dict(zip([tensor.name for tensor in tensors], names, strict=True))
+    return assigned
+
+
+def _kind(tensor) -> tuple:
+    return tensor.shape, tensor.integer
+
+
+def _natural(name: str) -> list:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def recorded_arch(metadata: dict[str, str], path: str | Path) -> Arch | None:

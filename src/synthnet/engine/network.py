@@ -1,7 +1,7 @@
-"""Many weight sets of one architecture at once: logits, loss and accuracy as functions of flat weights.
+"""Many weight sets of one architecture at once: outputs as functions of flat weights.
 
 Backends give the same numbers to 1e-5: `batched` (our own), `vmap` (torch.func over functional_call) and `loop`. No module is
-ever mutated. Scoring follows a plan: how many nets at a time, on how many threads.
+ever mutated.
 """
 
 import copy
@@ -10,23 +10,33 @@ from collections.abc import Callable
 from functools import cached_property, lru_cache
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
 from synthnet.engine.batched import Batched
-from synthnet.engine.plan import CACHE_BYTES, Job, Plan, choose
+from synthnet.engine.objective import CLASSES, Objective
 from synthnet.engine.rules import own_copy
-from synthnet.engine.stacks import leading
 from synthnet.errors import InputError
-from synthnet.nets import Arch, Chain, Symmetry, UntraceableError, UserArch, WeightSpec, draw_init, trace, traced_symmetry
-from synthnet.workers import spread
+from synthnet.nets import Arch, Axis, Chain, Symmetry, UntraceableError, WeightSpec, draw_init, trace, traced_symmetry
 
 # an operation that vmap can only run net by net is slow, not wrong; the plan measures it, so there is nothing to warn about
 torch._C._functorch._set_vmap_fallback_warning_enabled(False)
 
-BLOCKS = (512, 256, 128, 64)  # examples scored at a time: as many as leave room in the cache for eight nets
+ACTIVATION_NAMES = (
+    "relu",
+    "tanh",
+    "sigmoid",
+    "gelu",
+    "silu",
+    "elu",
+    "leaky_relu",
+    "leakyrelu",
+    "softplus",
+    "hardtanh",
+    "gru",
+    "lstm",
+)
 BACKENDS = ("batched", "vmap", "loop")
 
 
@@ -37,23 +47,37 @@ def traced(find: Callable[["Network"], object]) -> cached_property:
 
 class Network:
     """An architecture prepared for population work: its module (without storage), spec, and what tracing found; `task`: the
-    name of the task that it is for, where that is known."""
+    name of the task that it is for, where that is known; `objective`: what it is judged by there."""
 
-    def __init__(self, module: nn.Module, example: Tensor | None = None):
-        """`example` [example …]: inputs that tracing may use; not needed for chains and for networks that say `n_inputs`."""
+    def __init__(self, module: nn.Module | None, example: Tensor | None = None, arch: Arch | None = None):
+        """`example` [example …]: inputs that tracing may use; not needed for chains and for networks that say `n_inputs`.
+        `arch`: where its unit groups were recorded, so that nothing is traced; then it may do without a module."""
         self.task: str | None = None
         self.original: Network | None = None
+        self.objective, self.recorded = CLASSES, arch if arch is not None and arch.traced else None
         n_inputs = getattr(module, "n_inputs", None)
         self.example = torch.zeros(2, n_inputs) if example is None and n_inputs else example
-        self.module = copy.deepcopy(module).eval().to("meta")
-        self.spec = WeightSpec.of_module(self.module)
+        self._module = copy.deepcopy(module).eval().to("meta") if module is not None else None
+        self.spec = self.recorded.spec() if self.recorded else WeightSpec.of_module(self._module)
         self._checked: dict[tuple, tuple[str, ...]] = {}
         self._sizes: dict[tuple, tuple[float, float]] = {}
 
-    def of_task(self, task: str) -> "Network":
+    @property
+    def module(self) -> nn.Module:
+        """Raises: InputError for a network that is known by its recorded tensors and unit groups alone."""
+        if self._module is None:
+            raise InputError(f"{self.recorded} is known by its tensors alone, and this runs it: pass --task FILE.py:NAME")
+        return self._module
+
+    @property
+    def n_classes(self) -> int:
+        """How many numbers it puts out for an example."""
+        return self.recorded.n_outputs if self.recorded else self.module.n_classes
+
+    def of_task(self, task: str, objective: Objective = CLASSES) -> "Network":
         """The same network for a named task."""
         same = copy.copy(self)
-        same.task, same.original = task, self
+        same.task, same.original, same.objective = task, self, objective
         return same
 
     @traced
@@ -66,12 +90,22 @@ class Network:
     @traced
     def symmetry(self) -> Symmetry:
         """The unit groups. Raises: UntraceableError, naming the operation, where they cannot be derived."""
+        if self.recorded:
+            return self.recorded.symmetry()
         if self.chain is not None:
             return Symmetry.of_chain(self.spec, self.chain)
         if self.example is None:
             raise UntraceableError(f"tracing {type(self.module).__name__} needs an example of its inputs")
         module = own_copy(self.module, training=False).to_empty(device="cpu")
         return traced_symmetry(module, self.spec, self.example, lambda flat, inputs: self.logits(flat, inputs, "loop"))
+
+    @property
+    def alignment(self) -> Symmetry:
+        """The unit groups, or, where they cannot be derived, none: then nets are compared as they are."""
+        try:
+            return self.symmetry
+        except UntraceableError:
+            return Symmetry.of_axes(self.spec, {t.name: [[Axis(n, fixed=True)] for n in t.shape] for t in self.spec.floats})
 
     @traced
     def batched(self) -> Batched | None:
@@ -167,108 +201,68 @@ class Network:
         return sum(sizes) / 2, counter.get_total_flops() / 2
 
 
+class Nets:
+    """Many nets at once, as a reward of the user's own meets them: `nets(x)` gives their outputs [net example out…].
+
+    weights: name -> [net …]; spec: numbers that say which variant of the task each is for [net number], or None.
+    """
+
+    def __init__(self, network: Network, flat: Tensor, spec: Tensor | None = None):
+        self.network, self.weights, self.spec = network, network.spec.unflatten(flat), spec
+        self.device, self._n = flat.device, len(flat)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs for inputs [example …], one batch for all, or [net example …], each its own."""
+        own = x.ndim == self.network.example.ndim + 1
+        return self.network.logits_of(self.weights, x.to(self.device), own_inputs=own)
+
+
 @lru_cache(maxsize=256)
-def network_of(arch: Arch | UserArch, task: str | None = None) -> Network:
+def _prepared(arch: Arch, runs: bool) -> Network:  # `runs`: one that does must not be taken for one that is but recorded
+    return Network(arch.skeleton() if runs else None, arch.example, arch)
+
+
+@lru_cache(maxsize=256)
+def network_of(arch: Arch, task: str | None = None, objective: Objective = CLASSES) -> Network:
     """The prepared network of an architecture, for a task (cached: tracing happens once)."""
-    return Network(arch.skeleton(), arch.example) if task is None else network_of(arch).of_task(task)
+    net = _prepared(arch, not arch.traced or arch.module is not None)
+    return net if task is None else net.of_task(task, objective)
 
 
-def _columns(logits: Tensor) -> Tensor:
-    """[… example class] -> [… class example] in memory: reductions over a few classes are then vectorised over examples,
-    fifty times faster on the CPU than along the last axis."""
-    return logits.transpose(-1, -2).contiguous()
+def arch_of(module: nn.Module, example: Tensor) -> Arch:
+    """The architecture of a module of the user's own, as data: tensors, unit groups, inputs `example` [example …], outputs.
 
-
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy per net [net], in nats. Labels: class ids [(net) example], or probabilities [(net) example class]."""
-    log_probs = F.log_softmax(_columns(logits), dim=-2)
-    if labels.is_floating_point():
-        return -(log_probs * labels.transpose(-1, -2)).sum(-2).mean(-1)
-    picked = log_probs.gather(-2, labels.expand(logits.shape[:-1]).unsqueeze(-2)).squeeze(-2)
-    return -picked.mean(-1)
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of correct predictions per net [net], in [0, 1], float64. Among equal logits the first class is the prediction."""
-    columns, n_classes = _columns(logits), logits.shape[-1]
-    places = torch.arange(n_classes, 0, -1, dtype=torch.int16, device=logits.device).unsqueeze(-1)
-    first = ((columns == columns.amax(-2, keepdim=True)) * places).amax(-2)  # n_classes for class 0, down to 1; 0 for NaN
-    return (first == n_classes - labels).double().mean(-1)
-
-
-def layer_errors(network: Network, predicted: Tensor, target: Tensor, inputs: Tensor) -> Tensor:
-    """How far predicted weights [net weights] are from target ones in what each layer computes: [net].
-
-    Per layer, the mean squared difference of pre-activations when both read the target net's own activations on `inputs`
-    [example …]; the mean over layers. A squared error of weights in the metric of the inputs they meet: weights that the data
-    never excites count for nothing. Raises: UntraceableError unless the network is a chain.
+    Raises: InputError where the module does not run on the example, or gives other outputs for the same inputs.
     """
-    if network.batched is None:
-        raise UntraceableError(
-            f"what the layers of {type(network.module).__name__} compute cannot be compared: it is not traced"
-        )
-    difference, errors = network.spec.unflatten(predicted - target), []
-
-    def watch(name: str, module: nn.Module, again: Callable) -> None:
-        if isinstance(
-            module, nn.Linear | nn.Conv2d
-        ):  # linear in its weights: differences of outputs are outputs of differences
-            errors.append(leading(again(difference), len(target)).square().flatten(1).mean(1))
-
-    network.batched(network.spec.unflatten(target), inputs, watch=watch)
-    return torch.stack(errors).mean(0)
-
-
-def score(
-    network: Network, flat: Tensor, inputs: Tensor, labels: Tensor, plan: Plan | None = None, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
-    """Accuracy and mean cross-entropy of each net [net weights] on inputs [example …], both [net] float64 on the CPU.
-
-    dtype: what the nets compute in (bfloat16 halves the bytes; LOG.md says what that costs); the loss is always in float32.
-    """
-
-    def measure(logits: Tensor, block: slice) -> Tensor:
-        logits = logits.float()
-        means = torch.stack([accuracy(logits, labels[block]), cross_entropy(logits, labels[block]).double()], dim=-1)
-        return means.unsqueeze(1) * (logits.shape[1] / len(inputs))
-
-    inputs = inputs.to(dtype) if inputs.is_floating_point() else inputs
-    accuracies, losses = _over_nets(network, flat.to(dtype), inputs, measure, plan).sum(1).cpu().unbind(1)
-    return accuracies, losses
+    net, name = Network(module, example), type(module).__name__
+    live = copy.deepcopy(module).eval()
+    try:
+        with torch.no_grad():
+            outputs, again, alone = live(example), live(example), live(example[:1])
+    except Exception as error:  # the user's own code: whatever it raises is the user's to read
+        text = " ".join(str(error).split())[:200]
+        raise InputError(f"{name} does not run on inputs of shape {list(example.shape)}: {text}") from error
+    if not isinstance(outputs, Tensor) or outputs.shape[:1] != example.shape[:1]:
+        came = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+        raise InputError(f"{name} should give outputs [example …] for {len(example)} examples, got {came}")
+    if not torch.equal(outputs, again):
+        raise InputError(f"{name} gives other outputs for the same inputs in eval mode: it must not be random")
+    if not torch.allclose(outputs[:1], alone, rtol=1e-3, atol=1e-4):
+        raise InputError(f"{name} gives an example other outputs in another batch: examples must not depend on one another")
+    try:
+        recorded = net.symmetry.recorded()
+    except UntraceableError as error:
+        recorded = {"untraced": str(error)[:200]}
+    nodes = net.batched.nodes if net.batched else []
+    recorded |= {"activations": sorted({found for found in map(_activation, [*module.modules(), *nodes]) if found})}
+    return Arch.of_traced(module, net.spec, example, outputs[0].numel(), net.name, recorded)
 
 
-def predictions(network: Network, flat: Tensor, inputs: Tensor, plan: Plan | None = None) -> Tensor:
-    """Class probabilities [net example class]."""
-    return _over_nets(network, flat, inputs, lambda logits, _: logits.softmax(-1), plan)
-
-
-def _over_nets(network: Network, flat: Tensor, inputs: Tensor, measure, plan: Plan | None) -> Tensor:
-    """measure(logits [net example class], examples) [net examples' …] of all nets, blocks of examples joined along axis 1."""
-    size = _block(network, flat, inputs)
-    blocks = [slice(first, first + size) for first in range(0, len(inputs), size)]
-
-    @torch.no_grad()
-    def part(nets: slice, backend: str) -> Tensor:
-        tensors = network.spec.unflatten(flat[nets])
-        return torch.cat([measure(network.logits_of(tensors, inputs[b], backend), b) for b in blocks], dim=1)
-
-    plan = plan or scoring_plan(network, flat, inputs, lambda plan, nets: _spread(part, nets, plan))
-    return _spread(part, slice(0, len(flat)), plan)
-
-
-def _spread(part, nets: slice, plan: Plan) -> Tensor:
-    return torch.cat(spread(lambda rows: part(rows, plan.backend), plan.parts(nets.stop), plan.workers))
-
-
-def _block(network: Network, flat: Tensor, inputs: Tensor) -> int:
-    outputs, _ = network.activations(inputs)
-    return next((n for n in BLOCKS if 8 * n * outputs * flat.element_size() <= CACHE_BYTES), BLOCKS[-1])
-
-
-def scoring_plan(network: Network, flat: Tensor, inputs: Tensor, probe=None) -> Plan:
-    """How a population [net weights] is scored on inputs [example …]."""
-    backends = network.backends(inputs)
-    outputs, flops = network.activations(inputs)
-    n_bytes = (outputs * min(len(inputs), _block(network, flat, inputs)) + network.spec.n_weights) * flat.element_size()
-    name = f"score {network.name} {tuple(inputs.shape)} {flat.dtype}"
-    return choose(Job(name, len(flat), int(n_bytes), flops * len(inputs), backends, flat.device), probe)
+def _activation(what: fx.Node | nn.Module) -> str | None:
+    """The name of an activation that a node calls or a module is, if it is one of those known."""
+    target = type(what).__name__ if isinstance(what, nn.Module) else getattr(what.target, "__name__", what.target)
+    name = str(target).lower()
+    return name if name in ACTIVATION_NAMES else None

@@ -1,5 +1,8 @@
 """Conventional training of many nets at once: the population is one batched computation, never a loop over nets."""
 
+import itertools
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from synthnet.engine.gradients import chain_gradients, has_closed_form
-from synthnet.engine.network import Network, cross_entropy
+from synthnet.engine.network import Network
 from synthnet.engine.plan import Job, Plan, choose
 from synthnet.engine.variation import Variation
 from synthnet.seeds import generator
@@ -18,11 +21,18 @@ PROBE_STEPS = 3
 
 @dataclass(frozen=True)
 class Recipe:
-    """The fixed conventional training of a task's twins: Adam, constant rate, cross-entropy."""
+    """The conventional training of a task's twins: Adam at a constant rate; with `cosine` or `weight_decay` AdamW, whose rate
+    falls to zero along a cosine. input_noise, warp: as `Variation`; smoothing: of labels. epochs: None where it is yet to be
+    found (`recipes.recipe_of`)."""
 
     learning_rate: float
     batch_size: int
-    epochs: int
+    epochs: int | None
+    weight_decay: float = 0.0
+    cosine: bool = False
+    input_noise: float = 0.0
+    warp: float = 0.0
+    smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,14 +42,15 @@ class Training:
     recipe: Recipe
     order_seed: int = 0
     per_run_order: bool = False
-    input_noise: float = 0.0
 
 
 class Learners:
     """Nets in training: their tensors lie in one buffer, one after the other, so that the fused optimiser makes one pass."""
 
-    def __init__(self, network: Network, start: Tensor, learning_rate: float, backend: str):
-        self.network, self.backend, self.n_nets = network, backend, len(start)
+    def __init__(self, network: Network, start: Tensor, recipe: Recipe, backend: str, own: bool = False):
+        """`own`: every net sees examples of its own."""
+        self.network, self.backend, self.n_nets, self.own = network, backend, len(start), own
+        self.taken = 0
         values = network.spec.unflatten(start)
         trained = {tensor.name for tensor in network.spec.floats if tensor.role == "parameter"}
         self.buffer = torch.cat([values[name].reshape(-1) for name in values if name in trained])
@@ -47,24 +58,28 @@ class Learners:
         self.gradients = self._views(self.buffer.grad, values, trained)
         self.tensors = self._views(self.buffer, values, trained)
         self.tensors |= {name: value.clone() for name, value in values.items() if name not in trained}
-        self.optimizer = torch.optim.Adam([self.buffer], lr=learning_rate, fused=True)
-        self.closed_form = backend == "batched" and has_closed_form(network.chain)
+        kind, decay = (torch.optim.AdamW, recipe.weight_decay) if recipe.weight_decay else (torch.optim.Adam, 0.0)
+        self.optimizer = kind([self.buffer], lr=recipe.learning_rate, weight_decay=decay, fused=True)
+        self.closed_form = backend == "batched" and network.objective.plain and has_closed_form(network.chain)
         if not self.closed_form:
             for name, gradient in self.gradients.items():
                 self.tensors[name] = self.tensors[name].detach().requires_grad_()
                 self.tensors[name].grad = gradient  # backward adds into it
 
     def step(self, inputs: Tensor, labels: Tensor) -> None:
-        """One minibatch: [example …] for all nets, or [net example …]; labels are probabilities [(net) example class]."""
-        own = labels.ndim == 3
+        """One minibatch: [example …] for all nets, or [net example …]; labels of classes are probabilities."""
         if self.closed_form:
-            flat = inputs.flatten(2 if own else 1)
+            flat = inputs.flatten(2 if self.own else 1)
             chain_gradients(self.network.chain, self.tensors, flat, labels, self.gradients)
         else:
             self.buffer.grad.zero_()
-            logits = self.network.logits_of(self.tensors, inputs, self.backend, own, training=True)
-            cross_entropy(logits, labels).sum().backward()
+            logits = self.network.logits_of(self.tensors, inputs, self.backend, self.own, training=True)
+            self.network.objective.losses(logits, labels).sum().backward()
         self.optimizer.step()
+        self.taken += 1
+
+    def set_rate(self, rate: float) -> None:
+        self.optimizer.param_groups[0]["lr"] = rate
 
     def weights(self) -> Tensor:
         """The weights [net weights] as they are now."""
@@ -91,9 +106,7 @@ def train_population(
     Epoch 0 is the start. Labels are class ids [example] or soft labels [example class]. `run_ids` seed the order of each
     run where `per_run_order` is on. A net's training does not depend on which others are trained with it.
     """
-    if not labels.is_floating_point():
-        n_classes = network.logits(start[:1], inputs[:1]).shape[-1]
-        labels = F.one_hot(labels, n_classes).to(inputs.dtype)
+    labels = _targets(network, start, inputs, labels, training)
 
     def train_part(nets: slice, backend: str, epochs: list[int], n_steps: int | None = None) -> Tensor:
         ids = run_ids[nets] if run_ids is not None else None
@@ -119,20 +132,54 @@ def _train(
     n_steps: int | None,
 ) -> Tensor:
     """Train nets together; `n_steps` ends it early."""
-    recipe, taken = training.recipe, 0
-    learners = Learners(network, start, recipe.learning_rate, backend)
-    vary, noise = Variation(training.input_noise), generator(training.order_seed, "input-noise")
     saved = {0: start} if 0 in save_epochs else {}
-    for epoch in range(1, max(save_epochs, default=0) + 1):
-        for chosen in batch_orders(training, epoch, len(inputs), run_ids).split(recipe.batch_size, dim=-1):
-            x, y = inputs[chosen.to(inputs.device)], labels[chosen.to(labels.device)]
-            learners.step(vary(x, noise), y)
-            taken += 1
-            if taken == n_steps:
-                return learners.weights()
+    for epoch, learners in _epochs(network, start, inputs, labels, training, run_ids, backend, n_steps):
+        if n_steps and learners.taken == n_steps:
+            return learners.weights()
         if epoch in save_epochs:
             saved[epoch] = learners.weights()
+        if epoch >= max(save_epochs, default=0):
+            break
     return torch.stack([saved[epoch] for epoch in save_epochs], dim=1)
+
+
+def _epochs(
+    network: Network, start: Tensor, inputs: Tensor, labels: Tensor, training: Training, run_ids, backend: str, n_steps=None
+) -> Iterator[tuple[int, Learners]]:
+    """Nets in training after every epoch, without end; after `n_steps`, at once."""
+    recipe = training.recipe
+    learners = Learners(network, start, recipe, backend, training.per_run_order)
+    vary, noise = Variation(recipe.input_noise, recipe.warp), generator(training.order_seed, "input-noise")
+    all_steps = recipe.epochs * -(-len(inputs) // recipe.batch_size) if recipe.cosine else 0
+    for epoch in itertools.count(1):
+        for chosen in batch_orders(training, epoch, len(inputs), run_ids).split(recipe.batch_size, dim=-1):
+            x, y = inputs[chosen.to(inputs.device)], labels[chosen.to(labels.device)]
+            if recipe.cosine:
+                learners.set_rate(recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * learners.taken / all_steps)))
+            rows = x.flatten(0, 1) if training.per_run_order else x  # each example is varied by draws of its own
+            learners.step(vary(rows, noise).view_as(x), y)
+            if learners.taken == n_steps:
+                yield epoch, learners
+        yield epoch, learners
+
+
+def train_while(
+    network: Network, start: Tensor, inputs: Tensor, labels: Tensor, training: Training, go_on: Callable[[int, Tensor], bool]
+) -> None:
+    """Train nets together for as long as `go_on(epoch, weights [net weights])` says so after an epoch."""
+    labels = _targets(network, start, inputs, labels, training)
+    for epoch, learners in _epochs(network, start, inputs, labels, training, None, network.backends(inputs[:2])[0]):
+        if not go_on(epoch, learners.weights()):
+            return
+
+
+def _targets(network: Network, start: Tensor, inputs: Tensor, labels: Tensor, training: Training) -> Tensor:
+    """Labels as the training reads them: of classes, as probabilities."""
+    if not network.objective.plain or labels.is_floating_point():
+        return labels
+    n_classes, smoothing = network.logits(start[:1], inputs[:1]).shape[-1], training.recipe.smoothing
+    labels = F.one_hot(labels, n_classes).to(inputs.dtype if inputs.is_floating_point() else torch.float32)
+    return labels * (1 - smoothing) + smoothing / n_classes if smoothing else labels
 
 
 def training_plan(network: Network, start: Tensor, inputs: Tensor, training: Training, epochs: int, probe=None) -> Plan:

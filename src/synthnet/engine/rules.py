@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from synthnet.engine.recurrent import recurrent
 from synthnet.engine.stacks import (
     COLUMNS,
     IMAGES,
@@ -111,6 +112,15 @@ def _binary(function: Callable) -> Callable:
         return Value(function(a.data, b.data), a.form) if alike else by_vmap(call, function, a, b)
 
     return rule
+
+
+def _item(call: Call, value: Any, index: Any) -> Any:
+    """A part of a tuple as it is; of a tensor, along its own dims."""
+    if isinstance(value, tuple) and not isinstance(value, Value):
+        return value[index]
+    if value.form == LEADING:
+        return Value(value.data[(slice(None), *(index if isinstance(index, tuple) else (index,)))], LEADING)
+    return by_vmap(call, operator.getitem, value, index)
 
 
 def _flatten(call: Call, value: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
@@ -227,12 +237,15 @@ RULES: dict[Any, Callable] = {
     nn.Conv2d: _conv2d,
     nn.Embedding: _embedding,
     nn.LayerNorm: _layer_norm,
+    nn.GRU: recurrent,
+    nn.LSTM: recurrent,
     nn.GroupNorm: _group_norm,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.Flatten: lambda call, value: _flatten(call, value, call.module.start_dim, call.module.end_dim),
     torch.flatten: _flatten,
     "flatten": _flatten,
+    operator.getitem: _item,
     F.scaled_dot_product_attention: _attention,
     **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), _pool),
     **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout2d), _same),

@@ -128,7 +128,7 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
     if config.mixed and len({member.data_set for member in task.members}) > 1:
         raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
     for member in task.members:
-        check_warp("reward.warp", reward.warp, member.data(reward.split)[0])
+        check_warp("reward.warp", reward.warp, member.examples(reward.split)[0])
 
 
 def _check_sampling(config: GrpoConfig, policy: Policy) -> None:

@@ -73,7 +73,7 @@ def example_loss(
     groups = torch.stack(rewards_PGN).transpose(1, 2).flatten(0, 1)  # an example's draws under one prompt
     metrics = {**spread_figures(groups), "n_steps": float(n_steps), "evaluations": float(len(final) * config.num_generations)}
     if config.apart:
-        lack = shortfall(net.symmetry, final, APART * wanted)
+        lack = shortfall(net.alignment, final, APART * wanted)
         loss, metrics["shortfall"] = loss + config.apart * lack, lack.item()
     return loss, metrics
 

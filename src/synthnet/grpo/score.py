@@ -230,7 +230,7 @@ def measure(
     moved = [_rms((after - before) / scale) for before, after in itertools.pairwise(kept)]
     n_rollouts = len(final)
     return Scored(
-        net.module.n_classes,
+        net.n_classes,
         *(torch.stack(part, 1) for part in (accuracies, losses, norms)),
         torch.stack(moved, 1) if moved else torch.zeros(n_rollouts, 0),
         torch.full((n_rollouts,), cohort.n_steps),
@@ -257,7 +257,7 @@ def _copies(net: Network, final: Tensor, images: Tensor, labels: Tensor, reward:
     found = []
     for _ in range(reward.copies):
         noisy = Variation(reward.copy_noise)(images, draw)
-        found.append(quality(*score_nets(net, final, noisy, labels, dtype=getattr(torch, reward.dtype)), net.module.n_classes))
+        found.append(quality(*score_nets(net, final, noisy, labels, dtype=getattr(torch, reward.dtype)), net.n_classes))
     return torch.stack(found, 1)
 
 

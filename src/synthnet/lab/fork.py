@@ -13,10 +13,11 @@ from synthnet.files import make_folder, write_atomic
 from synthnet.policy import MixtureKnobs
 from synthnet.runs import APPLIED, REQUESTS, read_given, read_status
 from synthnet.stages import SHAPING, STAGES, as_text, check_stages, live_sections, run_stage, run_stages, without_shape
+from synthnet.tasks import is_own
 from synthnet.train import policy_of_run
 
 MIXTURE = tuple(f"backbone.{each.name}" for each in fields(MixtureKnobs))  # of what shapes a policy, any one takes these
-CODE = "reward.python"  # the setting that names code of the user's own: a file never does, a person has to
+CODE = ("reward.python", "task")  # settings that may name code of the user's own: a file never does, a person has to
 
 
 def run_command(command: str, overrides: list[str]) -> Path:
@@ -40,8 +41,8 @@ def resume(folder: Path) -> Path:
     if status.state in ("running", "stalled"):
         raise InputError(f"{folder} is running")
     given, config = _given(folder), read_config(folder)
-    if config.reward.python:
-        raise InputError(f"{folder} uses code of yours ({config.reward.python[0]}): give its command again")
+    if code := [*config.reward.python, *([config.task.name] if is_own(config.task.name) else [])]:
+        raise InputError(f"{folder} uses code of yours ({code[0]}): give its command again")
     config.run_dir = str(folder)
     return begin(status.stage or "", config, given, list(status.command))
 
@@ -104,6 +105,10 @@ def next_free(folder: Path) -> str:
 def _given(folder: Path, changes: Mapping[str, object] | None = None) -> dict[str, object]:
     """The settings that a run was given. A file never names code: code of the user's own has to be named again."""
     given = read_given(folder)
-    if given.get(CODE) and CODE not in (changes or {}):
-        raise InputError(f"{folder} uses code of yours ({given[CODE]}): give its command again, or name the code in this one")
+    for name in CODE:
+        code = given.get(name) if name != "task" or is_own(given.get(name)) else None
+        if code and name not in (changes or {}):
+            raise InputError(
+                f"{folder} uses code of yours ({code}): give its command again, or name it in this one, as {name}=…"
+            )
     return given

@@ -1,7 +1,7 @@
 """A net as tensors and unit groups: weight files, architectures, start weights, symmetries, identity. Knows no data."""
 
 from synthnet.nets.arch import Arch, recognise
-from synthnet.nets.axes import UntraceableError
+from synthnet.nets.axes import Axis, UntraceableError
 from synthnet.nets.chain import ACTIVATIONS, Chain, trace
 from synthnet.nets.exr import to_image
 from synthnet.nets.identity import (
@@ -14,10 +14,12 @@ from synthnet.nets.identity import (
     own_twin_rank,
     pair_distances,
     prediction_shortfall,
+    right,
     shortfall,
 )
+from synthnet.nets.modules import BUILDERS
 from synthnet.nets.start import draw_init, init_scale, looks_trained, match_start
 from synthnet.nets.symmetry import Piece, Symmetry
 from synthnet.nets.tracing import traced_symmetry
-from synthnet.nets.user_code import UserArch, load_function, split_name
+from synthnet.nets.user_code import load_function, split_name
 from synthnet.nets.weights import TensorSpec, WeightSpec, WeightState, metadata_json, read_metadata, read_weights, write_weights

@@ -5,6 +5,7 @@ concatenation or a slice makes it). Operations merge axes; what a merge or a vie
 with a meaning of their own: examples, pixels, classes, positions.
 """
 
+from collections.abc import Mapping
 from math import prod
 
 from synthnet.errors import InputError
@@ -154,3 +155,42 @@ def reshaped(dims: list[Dim], shape: list[int]) -> list[Dim]:
             dim.append(axis)
         found.append(dim)
     return found
+
+
+MOST_NESTED = 8  # products of sums of products …
+
+
+def recorded(dim: Dim, names: Mapping[int, str]) -> list:
+    """A dimension as JSON: a product of axes [group or null, size], or of sums of such products end to end."""
+    return [
+        {"sum": [recorded([part], names) for part in axis.sum]} if axis.sum else [names.get(id(axis)), axis.size]
+        for axis in leaves(dim)
+    ]
+
+
+def axes_of(dim: list, made: dict[tuple, Axis], depth: int = 0) -> Dim:
+    """A dimension from what `recorded` made of it; `made`: groups of units by name and size, in order of first sight.
+
+    Raises: ValueError for anything else.
+    """
+    if depth > MOST_NESTED:
+        raise ValueError("its axes are nested too deeply")
+    found = []
+    for entry in dim:
+        if isinstance(entry, dict):
+            parts = [axes_of(part, made, depth + 1) for part in entry["sum"]]
+            axis = Axis(sum(size_of(part) for part in parts))
+            axis.sum = tuple(part[0] if len(part) == 1 else _product(part) for part in parts)
+        else:
+            name, size = entry
+            if type(size) is not int or not 1 < size < 1 << 31 or not isinstance(name, str | None):
+                raise ValueError("an axis is a group or null, and a size above 1")
+            axis = Axis(size, fixed=True) if name is None else made.setdefault((name, size), Axis(size))
+        found.append(axis)
+    return found
+
+
+def _product(axes: Dim) -> Axis:
+    whole = Axis(size_of(axes))
+    whole.product = tuple(axes)
+    return whole

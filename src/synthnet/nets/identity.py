@@ -5,6 +5,8 @@ inflates them. So nets are balanced, aligned (Hungarian, to a fixed point) and s
 reported as a ratio to conventionally trained nets of different seeds on the same measure.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -65,6 +67,11 @@ def _neighbour_variation(probabilities: Tensor) -> Tensor:
     return 0.5 * (probabilities[:even:2] - probabilities[1:even:2]).abs().sum(-1).mean(-1)
 
 
+def spread(outputs: Tensor) -> float:
+    """Root mean square difference between the outputs [net example out…] of two different nets, over all pairs."""
+    return (2 * outputs.double().var(0).mean()).sqrt().item()
+
+
 def disagreement(probabilities: Tensor) -> float:
     """Share of examples on which two different nets predict different classes, over all pairs, in [0, 1].
 
@@ -77,15 +84,22 @@ def disagreement(probabilities: Tensor) -> float:
     return 1 - agreeing.mean().item()
 
 
-def ensemble_gain(probabilities: Tensor, labels: Tensor, seed: int = 0) -> float:
-    """Accuracy of the mean prediction of 16 nets minus the mean accuracy of its members, mean of 50 draws."""
+Judge = Callable[[Tensor], Tensor]  # predictions [net example out…] -> metric [net]
+
+
+def right(labels: Tensor) -> Judge:
+    """The accuracy of class probabilities [net example class]."""
+    return lambda probabilities: (probabilities.argmax(-1) == labels).double().mean(-1)
+
+
+def ensemble_gain(probabilities: Tensor, judge: Judge, seed: int = 0) -> float:
+    """Metric of the mean prediction of 16 nets minus the mean metric of its members, mean of 50 draws."""
     draw = generator(seed, "ensembles")
     size = min(ENSEMBLE_SIZE, len(probabilities))
     gains = []
     for _ in range(ENSEMBLE_DRAWS):
         members = probabilities[torch.randperm(len(probabilities), generator=draw)[:size]]
-        single = (members.argmax(-1) == labels).double().mean()
-        gains.append((members.mean(0).argmax(-1) == labels).double().mean() - single)
+        gains.append(judge(members.mean(0, keepdim=True))[0] - judge(members).mean())
     return torch.stack(gains).mean().item()
 
 
@@ -110,18 +124,26 @@ def own_twin_rank(start: Tensor, outputs: Tensor, twins: Tensor) -> dict[str, fl
 
 
 def identity_report(
-    symmetry: Symmetry, outputs: Tensor, references: Tensor, output_probs: Tensor, reference_probs: Tensor, labels: Tensor
+    symmetry: Symmetry,
+    outputs: Tensor,
+    references: Tensor,
+    output_probs: Tensor,
+    reference_probs: Tensor,
+    judge: Judge,
+    classes: bool = True,
 ) -> dict:
-    """The identity measures of outputs [net weights] as ratios to conventionally trained references of different seeds.
+    """The identity measures of outputs [net weights] as ratios to conventionally trained references of different seeds; where
+    predictions are no classes, nets disagree by the root mean square of their differences.
 
     Disagreement and ensemble gain count only where the mean accuracy is within 0.3 points of the references': bad nets
     disagree a lot. `functional_counts` says whether they do.
     """
-    accuracy = [(probs.argmax(-1) == labels).double().mean().item() for probs in (output_probs, reference_probs)]
+    accuracy = [judge(probs).mean().item() for probs in (output_probs, reference_probs)]
+    differ = disagreement if classes else spread
     values = {
         "aligned_distance": (aligned_distance(symmetry, outputs), aligned_distance(symmetry, references)),
-        "disagreement": (disagreement(output_probs), disagreement(reference_probs)),
-        "ensemble_gain": (ensemble_gain(output_probs, labels), ensemble_gain(reference_probs, labels)),
+        "disagreement": (differ(output_probs), differ(reference_probs)),
+        "ensemble_gain": (ensemble_gain(output_probs, judge), ensemble_gain(reference_probs, judge)),
     }
     report = {name: {"value": a, "reference": b, "ratio": a / b if b else None} for name, (a, b) in values.items()}
     return {**report, "functional_counts": accuracy[0] >= accuracy[1] - ACCURACY_MARGIN}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from synthnet.nets.axes import Axis, Dim, cut, fix, leaves, merge, reshaped, size_of
+from synthnet.nets.axes import Axis, Dim, UntraceableError, cut, fix, leaves, merge, reshaped, size_of
 
 aten = torch.ops.aten
 
@@ -132,15 +132,47 @@ def _embedding(shape, weight, index, *_):
     return [*index, weight[1]]
 
 
+def _recurrent(gates: int):
+    """GRU and LSTM: a hidden unit is one unit through all gates, in recurrent weights both as row and as column, and through
+    time. Of several layers' last states the last one's units are meant, as in h[-1]; reading others fails the check."""
+
+    def rule(shape, x, state, parameters, biases, layers, dropout, train, both_ways, batch_first):
+        per, ways = 4 if biases else 2, 2 if both_ways else 1
+        if len(parameters) != per * layers * ways:
+            raise UntraceableError("projected states are not traced")
+        below = x[-1]
+        for layer in range(layers):
+            outs: list[Dim] = []
+            for way in range(ways):
+                first, *rest = parameters[per * (ways * layer + way) :][:per]
+                unit: Dim = [Axis(size_of(rest[0][1]))]
+                merge(below, first[1])
+                merge(unit, rest[0][1])
+                for tensor in (first, *rest):
+                    merge([Axis(gates, fixed=True), *unit], tensor[0])
+                outs.append(unit)
+            below = _end_to_end(outs)
+        states = [[Axis(layers * ways, fixed=True)], *([x[0 if batch_first else 1]] if len(x) == 3 else []), outs[-1]]
+        return [[*x[:-1], below], *([states] * (2 if gates == 4 else 1))]
+
+    return rule
+
+
+def _end_to_end(dims: list[Dim]) -> Dim:
+    if len(dims) == 1:
+        return dims[0]
+    whole = Axis(sum(map(size_of, dims)))
+    for segment, dim in zip(cut(whole, [size_of(dim) for dim in dims]), dims, strict=True):
+        merge([segment], dim)
+    return [whole]
+
+
 def _cat(shape, tensors, dim=0):
     dim %= len(tensors[0])
     found = list(tensors[0])
     for other in tensors[1:]:
         found = [p if i == dim else _binary(None, [p], [q])[0] for i, (p, q) in enumerate(zip(found, other, strict=True))]
-    whole = Axis(shape[dim])
-    for segment, tensor in zip(cut(whole, [size_of(t[dim]) for t in tensors]), tensors, strict=True):
-        merge([segment], tensor[dim])
-    found[dim] = [whole]
+    found[dim] = _end_to_end([tensor[dim] for tensor in tensors])
     return found
 
 
@@ -232,6 +264,8 @@ RULES: dict[Any, Callable] = {
     **_rules(_matmul, "matmul bmm mm"),
     **_rules(_attention, "scaled_dot_product_attention"),
     **_rules(_embedding, "embedding"),
+    **_rules(_recurrent(3), "gru"),
+    **_rules(_recurrent(4), "lstm"),
     **_rules(_cat, "cat concat"),
     **_rules(_slice, "slice"),
     **_rules(_split, "split split_with_sizes"),

@@ -40,8 +40,14 @@ def _deciding_shapes(spec: WeightSpec) -> dict[str, tuple[int, ...]]:
     """The shape that decides how each tensor starts: its own if it has two axes or more, else that of the weight beside it,
     if there is one. Fewer than two axes: the tensor is a norm's."""
     shapes = {tensor.name: tensor.shape for tensor in spec.floats}
-    beside = {name: shapes.get(name.rpartition(".")[0] + ".weight", ()) for name in shapes}
+    beside = {name: shapes.get(_beside(name), ()) for name in shapes}
     return {name: shape if len(shape) > 1 else beside[name] for name, shape in shapes.items()}
+
+
+def _beside(name: str) -> str:
+    """The weight that a bias stands beside: fc.weight of fc.bias, gru.weight_hh_l0 of gru.bias_hh_l0."""
+    owner, dot, own = name.rpartition(".")
+    return f"{owner}{dot}{own.replace('bias', 'weight')}" if "bias" in own else f"{owner}{dot}weight"
 
 
 DEVIATIONS = 4.0  # of the mean square of so many uniform draws: what lies within is a start as it was expected

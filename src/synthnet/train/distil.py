@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine import LARGEST_WARP, Variation, check_warp, cross_entropy, predictions
+from synthnet.engine import LARGEST_WARP, Variation, check_warp, predictions
 from synthnet.errors import InputError
 from synthnet.nets import WeightSpec, aligned_distance, prediction_shortfall, shortfall
 from synthnet.policy import Policy, draw_prompt, rollout
@@ -66,7 +66,7 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task) -> None:
             f"got {config.nets}"
         )
     for member in task.members:
-        check_warp("distil.warp", config.warp, member.data("train")[0])
+        check_warp("distil.warp", config.warp, member.examples("train")[0])
 
 
 def standardise(logits: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class Forces:
 
     @cache  # noqa: B019
     def distance(self, turn: int) -> float:
-        return aligned_distance(self.members[turn].network.symmetry, self.references(turn))
+        return aligned_distance(self.members[turn].network.alignment, self.references(turn))
 
     @cache  # noqa: B019
     def states(self, turn: int) -> Tensor:
@@ -125,11 +125,12 @@ class Forces:
 
     def apart(self, turn: int, final: Tensor) -> Tensor:
         net = self.members[turn].network
-        return shortfall(net.symmetry, final, self.config.apart_ratio * self.distance(turn))
+        return shortfall(net.alignment, final, self.config.apart_ratio * self.distance(turn))
 
     def differ(self, turn: int, logits: Tensor, images: Tensor) -> Tensor:
-        trained = predictions(self.members[turn].network, self.references(turn)[:16], images)
-        return prediction_shortfall(logits.softmax(-1), trained, self.config.apart_ratio)
+        net = self.members[turn].network
+        trained = predictions(net, self.references(turn)[:16], images)
+        return prediction_shortfall(net.objective.predictions(logits), trained, self.config.apart_ratio)
 
     def steady(self, turn: int, policy: Policy, start: Tensor, n_steps: int, seen: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         net, (logits, images, targets) = self.members[turn].network, seen
@@ -155,7 +156,7 @@ def train_distil(
     if config.labels == "soft":
         for member, zoo in zip(members, zoos, strict=True):
             if member.data_set not in soft:
-                soft[member.data_set] = ensemble_labels(member, zoo, member.data("train")[0].to(place))
+                soft[member.data_set] = ensemble_labels(member, zoo, member.examples("train")[0].to(place))
     forces = Forces(config, pairs, members, zoos, place, seed)
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     before, watch = validation(policy), CollapseWatch(validation)
@@ -175,7 +176,7 @@ def train_distil(
             start = start[ranks.own_share(config.nets, "distil.nets")]
             final = rollout(policy, start, n_steps, net, graded=config.graded)[-1]
             logits = net.logits(final, images)
-            loss = cross_entropy(standardise(logits) if update < config.standardised else logits, targets).mean()
+            loss = net.objective.losses(standardise(logits) if update < config.standardised else logits, targets).mean()
             metrics = {"target_loss": loss.item(), "n_steps": n_steps}
             moved = travelled((final - start) / policy.scale(net), net.spec, config.stay_by)
             loss, metrics["moved"] = loss + config.stay * moved, moved.item()

@@ -191,7 +191,7 @@ def train_pairs(
             draw, turn = generator(setup.seed, "pairs", update), update % len(members)
             drawn = draw_pairs(config, states[turn], policy.config.k_max, draw)
             batch = move(drawn, place, ranks.own_share(config.batch, "pairs.batch"))
-            inputs = members[turn].data("train")[0]
+            inputs = members[turn].examples("train")[0]
             chosen = torch.randperm(len(inputs), generator=draw)[: config.images]
             run.step(pairs_loss(policy, batch, members[turn].network, config.function, inputs[chosen].to(place)), {})
         run.best.record["best_k"] = validation.best_steps(run.best)

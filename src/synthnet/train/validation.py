@@ -1,6 +1,5 @@
 """What every stage measures on val with unseen seeds: accuracy by synth step, and how much nets of different seeds differ."""
 
-import math
 import warnings
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from synthnet.engine import score
 from synthnet.errors import InputError
 from synthnet.nets import aligned_distance
 from synthnet.policy import Policy, role_metrics, synthesize_flat
-from synthnet.tasks import Task, grow_twins
+from synthnet.tasks import Task, twins_apart
 
 COLLAPSE_RATIO = 0.8
 WATCHED_SEEDS = 64  # twins that the reference is measured on
@@ -29,7 +28,7 @@ class Validation:
     @classmethod
     def of_task(cls, task: Task, n_seeds: int, steps: list[int], device: torch.device) -> "Validation":
         starts = tuple(member.draw_start("val", list(range(n_seeds))).to(device) for member in task.members)
-        data = {member.data_set: tuple(part.to(device) for part in member.data("val")) for member in task.members}
+        data = {member.data_set: tuple(part.to(device) for part in member.examples("val")) for member in task.members}
         return cls(task.members, starts, data, tuple(steps))
 
     def examples(self, member: Task) -> tuple[Tensor, Tensor]:
@@ -71,7 +70,7 @@ class Validation:
                 archs = [member.arch.label for member in self.members]
                 labels = archs if len(set(archs)) == len(archs) else [member.name for member in self.members]
                 metrics |= {f"accuracy_k{n_steps}/{x}": a for x, a in zip(labels, accuracies, strict=True)}
-            scores.append(accuracy - 0.1 * min(loss, math.log(self.members[0].n_classes)))
+            scores.append(accuracy - 0.1 * min(loss, self.members[0].objective.chance))
         return {**metrics, "score": sum(scores) / len(scores)}
 
     def best_steps(self, policy: Policy) -> int:
@@ -93,7 +92,7 @@ class CollapseWatch:
         """`config.stop_on_collapse`, where there is one, is read at every validation."""
         self.validation, self.config, self.warned = validation, config, False
         self.references = [
-            aligned_distance(member.network.symmetry, grow_twins(member, start[:WATCHED_SEEDS]))
+            twins_apart(member, min(WATCHED_SEEDS, len(start)), start.device)
             for member, start in zip(validation.members, validation.starts, strict=True)
         ]
 
@@ -107,7 +106,7 @@ class CollapseWatch:
         metrics = self.validation.metrics(finals) | self.validation.experts(policy)
         for n_steps, parts in finals.items():
             metrics[f"aligned_ratio_k{n_steps}"] = min(
-                aligned_distance(member.network.symmetry, final) / reference
+                aligned_distance(member.network.alignment, final) / reference
                 for member, final, reference in zip(self.validation.members, parts, self.references, strict=True)
             )
         lowest = min(value for name, value in metrics.items() if name.startswith("aligned_ratio"))

@@ -22,7 +22,7 @@ from synthnet.nets import Arch, WeightSpec, read_weights, recognise
 from synthnet.progress import Bar
 from synthnet.runs import RunDirectory, Setup, WorkersConfig, run_parts
 from synthnet.settings import SHARE, check_settings, setting
-from synthnet.tasks import Task, build_task
+from synthnet.tasks import Task, build_task, recipe_of, strong_recipe
 
 
 @dataclass
@@ -33,6 +33,7 @@ class ZooConfig(WorkersConfig):
     heldout: int = setting(256, "never trained on", (0, 1e7))
     states: list[float] = setting([0.0, 0.025, 0.1, 0.25, 0.5, 1.0], "which are kept, as shares of the recipe's epochs", SHARE)
     shard: int = setting(128, "runs a file", (1, 1e6))
+    strong: bool = setting(False, "trained by the recipe that a search on val found, each in its own order")
     per_run_order: bool = setting(False, "every run sees minibatches in an order of its own")
 
 
@@ -129,7 +130,11 @@ def check_zoo(config: ZooConfig) -> None:
 
 def _epochs(task: Task, config: ZooConfig) -> list[int]:
     """After which epochs a state is kept."""
-    return sorted({round(share * task.recipe.epochs) for share in config.states})
+    return sorted({round(share * _training(task, config).recipe.epochs) for share in config.states})
+
+
+def _training(task: Task, config: ZooConfig) -> Training:
+    return strong_recipe(task).training if config.strong else Training(recipe_of(task), per_run_order=config.per_run_order)
 
 
 def _jobs(config: ZooConfig) -> list[tuple[str, list[int]]]:
@@ -168,11 +173,11 @@ def train_shard(task: Task, config: ZooConfig, number: int, shard: Path, device:
     if not 0 <= number < len(jobs):
         raise InputError(f"the zoo has shards 0 to {len(jobs) - 1}, asked for {number}")
     (purpose, seeds), epochs = jobs[number], _epochs(task, config)
-    training = Training(task.recipe, per_run_order=config.per_run_order)
-    inputs, labels = (part.to(device) for part in task.data("train"))
+    training = _training(task, config)
+    inputs, labels = (part.to(device) for part in task.examples("train"))
     start = task.draw_start(purpose, seeds).to(device)
     states = train_population(task.network, start, inputs, labels, training, epochs, run_ids=seeds)
-    val = [part.to(device) for part in task.data("val")]
+    val = [part.to(device) for part in task.examples("val")]
     accuracies, _ = score(task.network, states[:, -1], *val)
     payload = {"states": states, "val_accuracy": accuracies}
     write_safetensors(shard, payload, {"seeds": json.dumps(seeds), "purpose": purpose})

@@ -17,6 +17,5 @@ class Config(DataConfig):
 def build(config: Config) -> Task:
     digits = digits_mlp.build(digits_mlp.Config(hidden=config.hidden))
     mnist = mnist8_mlp.build(mnist8_mlp.Config(hidden=config.hidden, data_dir=config.data_dir))
-    parts = (digits, replace(mnist, data_dir=config.data_dir))
-    joint = tuple(replace(part, split_seed=config.split_seed, held_back=config.held_back) for part in parts)
+    joint = tuple(replace(part, split_seed=config.split_seed, held_back=config.held_back) for part in (digits, mnist))
     return replace(joint[0], name=config.name, joint=joint)

@@ -10,6 +10,7 @@ from synthnet.engine import Recipe
 from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.source import Source
 from synthnet.tasks.task import Task
 
 
@@ -22,4 +23,9 @@ class Config(DataConfig):
 
 def build(config: Config) -> Task:
     sizes = {"width": config.width, "blocks": config.blocks, "groups": 4, "pool": 2}
-    return Task(config.name, Arch.of("resnet", side=8, **sizes), "digits", Recipe(1e-3, 64, 30))
+    return Task(
+        name=config.name,
+        arch=Arch.of("resnet", side=8, **sizes),
+        data=Source("digits", config.data_dir),
+        recipe=Recipe(1e-3, 64, 30),
+    )

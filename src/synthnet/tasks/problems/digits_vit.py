@@ -7,6 +7,7 @@ from synthnet.engine import Recipe
 from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.source import Source
 from synthnet.tasks.task import Task
 
 
@@ -19,4 +20,4 @@ class Config(DataConfig):
 
 def build(config: Config) -> Task:
     arch = Arch.of("vit", side=8, patch=2, dim=config.dim, blocks=config.blocks, heads=2)
-    return Task(config.name, arch, "digits", Recipe(1e-3, 64, 40))
+    return Task(name=config.name, arch=arch, data=Source("digits", config.data_dir), recipe=Recipe(1e-3, 64, 40))

@@ -7,6 +7,7 @@ from synthnet.engine import Recipe
 from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.source import Source
 from synthnet.tasks.task import Task
 
 
@@ -17,4 +18,9 @@ class Config(DataConfig):
 
 
 def build(config: Config) -> Task:
-    return Task(config.name, Arch.of("cnn", side=28, channels=[1, *config.channels]), "idx", Recipe(1e-3, 64, 5))
+    return Task(
+        name=config.name,
+        arch=Arch.of("cnn", side=28, channels=[1, *config.channels]),
+        data=Source("idx", config.data_dir),
+        recipe=Recipe(1e-3, 64, 5),
+    )

@@ -9,6 +9,7 @@ from synthnet.engine import Recipe
 from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.source import Source
 from synthnet.tasks.task import Task
 
 
@@ -22,4 +23,4 @@ class Config(DataConfig):
 def build(config: Config) -> Task:
     pools = {} if config.pools is None else {"pools": config.pools}
     arch = Arch.of("cnn", side=14, channels=[1, *config.channels], **pools)
-    return Task(config.name, arch, config.mnist, Recipe(2e-3, 64, 12), side=14)
+    return Task(name=config.name, arch=arch, data=Source(config.mnist, config.data_dir, 14), recipe=Recipe(2e-3, 64, 12))

@@ -6,6 +6,7 @@ from synthnet.engine import Recipe
 from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.source import Source
 from synthnet.tasks.task import Task
 
 
@@ -17,4 +18,6 @@ class Config(DataConfig):
 
 def build(config: Config) -> Task:
     arch = Arch.of("mlp", sizes=[64, *config.hidden, 10])
-    return Task(config.name, arch, config.mnist, Recipe(3e-3, 64, 20), side=8, named_only=True)
+    return Task(
+        name=config.name, arch=arch, data=Source(config.mnist, config.data_dir, 8), recipe=Recipe(3e-3, 64, 20), named_only=True
+    )

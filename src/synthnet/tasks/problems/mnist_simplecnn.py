@@ -9,6 +9,7 @@ from synthnet.engine import Recipe
 from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.source import Source
 from synthnet.tasks.task import Task
 
 
@@ -20,4 +21,4 @@ class Config(DataConfig):
 
 def build(config: Config) -> Task:
     arch = Arch.of("cnn", side=28, channels=[1, *config.channels])
-    return Task(config.name, arch, config.mnist, Recipe(1e-3, 64, 12))
+    return Task(name=config.name, arch=arch, data=Source(config.mnist, config.data_dir), recipe=Recipe(1e-3, 64, 12))

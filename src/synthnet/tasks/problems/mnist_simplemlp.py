@@ -6,6 +6,7 @@ from synthnet.engine import Recipe
 from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.source import Source
 from synthnet.tasks.task import Task
 
 
@@ -17,4 +18,4 @@ class Config(DataConfig):
 
 def build(config: Config) -> Task:
     arch = Arch.of("mlp", sizes=[784, *config.hidden, 10])
-    return Task(config.name, arch, config.mnist, Recipe(1e-3, 64, 12))
+    return Task(name=config.name, arch=arch, data=Source(config.mnist, config.data_dir), recipe=Recipe(1e-3, 64, 12))

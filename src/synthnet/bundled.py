@@ -1,0 +1,115 @@
+"""The policies that ship with the package: which there are, what they say of themselves, and which serves a net."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from synthnet.engine import network_of
+from synthnet.errors import InputError, unknown
+from synthnet.nets import Arch, metadata_json, read_metadata
+from synthnet.policy import Policy, layout_of, read_policy
+
+POLICY_DIR = Path(__file__).parent / "policies"
+INPUTS = POLICY_DIR / "inputs.json"  # of those whose files do not say it
+
+
+def policies() -> list[str]:
+    """The names of the policies that ship with the package."""
+    return sorted(path.stem for path in POLICY_DIR.glob("*.safetensors"))
+
+
+def policy_path(name: str | Path) -> Path:
+    """The file of a bundled policy by name, or a path as it is."""
+    if str(name) in policies():
+        return POLICY_DIR / f"{name}.safetensors"
+    path = Path(name)
+    if not path.exists() and path.suffix != ".safetensors":
+        raise unknown("policy", str(name), policies())
+    return path
+
+
+def load_policy(policy: str | Path, device: str | torch.device = "cpu") -> Policy:
+    """A bundled policy by name, or one from its file. Raises: InputError where there is none, or the file is damaged."""
+    return read_policy(policy_path(policy), device)
+
+
+def policy_record(name: str | Path) -> dict:
+    """What the metadata of a policy's file say, without its tensors. Raises: InputError where it is none."""
+    path = policy_path(name)
+    record = metadata_json(read_metadata(path), "synthnet.policy", path)
+    if record is None or "config" not in record:
+        raise InputError(f"{path} is not a policy file: it has no synthnet.policy metadata")
+    return record
+
+
+@lru_cache(maxsize=1)
+def _bundled() -> dict[str, tuple[dict, list[Arch]]]:
+    """Record and architectures of each policy that ships, specialists of one net first."""
+    found = {}
+    for name in policies():
+        record = policy_record(name)
+        found[name] = record, list(map(Arch.from_dict, record["archs"]))
+    return dict(sorted(found.items(), key=lambda entry: (len(entry[1][1]) > 1, entry[0])))
+
+
+def find_policy(arch: Arch, task: str | None = None) -> tuple[str, list[str]]:
+    """The bundled policy that was trained on this architecture, first of all alone, else one that was trained on several of its
+    kind and covers it, first of all where its depth is known; where any was trained for the named task, of those alone. And
+    the others that were trained on it.
+
+    Raises: InputError when there is none.
+    """
+    bundled = _bundled()
+    own = {
+        name: entry
+        for name, entry in bundled.items()
+        if task in (entry[0]["record"].get("task"), *entry[0].get("data_sets", ()))
+    }
+    archs = {name: trained for name, (_, trained) in (own or bundled).items()}
+    if trained := [name for name, known in archs.items() if arch in known]:
+        return trained[0], trained[1:]
+    of_its_kind = [name for name, known in archs.items() if len(known) > 1 and known[0].builder == arch.builder]
+    for name in sorted(of_its_kind, key=lambda name: _depth_known(archs[name], arch), reverse=True):
+        if _covers(bundled[name][0], arch):
+            return name, []
+    named = f" for the task {task}, which the file's metadata names," if own else ""
+    raise InputError(
+        f"no bundled policy{named} was trained on {arch}; learn one (synthnet learn FILE.py:NAME, docs/your-own-net.md), "
+        f"or pass --policy FILE, or NAME of {', '.join(policies())}"
+    )
+
+
+def described(name: str | Path) -> dict:
+    """One line of `synthnet policies`: name, nets, data, inputs, best K, trunk, bytes and stages of a policy's file."""
+    path, record = policy_path(name), policy_record(name)
+    made = record["record"]
+    inputs = made.get("inputs") or json.loads(INPUTS.read_text()).get(str(name), {})
+    return {
+        "name": path.stem if str(name) in policies() else str(name),
+        "nets": [str(Arch.from_dict(arch)) for arch in record["archs"]],
+        "data": inputs.get("data") or made.get("task"),
+        "inputs": inputs,
+        "best_k": made.get("best_k", 1),
+        "trunk": record["config"]["backbone"]["name"],
+        "bytes": path.stat().st_size,
+        "stages": [stage.get("stage") for stage in made.get("stages", [])],
+    }
+
+
+def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:
+    """How well these know the depth of a net, the more the larger: whether it lies within theirs (in numbers of tensors), and
+    minus how far the nearest of them is."""
+    mine, depths = len(arch.spec().tensors), [len(other.spec().tensors) for other in archs]
+    return min(depths) <= mine <= max(depths), -min(abs(mine - depth) for depth in depths)
+
+
+def _covers(record: dict, arch: Arch) -> bool:
+    """Whether the policy that a file's metadata describes covers an architecture; its tensors are not needed for that."""
+    try:
+        n_classes = Arch.from_dict(record["archs"][0]).n_outputs
+        layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"], n_classes)
+    except InputError:
+        return False
+    return True

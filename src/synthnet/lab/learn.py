@@ -1,0 +1,261 @@
+"""From nothing to a policy by a recipe that needs no hand: `synthnet learn`.
+
+It finds the recipes of twins and strong twins, grows a few of these as teachers, begins where logits are standardised, and goes
+on in legs of what gained most on val by the second: distil at other rates, and GRPO by example where that is exact. Every
+decision is a line of decisions.jsonl in its run directory, with its reason; the same command reads them again, and goes on.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthnet.config import compose
+from synthnet.errors import InputError, one_line
+from synthnet.policy import read_policy
+from synthnet.runs import RunDirectory
+from synthnet.runs.journal import append, records
+from synthnet.stages import as_text, run_stage, setup_of
+from synthnet.tasks import Task, recipe_of, strong_recipe
+
+DECISIONS = "decisions.jsonl"
+PACE_UPDATES, FEWEST, MOST = 12, 120, 2000  # updates of a leg
+SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "leg": 0.2}  # of all the time there is
+GAIN = 5e-4  # in the score on val, below which a leg gained nothing
+PATIENCE = 2  # legs in a row without a gain
+TEACHERS = (8, 64)
+BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
+
+
+class Book:
+    """What was decided so far, in order; read again where the same command goes on."""
+
+    def __init__(self, path: Path, seconds: float):
+        self.path, self.seconds, self.entries, self.at = path, seconds, records(path), 0
+        self._before = self.entries[-1]["elapsed_s"] if self.entries else 0.0
+        self._began = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        return self._before + time.monotonic() - self._began
+
+    @property
+    def left(self) -> float:
+        """Seconds; without end while what was decided is read again."""
+        return math.inf if self.at < len(self.entries) else self.seconds - self.elapsed
+
+    def decide(self, what: str, find: Callable[..., tuple[object, str]], *given):
+        """The value that was decided on, or that is found now and written down with its reason."""
+        if self.at < len(self.entries):
+            entry = self.entries[self.at]
+            if entry.get("what") != what:
+                raise InputError(f"{self.path} decided {entry.get('what')!r} where {what!r} comes: choose another run_dir")
+            self.at += 1
+            return entry["value"]
+        value, why = find(*given)
+        entry = {"what": what, "value": value, "why": why, "elapsed_s": round(self.elapsed, 1)}
+        append(self.path, entry)
+        self.entries.append(entry)
+        self.at += 1
+        left = f"{max(self.left, 0) / 60:.1f} min left"
+        print(one_line(f"learn: {what}: {why} ({left})"), file=sys.stderr)
+        return value
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stage that is run for a share of the time: its kind, and the settings that are its own."""
+
+    kind: str
+    settings: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {' '.join(as_text(self.settings))}"
+
+    @property
+    def told(self) -> dict:
+        return {"kind": self.kind, "name": self.name, "settings": dict(self.settings)}
+
+
+def learn(name: str, minutes: float, given: Mapping[str, object]) -> tuple[Path, list[dict]]:
+    """Learn a policy for a task; returns its file, and what was decided. `given`: settings by name that the recipe leaves as they are.
+
+    Raises: InputError for a budget of no meaning, or bad settings.
+    """
+    if not 0 < minutes < 1e5:
+        raise InputError(f"--minutes should be a positive number, got {minutes}")
+    config = compose({**given, "task": name})
+    task, command = config.build_task(), ["synthnet", "learn", name, *as_text(given)]
+    if task.family or task.joint:
+        raise InputError(f"learn takes one net and one data set; {name} has several: train it by its stages")
+    setup = setup_of("learn", task, config, {**given, "task": name}, command)
+    with RunDirectory(setup) as run:
+        course = Course(task, {**given, "task": name}, run.path, Book(run.path / DECISIONS, 60 * minutes))
+        return course.run(), course.book.entries
+
+
+@dataclass
+class Course:
+    """The recipe under way in its folder."""
+
+    task: Task
+    given: dict[str, object]
+    folder: Path
+    book: Book
+
+    def run(self) -> Path:
+        """The best policy's file."""
+        book = self.book
+        noise = self.references()
+        zoo = self.stage("teachers", "zoo", {**TEACH, "zoo.runs": book.decide("teachers", self.how_many_teachers)})
+        own = {"zoo_dir": str(zoo), **noise}
+        pace = book.decide("pace", self.measure_pace, own)
+        best, score = self.begin(own, pace)
+        gains: dict[str, float] = {}
+        idle = number = 0
+        while idle < PATIENCE and book.left > 0:
+            number += 1
+            leg = book.decide(f"leg {number}", self.next_leg, gains)
+            updates = leg and book.decide(f"length of leg {number}", self.length, pace, SHARES["leg"] * book.seconds)
+            if not updates:
+                break
+            began, settings = book.elapsed, {**own, **leg["settings"], "policy_from": str(best)}
+            path = self.stage(f"leg-{number}", leg["kind"], settings, updates)
+            outcome = book.decide(f"outcome of leg {number}", self.outcome, path, score, began)
+            gains[leg["name"]] = outcome["rate"]
+            idle = 0 if outcome["gained"] else idle + 1
+            if outcome["gained"]:
+                best, score = path, outcome["score"]
+        book.decide("end", self.why_end, best, score, idle)
+        return best
+
+    def why_end(self, best: Path, score: float, idle: int) -> tuple[str, str]:
+        why = "nothing is gained any more" if idle >= PATIENCE else "the time is used up"
+        return str(best), f"{why}; the best policy has a score of {score:.4f} on val"
+
+    def references(self) -> dict[str, object]:
+        """The recipes of twins and strong twins; what the latter train with is what the policy begins with."""
+        book, task = self.book, self.task
+
+        def twins():
+            recipe = recipe_of(task)
+            return recipe.epochs, f"Adam at {recipe.learning_rate:g} for {recipe.epochs} epochs"
+
+        def strong():
+            found = strong_recipe(task, SHARES["strong"] * book.seconds)
+            recipe = found.recipe
+            value = {"val": found.val, "noise": recipe.input_noise, "warp": recipe.warp}
+            text = f"the best of {found.tried} settings on val ({found.seconds:.0f} s): rate {recipe.learning_rate:g}, "
+            text += f"weight decay {recipe.weight_decay:g}, {recipe.epochs} epochs, noise {recipe.input_noise:g}"
+            return value, text + (f", warp {recipe.warp:g}" if recipe.warp else "")
+
+        book.decide("twins", twins)
+        found = book.decide("strong twins", strong)
+        noise = max(found["noise"], 0.3) if task.floating else 0.0
+        warp = max(found["warp"], 0.03) if task.images else 0.0
+        return {"distil.input_noise": noise, "distil.warp": warp}
+
+    def how_many_teachers(self) -> tuple[int, str]:
+        """As many strong nets as the time for them allows, judged by how long a few took to be searched for."""
+        found = strong_recipe(self.task, SHARES["strong"] * self.book.seconds)
+        each = found.seconds / max(found.tried, 1) / 4
+        runs = int(min(TEACHERS[1], max(TEACHERS[0], SHARES["teachers"] * self.book.seconds / max(each, 1e-3))))
+        return runs, f"{runs} strong nets, whose mean predictions are the labels, at about {each:.2g} s each"
+
+    def measure_pace(self, own: dict) -> tuple[float, str]:
+        folder = self.folder / "pace"
+        self.stage("pace", "distil", {**own, **BEGIN, "distil.standardised": PACE_UPDATES}, PACE_UPDATES)
+        times = [row["elapsed_s"] for row in records(folder / "metrics.jsonl") if "elapsed_s" in row]
+        pace = (times[-1] - times[PACE_UPDATES // 3]) / (PACE_UPDATES - 1 - PACE_UPDATES // 3)
+        return pace, f"{pace:.3f} s an update"
+
+    def begin(self, own: dict, pace: float) -> tuple[Path, float]:
+        """A policy that leads somewhere: logits are standardised for the first third; other rates where one does not."""
+        book, found = self.book, []
+        for number, rate in enumerate(BEGIN_RATES, 1):
+            seconds = SHARES["begin"] * book.seconds
+            updates = book.decide(f"length of beginning {number}", self.length, pace, seconds, FEWEST)
+            settings = {**own, **BEGIN, "distil.optim.learning_rate": rate, "distil.standardised": updates // 3}
+            path = self.stage(f"begin-{number}", "distil", settings, updates)
+            score = book.decide(f"outcome of beginning {number}", self.score, path)
+            found.append((score, path))
+            if score > self.threshold() or book.left < 0.3 * book.seconds:
+                break
+        score, path = max(found, key=lambda entry: entry[0])
+        return path, score
+
+    def threshold(self) -> float:
+        """The score on val from which on a beginning leads somewhere: nine tenths of the way from guessing to strong twins."""
+        guess = (1 / self.task.n_classes if self.task.objective.kind == "classes" else 0.0) - 0.1 * self.task.objective.chance
+        strong = next(entry["value"]["val"] for entry in self.book.entries if entry["what"] == "strong twins")
+        return guess + 0.9 * (strong - guess)
+
+    def next_leg(self, gains: dict[str, float]) -> tuple[dict | None, str]:
+        """What was not tried yet, in order; then what gained most by the second."""
+        legs = self.legs()
+        fresh = [leg for leg in legs if leg.name not in gains]
+        if fresh:
+            return fresh[0].told, f"{fresh[0].name}: not tried yet"
+        name = max(gains, key=lambda each: gains[each])
+        if gains[name] <= 0:
+            return None, "nothing that was tried gained anything"
+        leg = next(leg for leg in legs if leg.name == name)
+        return leg.told, f"{name}: gained most, {gains[name]:.2g} a second"
+
+    def legs(self) -> list[Leg]:
+        further = [Leg("distil", {**ON, "distil.optim.learning_rate": rate, "distil.images": 384}) for rate in (1e-3, 4e-4)]
+        chain, objective = self.task.network.chain, self.task.objective
+        return [further[0], *([Leg("grpo", BY_EXAMPLE)] if chain is not None and objective.plain else []), further[1]]
+
+    def length(self, pace: float, seconds: float, least: int = 0) -> tuple[int | None, str]:
+        seconds = min(seconds, 0.9 * self.book.left)
+        updates = int(max(least, min(MOST, seconds / (1.2 * pace))))
+        if updates < FEWEST:
+            return None, f"only {max(seconds, 0):.0f} s would be left for it"
+        return updates, f"{updates} updates, about {1.2 * pace * updates:.0f} s"
+
+    def score(self, path: Path) -> tuple[float, str]:
+        after = read_policy(path).record["stages"][-1]["after"]
+        shown = ", ".join(f"K = {k} {after[f'accuracy_k{k}']:.4f}" for k in (1, 2))
+        return after["score"], f"val {self.task.objective.name} at {shown}"
+
+    def outcome(self, path: Path, before: float, began: float) -> tuple[dict, str]:
+        score, text = self.score(path)
+        gain, seconds = score - before, max(self.book.elapsed - began, 1e-3)
+        verdict = f"{gain:+.4f}" + ("" if gain >= GAIN else ", not kept")
+        return {"score": score, "gained": gain >= GAIN, "rate": gain / seconds}, f"{text} ({verdict})"
+
+    def stage(self, folder: str, kind: str, settings: Mapping[str, object], updates: int | None = None) -> Path:
+        """Run a stage in a folder of its own, or go on with it; returns what it made."""
+        path = self.folder / folder
+        done = path / ("zoo.json" if kind == "zoo" else "policy.safetensors")
+        if done.exists():
+            return path if kind == "zoo" else done
+        settings = {name: value for name, value in settings.items() if not name.startswith("distil.") or kind == "distil"}
+        if updates is not None:
+            every = max(PACE_UPDATES, updates // 8)
+            loop = {"updates": updates, "validate_every": every, "checkpoint_every": every}
+            settings = {**settings, **{f"{kind}.loop.{name}": value for name, value in loop.items()}}
+        told = {"lab.tensorboard": False, **settings, **self.given, "run_dir": str(path)}
+        return run_stage(kind, compose(told), told, ["synthnet", kind, *as_text(told)])
+
+
+FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.nets": 8, "distil.val_seeds": 32}
+BEGIN = {**FORCES, "distil.images": 192, "distil.labels": "soft", "distil.optim.learning_rate": BEGIN_RATES[0]}
+ON = {**FORCES, "distil.labels": "soft"}
+TEACH = {"zoo.heldout": 0, "zoo.states": [0.0, 1.0], "zoo.strong": True}
+BY_EXAMPLE = {
+    "grpo.rollout": "example",
+    "grpo.num_generations": 4,
+    "grpo.sigma_by": "role",
+    "grpo.sigma": 0.07,
+    "grpo.apart": 2.0,
+    "grpo.signal_every": 0,
+    "grpo.val_seeds": 32,
+    "grpo.optim.learning_rate": 2e-4,
+    "reward.batch": 512,
+    "reward.input_noise": 0.5,
+}
