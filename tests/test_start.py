@@ -11,7 +11,7 @@ from conftest import make_policy
 from synthnet.cli import main
 from synthnet.engine import open_net
 from synthnet.nets import looks_trained, match_start
-from synthnet.synthesis import start_weights
+from synthnet.policy import start_weights
 from synthnet.tasks import build_task, grow_twins
 
 

@@ -31,7 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in TRAINING and not {"-h", "--help"} & set(arguments):
             return _train(arguments[0], arguments[1:])
-        options = _parser().parse_args(arguments)
+        options, rest = (parser := _parser()).parse_known_args(arguments)
+        if rest and (not hasattr(options, "settings") or any(each.startswith("-") or "=" not in each for each in rest)):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:  # settings may stand on either side of flags
+            options.settings = [*options.settings, *rest]
         return options.run(options) or 0
     except InputError as error:
         print(f"synthnet: {one_line(str(error))}", file=sys.stderr)
@@ -115,12 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("policies", use.policies, "the policies that ship: nets, data, inputs, best K, trunk, size, stages")
     sub.add_argument("--json", action="store_true", help="machine-readable result on standard output")
 
-    sub = command(
-        "learn", learn.learn, "from nothing to a policy for your net and data: FILE.py:NAME, a built-in task, or data"
-    )
-    sub.add_argument(
-        "task", help="FILE.py:NAME of a synthnet.Task; a built-in task; an .npz, a .csv or a folder of class folders"
-    )
+    sub = command("learn", learn.learn, "from nothing to a policy, its card and a report")
+    sub.add_argument("task", help="FILE.py:NAME, a built-in task, an .npz, a .csv, or a folder of class folders")
     sub.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that the recipe leaves as they are")
     sub.add_argument("--minutes", type=float, default=15.0, help="at most; it stops where nothing is gained any more")
     sub.add_argument("-o", "--out", help="the policy file; by default policy.safetensors in the run directory")
@@ -191,9 +191,7 @@ def _lab(command) -> None:
 
 
 def _shared(sub, json: bool = False, data: bool = False, device: bool = True, arch_py: bool = False) -> None:
-    sub.add_argument(
-        "--task", help="a task, or FILE.py:NAME of your own; only where neither metadata nor names and shapes decide"
-    )
+    sub.add_argument("--task", help="a task, or FILE.py:NAME; only where neither metadata nor names and shapes decide")
     if arch_py:
         sub.add_argument("--arch-py", metavar="FILE.py:FACTORY", help="a module of your own; runs that file")
     if device:

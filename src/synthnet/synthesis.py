@@ -3,42 +3,23 @@
 import json
 import re
 import sys
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from synthnet.bundled import described, find_policy, policies, policy_path, policy_record
+from synthnet.bundled import described, find_policy, load_policy, policies, policy_path, policy_record
 from synthnet.device import choose_device
-from synthnet.engine import NetFile, input_files, open_net, result_files, write_all
+from synthnet.engine import NetFile, input_files, match_net, open_net, result_files, write_all
 from synthnet.errors import InputError, one_line
 from synthnet.files import sha256_of
-from synthnet.nets import Arch, WeightState, looks_trained, match_start
-from synthnet.policy import Policy, read_policy, reads_units, rollout, standard_noise, with_noise
-from synthnet.policy import steps as ways
-from synthnet.seeds import generator
-from synthnet.settings import option, options
+from synthnet.nets import Arch, WeightState
+from synthnet.policy import Policy, check_cover, choose_steps, in_memory, read_policy, rollout, start_weights, synthesize_nets
 
-
-def check_cover(policy: Policy, file: NetFile, strict: bool = False) -> None:
-    """Refuse a network outside the policy's family, saying how it differs; warn about one it was never trained on (`strict`:
-    refuse that too)."""
-    try:
-        policy.layout(file.net)
-    except InputError as error:
-        wrong = policy.archs[0].spec().differences(file.net.spec)
-        raise InputError(f"{file.path} is {file.arch}; {error}. Against {policy.archs[0]}: {'; '.join(wrong[:8])}") from error
-    if file.arch not in policy.archs:
-        known = ", ".join(map(str, policy.archs))
-        message = f"{file.path} is {file.arch}, which this policy was never trained on (trained on {known})"
-        if strict:
-            raise InputError(f"{message}; refused, as --strict asks")
-        warnings.warn(message, stacklevel=4)
-
-
+Start = str | Path | Mapping[str, Tensor] | nn.Module
 FIXED_BYTES, BYTES_PER_WEIGHT = 1 << 29, 64  # torch itself; a weight's values and index tables on their way through a policy
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -61,101 +42,8 @@ def held_bytes(n_weights: int, budget: int) -> int:
     return budget - needed
 
 
-def choose_steps(policy: Policy, steps: int | str | None) -> int | str:
-    """K: as asked (or a way of `policy/steps/` by name, where the policy's critic decides for each net), else the policy's
-    recorded best K on val.
-
-    Raises: InputError below 1, or for a name without a critic; warns above k_max.
-    """
-    if steps is None:
-        return int(policy.record.get("best_k", 1))
-    if steps in options(ways):
-        if getattr(option(ways, steps, "steps"), "NEEDS_CRITIC", False) and policy.critic is None:
-            raise InputError(f"--steps {steps} needs an early-stop critic: train one with synthnet critic, or give K")
-        return steps
-    try:
-        steps = int(steps)
-    except ValueError:
-        raise InputError(f"steps must be a whole number or {' or '.join(options(ways))}, got {steps!r}") from None
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
-    if steps > policy.config.k_max:
-        warnings.warn(
-            f"steps={steps} is above the policy's k_max={policy.config.k_max}; it was never trained on so many", stacklevel=3
-        )
-    return steps
-
-
-def start_weights(policy: Policy, files: Sequence[NetFile]) -> list[Tensor]:
-    """What the policy begins with for each file [weights]: its weights, at the root mean square of start weights.
-
-    Raises: InputError for weights that no step can mend: constant, denormal, or with units that nothing tells apart. Warns
-    where weights were scaled, and where they look trained.
-    """
-    starts: list[Tensor] = []
-    scaled: dict[Path, dict[str, float]] = {}
-    trained: dict[Path, list[str]] = {}
-    for file in files:
-        spec, own = file.net.spec, file.flat
-        try:
-            flat, factors = match_start(spec, own)
-            groups = file.net.symmetry.told_apart(flat) if reads_units(policy.config.tokens) else {}
-            for group, n_apart in groups.items():
-                if 2 * n_apart <= (size := file.net.symmetry.groups[group]) and size > 1:
-                    raise InputError(
-                        f"of the {size} units of group {group}, only {n_apart} differ: draw start weights at random"
-                    )
-        except InputError as error:
-            raise InputError(f"{file.path}: {error}") from error
-        starts.append(flat)
-        scaled |= {file.path: factors} if factors else {}
-        trained |= {file.path: names} if (names := looks_trained(spec, own)) else {}
-    if scaled:
-        factors = next(iter(scaled.values()))
-        shown = ", ".join(f"{name} x {factor:.3g}" for name, factor in list(factors.items())[:4])
-        more = ", …" if len(factors) > 4 else ""
-        warnings.warn(f"{_these(scaled)}: scaled to the root mean square of start weights ({shown}{more})", stacklevel=3)
-    if trained:
-        warnings.warn(
-            f"{_these(trained)}: looks trained; the policy was shown random weights, and may make it worse", stacklevel=3
-        )
-    return starts
-
-
-def _these(files: dict) -> str:
-    first = next(iter(files))
-    return f"{first} and {len(files) - 1} more" if len(files) > 1 else str(first)
-
-
-@torch.no_grad()
-def synthesize_nets(
-    policy: Policy, files: Sequence[NetFile], n_steps: int | str, sample: int | None = None, alone: bool = False
-) -> tuple[list[Tensor], list[int]]:
-    """WK [weights] and K for each file, in order. Files of one architecture and task go through the policy together, or
-    each `alone`."""
-    starts = start_weights(policy, files)
-    results: dict[int, Tensor] = {}
-    taken: dict[int, int] = {}
-    kinds = [(file.arch, file.net.task) for file in files]
-    together = [[i for i, kind in enumerate(kinds) if kind == one] for one in dict.fromkeys(kinds)]
-    for members in [[i] for i in range(len(files))] if alone else together:
-        start = torch.stack([starts[i] for i in members]).to(policy.device)
-        shape = (len(start), policy.code_dim or start.shape[1])
-        noise = lambda step, shape=shape: standard_noise(shape, generator(sample or 0, "sample", step), policy.device)  # noqa: E731
-        if isinstance(n_steps, str):
-            final, counts = option(ways, n_steps, "steps").synthesize(policy, start, files[members[0]].net)
-        else:
-            final, counts = (
-                rollout(policy, start, n_steps, files[members[0]].net, None if sample is None else with_noise(noise))[-1],
-                torch.full((len(start),), n_steps),
-            )
-        results |= dict(zip(members, final.cpu(), strict=True))
-        taken |= dict(zip(members, counts.tolist(), strict=True))
-    return [results[i] for i in range(len(files))], [taken[i] for i in range(len(files))]
-
-
 def synthesize(
-    weights: str | Path | Sequence[str | Path],
+    start: Start | Sequence[str | Path],
     policy: str | Path | None = None,
     steps: int | str | None = None,
     out: str | Path | None = None,
@@ -164,10 +52,11 @@ def synthesize(
     device: str = "auto",
     strict: bool = False,
     memory: str | None = None,
-) -> WeightState | list[WeightState]:
-    """Turn files of randomly initialised weights into working weights, with no data.
+) -> Any:
+    """Turn randomly initialised weights into working weights, with no data.
 
-    `weights`: one file, a folder, or a list of files; one file gives one state, else a list. `policy`: a bundled policy's
+    `start`: a file, which gives one `WeightState`; a folder or a list of files, which give a list of these; a state dict, which
+    gives another; or a module, which is filled in place and returned. `policy`: a bundled policy's
     name or a policy file; by default the bundled one trained on this architecture. `steps`: synth steps K, by default the
     policy's best; or auto: as many for each net as the policy's critic thinks best. `out`: a file for one input file, a
     folder for several. `sample`: a seed to draw actions with instead of taking their mean. `like`: an architecture of the
@@ -175,8 +64,15 @@ def synthesize(
     never trained on. `memory`: what the process may take, as in 8G: nets one at a time, and edges computed again in tiles
     where their states would not fit; the weights are the same to the bit. Raises: InputError; then nothing has been written.
     """
-    paths = input_files(weights)
-    single = isinstance(weights, str | Path) and not Path(weights).is_dir()
+    if isinstance(start, Mapping | nn.Module):
+        if out is not None or sample is not None or memory is not None:
+            raise InputError("out, sample and memory are for files; weights in memory are given back")
+        name = (
+            policy if policy is not None else _named(match_net("the start weights", in_memory(start), like, known_archs(None)))
+        )
+        return load_policy(name, choose_device(device)).synthesize(start, steps)
+    paths = input_files(start)
+    single = isinstance(start, str | Path) and not Path(start).is_dir()
     targets = result_files(paths, out, single) if out is not None else None
     known = known_archs(policy)
     files = [open_net(path, like, known) for path in paths]
@@ -230,16 +126,20 @@ class Source:
 
 def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool) -> tuple[Policy, Source]:
     """The policy that was asked for, or the bundled one for these files, checked against each architecture."""
-    name, others = (str(policy), []) if policy is not None else find_policy(files[0].arch, files[0].net.task)
+    name = str(policy) if policy is not None else _named(files[0])
     where = policy_path(name)
     trained = read_policy(where, choose_device(device))
     for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
         check_cover(trained, file, strict)
-    inputs = described(name)["inputs"]
-    if policy is None:
-        said = f"policy {name}: {one_line(told_inputs(inputs))}"
-        print(said + (f"; also trained on this net: {', '.join(others)} (--policy NAME)" if others else ""), file=sys.stderr)
-    return trained, Source(where.stem, sha256_of(where), inputs)
+    return trained, Source(where.stem, sha256_of(where), described(name)["inputs"])
+
+
+def _named(file: NetFile) -> str:
+    """The bundled policy for a file, said on standard error: what a net's inputs are cannot be read off weights."""
+    name, others = find_policy(file.arch, file.net.task)
+    more = f"; also trained on this net: {', '.join(others)} (--policy NAME)" if others else ""
+    print(f"policy {name}: {one_line(told_inputs(described(name)['inputs']))}{more}", file=sys.stderr)
+    return name
 
 
 def told_inputs(inputs: dict) -> str:

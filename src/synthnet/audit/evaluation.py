@@ -13,6 +13,7 @@ from synthnet.errors import InputError
 from synthnet.nets import Arch, identity_report, own_twin_rank
 from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
+from synthnet.synthesis import known_archs
 from synthnet.tasks import Task, build_task, check_same_data, data_settings, grow_strong, grow_twins, is_own, task_names
 
 BOOTSTRAP_DRAWS = 2000
@@ -29,13 +30,15 @@ def task_of(arch: Arch, recorded: str | None = None, **settings: Any) -> Task:
 
     Raises: InputError when none fits, when several with different data do, or when the recorded one has other networks.
     """
-    if is_own(recorded):
+    if recorded is not None and is_own(recorded):
         task = build_task(recorded, **settings)
         if arch.kind != task.arch.kind and arch.spec().differences(task.arch.spec()):
             raise InputError(f"{arch} is not the net of {recorded}, which is {task.arch}")
         return task
     fits = [task for name in task_names() if _single(task := build_task(name)) and task.arch.kind == arch.kind]
     if recorded is not None:
+        if recorded not in task_names():
+            raise InputError(f"{arch} is a net of task {recorded}, which is none of ours: pass --task FILE.py:{recorded}")
         task = build_task(recorded, **settings)
         task = task if _single(task) else task.members[0]
         if task.name not in [fit.name for fit in fits]:
@@ -68,13 +71,14 @@ def evaluate(
 ) -> list[dict]:
     """Metric and loss of weight files: [{file, task, split, n, metric, value, loss}]; accuracy in [0, 1]."""
     like = build_task(task, **settings).arch if task else None
-    opened = [open_net(path, like) for path in input_files(files)]
+    opened = [open_net(path, like, known_archs(None)) for path in input_files(files)]
     results = []
     for file in opened:
         owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
         inputs, labels = split_data(owner, split)
         values, losses = (part.item() for part in score(owner.network, file.flat[None], inputs, labels))
-        row = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels), "metric": owner.objective.name}
+        row: dict[str, Any] = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels)}
+        row["metric"] = owner.objective.name
         own = {"accuracy": values} if owner.objective.name == "accuracy" else {}
         results.append({**row, "value": values, **own, "loss": losses})
     return results
@@ -140,7 +144,8 @@ def evaluate_policy(
         outputs = synthesize_flat(policy, start, n_steps, net)[:, -1]
         probs = predictions(net, outputs, inputs)
         each = objective.each(probs, labels)
-        report["steps"][str(n_steps)] = row = {"accuracy": summary(each.mean(1))}
+        row: dict[str, Any] = {"accuracy": summary(each.mean(1))}
+        report["steps"][str(n_steps)] = row
         for name, reference in references.items():
             gain = each - reference
             row |= {

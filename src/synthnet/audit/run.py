@@ -25,11 +25,10 @@ from synthnet.console import figure_library, table
 from synthnet.device import choose_device
 from synthnet.errors import InputError
 from synthnet.files import lock, make_folder, sha256_of, write_atomic
-from synthnet.policy import Policy, read_policy, synthesize_flat
+from synthnet.policy import Policy, choose_steps, read_policy, synthesize_flat
 from synthnet.progress import Bar
 from synthnet.runs import WorkersConfig, run_parts
 from synthnet.settings import check_settings
-from synthnet.synthesis import choose_steps
 from synthnet.tasks import Task, check_same_data, data_settings
 from synthnet.train import Zoo
 

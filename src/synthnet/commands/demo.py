@@ -15,8 +15,8 @@ from synthnet.errors import InputError
 from synthnet.files import make_folder
 from synthnet.lab.fork import run_command
 from synthnet.nets import WeightState, read_weights, to_image, write_weights
-from synthnet.policy import read_policy
-from synthnet.synthesis import choose_steps, synthesize
+from synthnet.policy import choose_steps, read_policy
+from synthnet.synthesis import synthesize
 from synthnet.tasks import Task, build_task, recipe_of
 
 

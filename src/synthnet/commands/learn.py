@@ -101,11 +101,12 @@ def card(name: str, policy, report: dict) -> str:
     paid = report["cost"]
     decisions = "\n".join(f"- {entry['what']} ({entry['elapsed_s']:.0f} s): {entry['why']}" for entry in report["decisions"])
     return (
-        f"# Policy for {report['task']}\n\nTurns random weights of {', '.join(map(str, policy.archs))} into working ones, without data. "
-        f"{policy.n_parameters:,} parameters; best K on val: {policy.record.get('best_k', 1)}. Made by `synthnet learn` in "
-        f"{report['seconds']:.0f} s.\n\n## Measured: {report['seeds']} unseen seeds, {report['n_images']} test examples\n\n"
-        f"{markdown(columns, rows)}\n\nA twin takes {paid['seconds_a_twin_alone']:.2g} s alone, {paid['seconds_a_twin_of_64']:.2g} s "
-        f"among 64: the policy has paid for itself after {paid['break_even_alone']:,} or {paid['break_even_of_64']:,} nets.\n\n"
+        f"# Policy for {report['task']}\n\nTurns random weights of {', '.join(map(str, policy.archs))} into working ones, "
+        f"without data. {policy.n_parameters:,} parameters; best K on val: {policy.record.get('best_k', 1)}. Made by "
+        f"`synthnet learn` in {report['seconds']:.0f} s.\n\n"
+        f"## Measured: {report['seeds']} unseen seeds, {report['n_images']} test examples\n\n{markdown(columns, rows)}\n\n"
+        f"A twin takes {paid['seconds_a_twin_alone']:.2g} s alone, {paid['seconds_a_twin_of_64']:.2g} s among 64: the policy "
+        f"has paid for itself after {paid['break_even_alone']:,} or {paid['break_even_of_64']:,} nets.\n\n"
         f"## Decisions\n\n{decisions}\n"
     )
 

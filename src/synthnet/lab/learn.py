@@ -18,7 +18,7 @@ from synthnet.policy import read_policy
 from synthnet.runs import RunDirectory
 from synthnet.runs.journal import append, records
 from synthnet.stages import as_text, run_stage, setup_of
-from synthnet.tasks import Task, recipe_of, strong_recipe
+from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
 
 DECISIONS = "decisions.jsonl"
 PACE_UPDATES, FEWEST, MOST = 12, 120, 2000  # updates of a leg
@@ -81,7 +81,7 @@ class Leg:
 
 
 def learn(name: str, minutes: float, given: Mapping[str, object]) -> tuple[Path, list[dict]]:
-    """Learn a policy for a task; returns its file, and what was decided. `given`: settings by name that the recipe leaves as they are.
+    """Learn a policy for a task; returns its file, and what was decided. `given`: settings that the recipe leaves as they are.
 
     Raises: InputError for a budget of no meaning, or bad settings.
     """
@@ -147,7 +147,8 @@ class Course:
         def strong():
             found = strong_recipe(task, SHARES["strong"] * book.seconds)
             recipe = found.recipe
-            value = {"val": found.val, "noise": recipe.input_noise, "warp": recipe.warp}
+            nets, _ = grow_strong(task, task.draw_start("val", list(range(TEACHERS[0]))))
+            value = {"val": val_score(task, nets), "noise": recipe.input_noise, "warp": recipe.warp}
             text = f"the best of {found.tried} settings on val ({found.seconds:.0f} s): rate {recipe.learning_rate:g}, "
             text += f"weight decay {recipe.weight_decay:g}, {recipe.epochs} epochs, noise {recipe.input_noise:g}"
             return value, text + (f", warp {recipe.warp:g}" if recipe.warp else "")

@@ -239,6 +239,18 @@ class Policy(nn.Module):
         """The scale of each weight [weights]: a function of names and shapes, never of the input file's values."""
         return init_scale(net.spec).to(self.device)
 
+    def synthesize(self, start: Any, steps: int | str | None = None) -> Any:
+        """Working weights from random ones, as `synthnet.synthesize` makes them: of a module, which is filled in place and
+        returned, a state dict, or a file, which gives a `WeightState`. Raises: InputError for a net that it does not cover."""
+        from synthnet.policy import serving
+
+        if isinstance(start, str | Path):
+            file = serving.open_net(start, None, self.archs)
+            serving.check_cover(self, file)
+            (final,), _ = serving.synthesize_nets(self, [file], serving.choose_steps(self, steps))
+            return file.replaced(final, dict(file.state.metadata))
+        return serving.serve(self, start, steps)
+
     # --- files -----------------------------------------------------------------------------------------------------
 
     def describe(self) -> dict:

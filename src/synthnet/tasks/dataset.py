@@ -207,6 +207,8 @@ def _checked(name: str, part: Part) -> tuple[Tensor, Any]:
     """Inputs as a tensor; targets as a tensor of real numbers, or an array of labels."""
     if not isinstance(part, Sequence) or len(part) != 2:
         raise InputError(f"{name} should be (inputs, targets), got {type(part).__name__}")
+    if isinstance(part[1], list | tuple):
+        _check_kinds(name, part[1])
     x, y = (np.asarray(each.detach().cpu() if isinstance(each, Tensor) else each) for each in part)
     if x.dtype.kind not in "fiub":
         shown = next((str(value)[:40] for value in x.reshape(-1)), "nothing")
@@ -229,7 +231,12 @@ def _checked(name: str, part: Part) -> tuple[Tensor, Any]:
         raise InputError(
             f"{name}: targets should be labels [example] or real numbers [example …], got {y.dtype} {list(y.shape)}"
         )
-    if y.dtype.kind == "O" and len({type(label) for label in y.tolist()}) > 1:
-        kinds = sorted({type(label).__name__ for label in y.tolist()})
-        raise InputError(f"{name}: targets mix {' and '.join(kinds)}: give labels of one kind")
+    _check_kinds(name, y.tolist())
     return inputs, y
+
+
+def _check_kinds(name: str, labels: Sequence) -> None:
+    """Refuse labels that numpy would turn into others: some text and some not."""
+    kinds = {"text" if isinstance(label, str) else type(label).__name__ for label in labels}
+    if "text" in kinds and len(kinds) > 1:
+        raise InputError(f"{name}: targets mix {' and '.join(sorted(kinds))}: give labels of one kind")

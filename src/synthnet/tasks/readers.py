@@ -1,4 +1,4 @@
-"""Data files of the user's own: `.npz` arrays, `.csv` tables, and folders of class folders of images; and problem files for them."""
+"""Data files of the user's own: `.npz` arrays, `.csv` tables, folders of class folders of images; problem files for them."""
 
 import csv
 from pathlib import Path
@@ -20,9 +20,7 @@ def read_data(path: str | Path, target: str | None = None) -> Data:
     """
     path = Path(path)
     if not path.exists():
-        raise InputError(
-            f"{path} does not exist; expected FILE.py:NAME, a built-in task, an .npz, a .csv or a folder of images"
-        )
+        raise InputError(f"{path} does not exist; expected FILE.py:NAME, a task's name, an .npz, a .csv or a folder of images")
     if target is not None and path.suffix != ".csv":
         raise InputError(f"--target names a column of a .csv; {path} is none")
     if path.is_dir():

@@ -17,7 +17,7 @@ from synthnet.progress import Bar
 from synthnet.seeds import generator
 from synthnet.tasks.task import Task
 
-FEW_NETS, PATIENCE, MOST_EPOCHS = 4, 5, 200
+FEW_NETS, PATIENCE, MOST_EPOCHS = 4, 20, 200
 STRONG_NETS, COARSE, MOST_TRIED = 4, 32, 64
 START_AT = {"rate": 3e-3, "decay": 0.1, "epochs": 1.0, "noise": 0.3, "warp": 0.0, "smoothing": 0.0}
 
@@ -25,8 +25,8 @@ START_AT = {"rate": 3e-3, "decay": 0.1, "epochs": 1.0, "noise": 0.3, "warp": 0.0
 def recipe_of(task: Task) -> Recipe:
     """The recipe of a task's twins; where it says no epochs, as many as val gains from, found once and kept.
 
-    Four nets train for as long as the best epoch lies in the second half of them, and five epochs or more: the best in the
-    metric on val less a tenth of the loss, which tells more on few examples.
+    Four nets train for as long as the best epoch lies in the second half of them or the last twenty: the best by half the
+    metric and half the loss on val, which tells more on few examples.
     """
     if task.recipe.epochs is not None:
         return task.recipe
@@ -35,7 +35,7 @@ def recipe_of(task: Task) -> Recipe:
         start, scores = task.draw_start("val", list(range(FEW_NETS))), []
 
         def go_on(epoch: int, nets: Tensor) -> bool:
-            scores.append(val_score(task, nets))
+            scores.append(val_quality(task, nets))
             return epoch < MOST_EPOCHS and epoch < max(_first_best(scores) + PATIENCE, 2 * _first_best(scores))
 
         train_while(task.network, start, *task.examples("train"), Training(task.recipe), go_on)
@@ -130,7 +130,13 @@ def _try(task: Task, base: Recipe, setting: dict[str, float]) -> float:
     start = task.draw_start("val", seeds)
     training = Training(recipe, per_run_order=True)
     nets = train_population(task.network, start, *task.examples("train"), training, [recipe.epochs], run_ids=seeds)
-    return val_score(task, nets[:, 0])
+    return val_quality(task, nets[:, 0])
+
+
+def val_quality(task: Task, nets: Tensor) -> float:
+    """Half the metric and half the loss on val, as `engine.quality` weighs them; mean over nets [net weights]."""
+    metric, loss = (part.mean().item() for part in score(task.network, nets, *task.examples("val")))
+    return 0.5 * metric + 0.5 * (1 - min(loss / task.objective.chance, 2.0))
 
 
 def val_score(task: Task, nets: Tensor) -> float:

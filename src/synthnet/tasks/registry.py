@@ -74,7 +74,7 @@ def own_task(name: str) -> Task:
             raise InputError(f"--task {name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(made, Task):
         raise InputError(f"--task {name} should be a synthnet.Task, or a function that returns one, got {type(made).__name__}")
-    return made if made.name and made.name not in ("lambda", "task") else replace(made, name=found)
+    return made if made.name else replace(made, name=found)
 
 
 def _fits(value, kind) -> bool:

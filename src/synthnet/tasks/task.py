@@ -58,7 +58,6 @@ class Task:
         if self.arch is None:
             _check_own(self)
             object.__setattr__(self, "arch", arch_of(_made(self.module), self._inputs()))
-            object.__setattr__(self, "name", self.name or getattr(self.module, "__name__", "task").strip("<>"))
             self._check_outputs()
 
     @property

@@ -1,0 +1,154 @@
+"""A policy at work on opened weight files or weights in memory: which nets it covers, what it begins with, K."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from synthnet.engine import NetFile, match_net
+from synthnet.errors import InputError
+from synthnet.nets import WeightState, looks_trained, match_start
+from synthnet.policy import steps as ways
+from synthnet.policy.action import standard_noise
+from synthnet.policy.rollout import rollout, with_noise
+from synthnet.policy.tokens import reads_units
+from synthnet.seeds import generator
+from synthnet.settings import option, options
+
+
+def check_cover(policy: Any, file: NetFile, strict: bool = False) -> None:
+    """Refuse a network outside the policy's family, saying how it differs; warn about one it was never trained on (`strict`:
+    refuse that too)."""
+    try:
+        policy.layout(file.net)
+    except InputError as error:
+        wrong = policy.archs[0].spec().differences(file.net.spec)
+        raise InputError(f"{file.path} is {file.arch}; {error}. Against {policy.archs[0]}: {'; '.join(wrong[:8])}") from error
+    if file.arch not in policy.archs:
+        known = ", ".join(map(str, policy.archs))
+        message = f"{file.path} is {file.arch}, which this policy was never trained on (trained on {known})"
+        if strict:
+            raise InputError(f"{message}; refused, as --strict asks")
+        warnings.warn(message, stacklevel=4)
+
+
+def choose_steps(policy: Any, steps: int | str | None) -> int | str:
+    """K: as asked (or a way of `policy/steps/` by name, where the policy's critic decides for each net), else the policy's
+    recorded best K on val.
+
+    Raises: InputError below 1, or for a name without a critic; warns above k_max.
+    """
+    if steps is None:
+        return int(policy.record.get("best_k", 1))
+    if steps in options(ways):
+        if getattr(option(ways, steps, "steps"), "NEEDS_CRITIC", False) and policy.critic is None:
+            raise InputError(f"--steps {steps} needs an early-stop critic: train one with synthnet critic, or give K")
+        return steps
+    try:
+        steps = int(steps)
+    except ValueError:
+        raise InputError(f"steps must be a whole number or {' or '.join(options(ways))}, got {steps!r}") from None
+    if steps < 1:
+        raise InputError(f"steps must be at least 1, got {steps}")
+    if steps > policy.config.k_max:
+        warnings.warn(
+            f"steps={steps} is above the policy's k_max={policy.config.k_max}; it was never trained on so many", stacklevel=3
+        )
+    return steps
+
+
+def start_weights(policy: Any, files: Sequence[NetFile]) -> list[Tensor]:
+    """What the policy begins with for each file [weights]: its weights, at the root mean square of start weights.
+
+    Raises: InputError for weights that no step can mend: constant, denormal, or with units that nothing tells apart. Warns
+    where weights were scaled, and where they look trained.
+    """
+    starts: list[Tensor] = []
+    scaled: dict[Path, dict[str, float]] = {}
+    trained: dict[Path, list[str]] = {}
+    for file in files:
+        spec, own = file.net.spec, file.flat
+        try:
+            flat, factors = match_start(spec, own)
+            groups = file.net.symmetry.told_apart(flat) if reads_units(policy.config.tokens) else {}
+            for group, n_apart in groups.items():
+                if 2 * n_apart <= (size := file.net.symmetry.groups[group]) and size > 1:
+                    raise InputError(
+                        f"of the {size} units of group {group}, only {n_apart} differ: draw start weights at random"
+                    )
+        except InputError as error:
+            raise InputError(f"{file.path}: {error}") from error
+        starts.append(flat)
+        scaled |= {file.path: factors} if factors else {}
+        trained |= {file.path: names} if (names := looks_trained(spec, own)) else {}
+    if scaled:
+        factors = next(iter(scaled.values()))
+        shown = ", ".join(f"{name} x {factor:.3g}" for name, factor in list(factors.items())[:4])
+        more = ", …" if len(factors) > 4 else ""
+        warnings.warn(f"{_these(scaled)}: scaled to the root mean square of start weights ({shown}{more})", stacklevel=3)
+    if trained:
+        warnings.warn(
+            f"{_these(trained)}: looks trained; the policy was shown random weights, and may make it worse", stacklevel=3
+        )
+    return starts
+
+
+def _these(files: dict) -> str:
+    first = next(iter(files))
+    return f"{first} and {len(files) - 1} more" if len(files) > 1 else str(first)
+
+
+@torch.no_grad()
+def synthesize_nets(
+    policy: Any, files: Sequence[NetFile], n_steps: int | str, sample: int | None = None, alone: bool = False
+) -> tuple[list[Tensor], list[int]]:
+    """WK [weights] and K for each file, in order. Files of one architecture and task go through the policy together, or
+    each `alone`."""
+    starts = start_weights(policy, files)
+    results: dict[int, Tensor] = {}
+    taken: dict[int, int] = {}
+    kinds = [(file.arch, file.net.task) for file in files]
+    together = [[i for i, kind in enumerate(kinds) if kind == one] for one in dict.fromkeys(kinds)]
+    for members in [[i] for i in range(len(files))] if alone else together:
+        start = torch.stack([starts[i] for i in members]).to(policy.device)
+        shape = (len(start), policy.code_dim or start.shape[1])
+        noise = lambda step, shape=shape: standard_noise(shape, generator(sample or 0, "sample", step), policy.device)  # noqa: E731
+        if isinstance(n_steps, str):
+            final, counts = option(ways, n_steps, "steps").synthesize(policy, start, files[members[0]].net)
+        else:
+            final, counts = (
+                rollout(policy, start, n_steps, files[members[0]].net, None if sample is None else with_noise(noise))[-1],
+                torch.full((len(start),), n_steps),
+            )
+        results |= dict(zip(members, final.cpu(), strict=True))
+        taken |= dict(zip(members, counts.tolist(), strict=True))
+    return [results[i] for i in range(len(files))], [taken[i] for i in range(len(files))]
+
+
+def in_memory(start: Mapping[str, Tensor] | nn.Module) -> WeightState:
+    """Weights of a module or a state dict, as they would lie in a file. Raises: InputError for anything else."""
+    tensors = start.state_dict() if isinstance(start, nn.Module) else start
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise InputError(f"start weights are a path, a state dict of tensors or an nn.Module, got {type(start).__name__}")
+    return WeightState({name: value.detach().cpu() for name, value in tensors.items()})
+
+
+def given_back(start: Mapping[str, Tensor] | nn.Module, state: WeightState) -> Any:
+    """What came in, with other weights: a module is filled in place."""
+    if not isinstance(start, nn.Module):
+        return dict(state.tensors)
+    start.load_state_dict(state.tensors)
+    return start
+
+
+def serve(policy: Any, start: Mapping[str, Tensor] | nn.Module, steps: int | str | None) -> Any:
+    """`Policy.synthesize` of weights in memory."""
+    file = match_net("the start weights", in_memory(start), None, policy.archs)
+    check_cover(policy, file)
+    (final,), _ = synthesize_nets(policy, [file], choose_steps(policy, steps))
+    if not torch.isfinite(final).all():
+        raise InputError("synthesis gave NaN or infinite weights")
+    return given_back(start, file.replaced(final, {}))
