@@ -52,8 +52,8 @@ def test_disagreement_counts_pairs_of_different_nets():
 def test_ensembles_of_copies_gain_nothing_and_independent_errors_average_out():
     labels = torch.arange(10).repeat(20)
     torch.manual_seed(0)
-    right = torch.eye(10)[labels]
-    noisy = right + 1.5 * torch.rand(16, 200, 10)
+    truth = torch.eye(10)[labels]
+    noisy = truth + 1.5 * torch.rand(16, 200, 10)
     assert ensemble_gain(noisy[:1].repeat(16, 1, 1), right(labels)) == 0
     assert ensemble_gain(noisy, right(labels)) > 0.05
 

@@ -117,3 +117,18 @@ def test_a_trained_net_as_the_start_is_said_to_look_like_one(digits, tmp_path):
     with pytest.warns(UserWarning) as said:
         start_weights(make_policy(digits), [open_net(tmp_path / "twin.safetensors")])
     assert any("looks trained" in str(each.message) for each in said)
+
+
+def test_norms_begin_as_the_identity_and_one_sided_weights_are_told(tmp_path):
+    """A norm's scale of 10 was passed on in silence, and nets came out at chance."""
+    spec = build_task("digits-vit").network.spec
+    flat = draw_init(spec, torch.Generator().manual_seed(0))
+    places, odd = spec.slices(), flat.clone()
+    names = [name for name in places if "norm" in name and name.endswith("weight")]
+    for name in names:
+        odd[places[name]] = 10.0
+    matched, factors = match_start(spec, odd)
+    assert torch.equal(matched, flat)
+    assert factors == dict.fromkeys(names, 1.0)
+    assert one_sided(spec, flat) == []
+    assert "embed.weight" in one_sided(spec, flat.abs())

@@ -12,6 +12,7 @@ _FACE = {  # name -> where it is; imported on first use, so that asking for help
     "WeightSpec": "nets.weights",
     "WeightState": "nets.weights",
     "evaluate": "audit.evaluation",
+    "learn": "commands.learn",
     "load_policy": "bundled",
     "policies": "bundled",
     "read_weights": "nets.weights",
@@ -23,6 +24,7 @@ __all__ = ["__version__", *_FACE]
 if TYPE_CHECKING:
     from synthnet.audit.evaluation import evaluate as evaluate
     from synthnet.bundled import load_policy as load_policy
+    from synthnet.commands.learn import learn as learn
     from synthnet.errors import InputError as InputError
     from synthnet.nets.weights import WeightSpec as WeightSpec
     from synthnet.nets.weights import WeightState as WeightState

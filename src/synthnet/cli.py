@@ -119,11 +119,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("policies", use.policies, "the policies that ship: nets, data, inputs, best K, trunk, size, stages")
     sub.add_argument("--json", action="store_true", help="machine-readable result on standard output")
 
-    sub = command("learn", learn.learn, "from nothing to a policy, its card and a report")
+    sub = command("learn", learn.run, "from nothing to a policy, its card and a report")
     sub.add_argument("task", help="FILE.py:NAME, a built-in task, an .npz, a .csv, or a folder of class folders")
     sub.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that the recipe leaves as they are")
     sub.add_argument("--minutes", type=float, default=15.0, help="at most; it stops where nothing is gained any more")
     sub.add_argument("-o", "--out", help="the policy file; by default policy.safetensors in the run directory")
+    sub.add_argument("--rewards-only", action="store_true", help="leave every stage out that differentiates the target")
     sub.add_argument("--module", metavar="FILE.py:NAME", help="with data: a function that returns the net")
     sub.add_argument("--target", metavar="COLUMN", help="with a .csv: the column to predict; by default the last one")
     sub.add_argument("--json", action="store_true", help="the report as JSON on standard output")

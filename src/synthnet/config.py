@@ -167,9 +167,11 @@ def compose(given: Mapping[str, object] | list[str]):
         for group in (*PACKAGES, *GROUPS):  # whether or not this command reads them: a wrong one is a slip
             check_settings(group, getattr(made, group))
         return made
-    except (HydraException, OmegaConfBaseException) as error:
+    except InputError:
+        raise
+    except (HydraException, OmegaConfBaseException, OverflowError, ValueError) as error:
         cause = error.__cause__ or error
-        raise InputError(f"bad setting: {' '.join(str(cause).split())}") from error
+        raise InputError(f"bad setting: {' '.join(str(cause).split())[:400]}") from error
     finally:
         GlobalHydra.instance().clear()
 

@@ -60,7 +60,9 @@ def distil(config, task: Task, setup: Setup) -> Path:
 
 
 def grpo(config, task: Task, setup: Setup) -> Path:
-    return train_grpo(start_policy(config, task, setup), task, config.grpo, config.reward, setup)
+    alone = task.data is None and not task.joint  # rewards alone: there is nothing else to begin with
+    policy = first_policy(config, task, setup) if alone else start_policy(config, task, setup)
+    return train_grpo(policy, task, config.grpo, config.reward, setup)
 
 
 def critic(config, task: Task, setup: Setup) -> Path:
@@ -154,8 +156,9 @@ def without_shape(given: Mapping[str, object]) -> dict[str, object]:
 
 def check_stages(config) -> None:
     """Refuse a configuration without stages, with unknown ones, or with what one cannot work with."""
-    if not config.stages or (strange := [stage for stage in config.stages if stage not in STAGES]):
-        raise InputError(f"stages must list some of {', '.join(STAGES)}, got {config.stages or strange}")
+    strange = [stage for stage in config.stages if stage not in STAGES]
+    if strange or not config.stages:
+        raise InputError(f"stages must list some of {', '.join(STAGES)}, got {strange or 'none'}")
     for stage in config.stages:
         check_schedules(stage, config)
 

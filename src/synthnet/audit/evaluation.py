@@ -10,11 +10,21 @@ from torch import Tensor
 
 from synthnet.engine import input_files, open_net, predictions, score
 from synthnet.errors import InputError
-from synthnet.nets import Arch, identity_report, own_twin_rank
+from synthnet.nets import Arch, aligned_distance, identity_report, own_twin_rank
 from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
 from synthnet.synthesis import known_archs
-from synthnet.tasks import Task, build_task, check_same_data, data_settings, grow_strong, grow_twins, is_own, task_names
+from synthnet.tasks import (
+    REWARD_DRAWS,
+    Task,
+    build_task,
+    check_same_data,
+    data_settings,
+    grow_strong,
+    grow_twins,
+    is_own,
+    task_names,
+)
 
 BOOTSTRAP_DRAWS = 2000
 
@@ -72,12 +82,17 @@ def evaluate(
     """Metric and loss of weight files: [{file, task, split, n, metric, value, loss}]; accuracy in [0, 1]."""
     like = build_task(task, **settings).arch if task else None
     opened = [open_net(path, like, known_archs(None)) for path in input_files(files)]
-    results = []
+    results: list[dict] = []
+    row: dict[str, Any]
     for file in opened:
         owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
+        if owner.data is None:
+            row = {"file": str(file.path), "task": owner.name, "split": None, "n": REWARD_DRAWS, "metric": "reward"}
+            results.append({**row, "value": owner.mean_reward(file.flat[None]).item()})
+            continue
         inputs, labels = split_data(owner, split)
         values, losses = (part.item() for part in score(owner.network, file.flat[None], inputs, labels))
-        row: dict[str, Any] = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels)}
+        row = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels)}
         row["metric"] = owner.objective.name
         own = {"accuracy": values} if owner.objective.name == "accuracy" else {}
         results.append({**row, "value": values, **own, "loss": losses})
@@ -118,6 +133,8 @@ def evaluate_policy(
     [seed weights]), with `strong` strong twins too; the metric for each K, paired differences with bootstrap intervals over
     seeds and over examples, and the identity measures."""
     check_same_data(policy.record.get("data"), task, "this policy")
+    if task.data is None:
+        return _evaluate_rewards(policy, task, n_seeds, steps)
     net, device, objective = task.network, policy.device, task.objective
     inputs, labels = (part.to(device) for part in split_data(task, split))
     start = task.draw_start("test", list(range(n_seeds))).to(device)
@@ -157,4 +174,19 @@ def evaluate_policy(
         classes = objective.kind == "classes"
         row["identity"] = identity_report(net.alignment, outputs, twins, probs, twin_probs, judge, classes)
         row["own_twin"] = own_twin_rank(start, outputs, twins)
+    return report
+
+
+def _evaluate_rewards(policy: Policy, task: Task, n_seeds: int, steps: Sequence[int]) -> dict:
+    """`evaluate_policy` of a task of rewards alone: mean rewards over draws of fixed seeds, beside start weights; nets of
+    different seeds are compared with those."""
+    start = task.draw_start("test", list(range(n_seeds))).to(policy.device)
+    told = {"task": task.name, "metric": "reward", "split": None, "seeds": n_seeds, "n_images": REWARD_DRAWS}
+    report: dict[str, Any] = {**told, "start": summary(task.mean_reward(start)), "steps": {}}
+    apart = aligned_distance(task.network.alignment, start)
+    for n_steps in steps:
+        outputs = synthesize_flat(policy, start, n_steps, task.network)[:, -1]
+        ratio = aligned_distance(task.network.alignment, outputs) / apart
+        row = {"accuracy": summary(task.mean_reward(outputs)), "identity": {"aligned_distance": {"ratio": ratio}}}
+        report["steps"][str(n_steps)] = row
     return report

@@ -14,12 +14,16 @@ SHOWN = 400  # characters of a name or a value in metadata; --json has all of it
 
 def print_evaluation(results: list[dict]) -> None:
     value = lambda r: percent(r["value"]) if "accuracy" in r else f"{r['value']:.4f}"  # noqa: E731
-    rows = [[r["file"], r["task"], r["split"], str(r["n"]), r["metric"], value(r), f"{r['loss']:.4f}"] for r in results]
+    loss = lambda r: f"{r['loss']:.4f}" if "loss" in r else ""  # noqa: E731
+    rows = [[r["file"], r["task"], r["split"] or "", str(r["n"]), r["metric"], value(r), loss(r)] for r in results]
     table("evaluation", ["file", "task", "split", "examples", "metric", "value", "loss"], rows)
 
 
 def print_policy(report: dict) -> None:
     """A policy's accuracy by synth step beside start weights and SGD twins, with identity ratios."""
+    if "sgd_twins" not in report:
+        _print_rewards(report)
+        return
     rows = [accuracy_row("start weights", report["start"], "", "")]
     for n_steps, row in report["steps"].items():
         ratio = row["identity"]["aligned_distance"]["ratio"]
@@ -32,6 +36,13 @@ def print_policy(report: dict) -> None:
     table(
         title, ["weights", f"{report['metric']}, mean ± sd", "worst", "best", "share of SGD", "aligned distance / SGD's"], rows
     )
+
+
+def _print_rewards(report: dict) -> None:
+    steps = {"start weights": report["start"], **{f"K = {k}": row["accuracy"] for k, row in report["steps"].items()}}
+    rows = [[name, *(f"{stats[key]:.4g}" for key in ("mean", "sd", "min", "max"))] for name, stats in steps.items()]
+    title = f"{report['task']}: {report['seeds']} unseen seeds, {report['n_images']} draws"
+    table(title, ["weights", "reward, mean", "sd", "worst", "best"], rows)
 
 
 def describe_file(path: str | Path, like: Arch | None = None) -> dict:

@@ -3,11 +3,17 @@
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from synthnet.policy import Policy
+    from synthnet.tasks import Task
 
 REPORT_SEEDS, REPORT_STEPS = 64, (1, 2, 4)
 
 
-def learn(options) -> None:
+def run(options) -> None:
+    """The command with its parsed flags."""
     from synthnet.config import parse
     from synthnet.console import as_json
     from synthnet.tasks import is_own, task_names
@@ -15,7 +21,7 @@ def learn(options) -> None:
     given, name = parse(options.settings), options.task
     if not is_own(name) and name not in task_names():
         name = problem_of(options, given)
-    report = learn_task(name, options.minutes, given, options.out)
+    report = learn_task(name, options.minutes, given, options.out, options.rewards_only)
     if options.json:
         print(as_json(report))
     else:
@@ -25,7 +31,20 @@ def learn(options) -> None:
         print(report["policy"])
 
 
-def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = None) -> dict:
+def learn(task: "Task | str", minutes: float = 15, seed: int = 0, **settings: Any) -> "Policy":
+    """Learn a policy for a task (a `Task`, FILE.py:NAME, or a built-in one's name) from nothing, in so many minutes at most.
+
+    Writes a run directory, runs/learn-NAME-SEED or `run_dir`, with policy, card and report. `settings`: those of training
+    commands by their full name, as in **{"distil.nets": 16}. Raises: InputError for a bad task or setting.
+    """
+    from synthnet.policy import read_policy
+    from synthnet.tasks import Task, name_of
+
+    name = name_of(task) if isinstance(task, Task) else task
+    return read_policy(learn_task(name, minutes, {**settings, "seed": seed})["policy"])
+
+
+def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = None, rewards_only: bool = False) -> dict:
     """Learn a task, judge the policy on its test split beside its controls, and write policy, card and report."""
     import torch
 
@@ -39,10 +58,10 @@ def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = 
 
     if out is not None and not Path(out).parent.is_dir():
         raise InputError(f"-o {out}: the folder {Path(out).parent} does not exist; make it first")
-    path, book = learn(name, minutes, given)
+    path, book = learn(name, minutes, given, rewards_only)
     policy, task = read_policy(path), compose({**given, "task": name}).build_task()
     steps = sorted({*REPORT_STEPS, policy.record.get("best_k", 1)} & set(range(1, policy.config.k_max + 1)))
-    report = evaluate_policy(policy, task, REPORT_SEEDS, steps, strong=True)
+    report = evaluate_policy(policy, task, REPORT_SEEDS, steps, strong=task.data is not None)
     folder = path.parent.parent
     target = Path(out) if out is not None else folder / "policy.safetensors"
     policy.save(target, torch.float16)
@@ -62,13 +81,14 @@ def cost(task, book: list[dict]) -> dict:
     from synthnet.engine import Training, train_population
     from synthnet.tasks import recipe_of
 
-    recipe = recipe_of(task)
-    seconds = {}
+    spent = book[-1]["elapsed_s"]
+    if task.data is None:
+        return {"seconds_learning": spent, "threads": torch.get_num_threads()}
+    recipe, seconds = recipe_of(task), {}
     for n_nets in (1, 64):
         start, began = task.draw_start("user", list(range(n_nets))), time.monotonic()
         train_population(task.network, start, *task.examples("train"), Training(recipe), [recipe.epochs])
         seconds[n_nets] = (time.monotonic() - began) / n_nets
-    spent = book[-1]["elapsed_s"]
     return {
         "seconds_learning": spent,
         "threads": torch.get_num_threads(),
@@ -80,34 +100,50 @@ def cost(task, book: list[dict]) -> dict:
 
 
 def card(name: str, policy, report: dict) -> str:
-    from synthnet.console import markdown, percent
+    from synthnet.console import markdown
 
-    shown = lambda stats: f"{percent(stats['mean'])} ± {100 * stats['sd']:.2f}"  # noqa: E731
-    row = lambda title, stats, *more: [title, shown(stats), percent(stats["min"]), *more]  # noqa: E731
-    rows = [row("start weights", report["start"], "", "", "")]
-    for k, step in report["steps"].items():
-        ratio = step["identity"]["aligned_distance"]["ratio"]
-        shares = [percent(step["share_of_sgd"]), percent(step["share_of_strong"])]
-        rows.append(row(f"K = {k}", step["accuracy"], *shares, f"{ratio:.2f}"))
-    rows += [row("twins", report["sgd_twins"], "100 %", "", "1"), row("strong twins", report["strong_twins"], "", "100 %", "")]
-    columns = [
-        "weights",
-        f"{report['metric']}, mean ± sd",
-        "worst",
-        "share of twins",
-        "share of strong twins",
-        "aligned distance / twins'",
-    ]
-    paid = report["cost"]
+    columns, rows = card_rows(report)
     decisions = "\n".join(f"- {entry['what']} ({entry['elapsed_s']:.0f} s): {entry['why']}" for entry in report["decisions"])
     return (
         f"# Policy for {report['task']}\n\nTurns random weights of {', '.join(map(str, policy.archs))} into working ones, "
         f"without data. {policy.n_parameters:,} parameters; best K on val: {policy.record.get('best_k', 1)}. Made by "
         f"`synthnet learn` in {report['seconds']:.0f} s.\n\n"
         f"## Measured: {report['seeds']} unseen seeds, {report['n_images']} test examples\n\n{markdown(columns, rows)}\n\n"
-        f"A twin takes {paid['seconds_a_twin_alone']:.2g} s alone, {paid['seconds_a_twin_of_64']:.2g} s among 64: the policy "
-        f"has paid for itself after {paid['break_even_alone']:,} or {paid['break_even_of_64']:,} nets.\n\n"
+        f"{paid_for(report['cost'])}\n\n"
         f"## Decisions\n\n{decisions}\n"
+    )
+
+
+def card_rows(report: dict) -> tuple[list[str], list[list[str]]]:
+    """The card's table: the metric by synth step beside what it is compared with."""
+    from synthnet.console import percent
+
+    if "sgd_twins" not in report:
+        steps = {"start weights": report["start"], **{f"K = {k}": row["accuracy"] for k, row in report["steps"].items()}}
+        shown = [[name, f"{stats['mean']:.4g} ± {stats['sd']:.3g}", f"{stats['min']:.4g}"] for name, stats in steps.items()]
+        return ["weights", "reward, mean ± sd", "worst"], shown
+    row = lambda title, stats, *more: [  # noqa: E731
+        title,
+        f"{percent(stats['mean'])} ± {100 * stats['sd']:.2f}",
+        percent(stats["min"]),
+        *more,
+    ]
+    rows = [row("start weights", report["start"], "", "", "")]
+    for k, step in report["steps"].items():
+        ratio = step["identity"]["aligned_distance"]["ratio"]
+        shares = [percent(step["share_of_sgd"]), percent(step["share_of_strong"])]
+        rows.append(row(f"K = {k}", step["accuracy"], *shares, f"{ratio:.2f}"))
+    rows += [row("twins", report["sgd_twins"], "100 %", "", "1"), row("strong twins", report["strong_twins"], "", "100 %", "")]
+    compared = ["share of twins", "share of strong twins", "aligned distance / twins'"]
+    return ["weights", f"{report['metric']}, mean ± sd", "worst", *compared], rows
+
+
+def paid_for(paid: dict) -> str:
+    if "break_even_alone" not in paid:
+        return f"Learned in {paid['seconds_learning']:.0f} s."
+    return (
+        f"A twin takes {paid['seconds_a_twin_alone']:.2g} s alone, {paid['seconds_a_twin_of_64']:.2g} s among 64: the policy "
+        f"has paid for itself after {paid['break_even_alone']:,} or {paid['break_even_of_64']:,} nets."
     )
 
 
@@ -123,14 +159,16 @@ def draw(report: dict, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     steps = {0: report["start"], **{int(k): row["accuracy"] for k, row in report["steps"].items()}}
     axes.errorbar(list(steps), [s["mean"] for s in steps.values()], [s["sd"] for s in steps.values()], marker="o", capsize=3)
-    for key, title, line in (("sgd_twins", "twins", ":"), ("strong_twins", "strong twins", "--")):
+    references = (("sgd_twins", "twins", ":"), ("strong_twins", "strong twins", "--"))
+    for key, title, line in (each for each in references if each[0] in report):
         axes.axhline(report[key]["mean"], color="tab:gray", ls=line, lw=1, label=title)
-    low = min(steps[k]["mean"] for k in steps if k) if report["metric"] != "accuracy" else None
-    axes.set_ylim(bottom=None if low is None else min(low, report["sgd_twins"]["mean"]) - 0.2)
+    if report["metric"] == "r2":  # start weights lie far below
+        axes.set_ylim(bottom=min(0.0, *(steps[k]["mean"] for k in steps if k)) - 0.1)
     axes.set_xticks(list(steps))
     title = f"{report['task']}: {report['seeds']} unseen seeds, {report['n_images']} test examples"
-    axes.set(xlabel="synth steps (0: start weights)", ylabel=f"test {report['metric']}", title=title)
-    axes.legend(frameon=False, loc="lower right")
+    axes.set(xlabel="synth steps (0: start weights)", ylabel=report["metric"], title=title)
+    if "sgd_twins" in report:
+        axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

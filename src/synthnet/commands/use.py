@@ -37,6 +37,8 @@ def settings_of(options) -> dict:
 
 
 def init(options) -> None:
+    import torch
+
     from synthnet.engine.netfiles import output_files, write_all
     from synthnet.nets.weights import WeightState
     from synthnet.tasks import build_task
@@ -55,7 +57,8 @@ def init(options) -> None:
             "synthnet.task": task.name,
             "synthnet.seed": str(seed),
         }
-        states.append(WeightState(task.network.spec.unflatten(flat), metadata))
+        whole = {t.name: torch.zeros(t.shape, dtype=torch.int64) for t in task.network.spec.tensors if t.integer}
+        states.append(WeightState({**task.network.spec.unflatten(flat), **whole}, metadata))
     write_all(targets, states, options.count == 1)
     print(f"wrote {len(targets)} start state(s) of {task.name} to {options.out}", file=sys.stderr)
 

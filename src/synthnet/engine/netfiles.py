@@ -13,6 +13,7 @@ from synthnet.errors import InputError, one_line
 from synthnet.files import make_folder, refuse_collisions
 from synthnet.nets import Arch, WeightSpec, WeightState, metadata_json, read_weights, recognise, write_weights
 
+FORMAT = "1"  # of what our metadata say
 WRAPPERS = ("module.", "model.", "_orig_mod.")  # DataParallel, training libraries, torch.compile
 
 
@@ -70,6 +71,8 @@ def find_arch(
     all names; shapes alone, names in natural order, where exactly one assignment fits. Raises: InputError where the metadata or
     `like` say one that does not fit, or where tensors could be exchanged.
     """
+    if (version := state.metadata.get("synthnet.format", FORMAT)) != FORMAT:
+        raise InputError(f"{path} has synthnet.format {one_line(version, 40)!r}; this SynthNet reads {FORMAT}")
     prefix = _prefix(state)
     plain = {name.removeprefix(prefix): name for name in state.tensors}
     stripped = WeightSpec.of_tensors({ours: state.tensors[own] for ours, own in plain.items()})
@@ -148,6 +151,8 @@ def input_files(weights: str | Path | Sequence[str | Path]) -> list[Path]:
     """The weight files that an argument names: a file, a list of files, or all `.safetensors` of a folder."""
     given = [weights] if isinstance(weights, str | Path) else list(weights)
     paths = []
+    if "" in map(str, given):
+        raise InputError("an empty name was given where a weight file is expected")
     for path in map(Path, given):
         if not path.is_dir():
             paths.append(path)

@@ -127,8 +127,19 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
         raise InputError("grpo.action=code trains the code head alone: leave grpo.trainable at all")
     if config.mixed and len({member.data_set for member in task.members}) > 1:
         raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
+    if task.data is None and not task.joint:
+        _check_rewards_alone(config)
+        return
     for member in task.members:
         check_warp("reward.warp", reward.warp, member.examples(reward.split)[0])
+
+
+def _check_rewards_alone(config: GrpoConfig) -> None:
+    """Refuse what reads data, for a task that has none."""
+    fixed = {"rollout": "net", "grouping": "inter", "sigma_by": "weight", "signal_every": 0, "mixed": False, "control": None}
+    for name, only in fixed.items():
+        if getattr(config, name) != only:
+            raise InputError(f"a task of rewards alone needs grpo.{name}={str(only).lower()}, got {getattr(config, name)}")
 
 
 def _check_sampling(config: GrpoConfig, policy: Policy) -> None:

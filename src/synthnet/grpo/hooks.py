@@ -10,6 +10,7 @@ apply. prompts: each rollout's W0 {name: tensor}; completions: each rollout's `C
 
 import asyncio
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -71,23 +72,27 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
     """
     logged: dict[str, float] = {}
     note = lambda name, value: logged.__setitem__(f"hook/{name}", float(value))  # noqa: E731
-    dtype = torch.get_default_dtype()
+    dtype, autocast, n_rollouts = torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), len(completions)
+    lent = {name: value.clone() if isinstance(value, Tensor) else value for name, value in columns.items()}
     try:
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # whatever it switches, the training goes on as it was
-            given = hook.function(prompts=prompts, completions=completions, trainer_state=state, log_metric=note, **columns)
+            given = hook.function(
+                prompts=list(prompts), completions=list(completions), trainer_state=state, log_metric=note, **lent
+            )
             if inspect.isawaitable(given):
                 given = asyncio.run(_wait(given))
         if isinstance(given, str | bytes | Mapping | Set):
             raise TypeError(f"expected a list of numbers, got a {type(given).__name__}")
-        values = [None if value is None else float(value) for value in given]
-    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is the user's to read
-        raise InputError(
-            f"reward function {hook.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        ) from error
+        values = [None if value is None else float(value) for value in itertools.islice(given, n_rollouts + 1)]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # the user's own code: whatever it raises is the user's to read
+        raise InputError(f"reward function {hook.name}: {type(error).__name__}: {_words(error)}") from error
     finally:
         torch.set_default_dtype(dtype)
-    if len(values) != len(completions):
-        expected = f"{len(completions)} numbers, one per rollout"
+        torch.set_autocast_enabled("cpu", autocast)
+    if len(values) != n_rollouts:
+        expected = f"{n_rollouts} numbers, one per rollout"
         raise InputError(f"reward function {hook.name} should return {expected}, got {len(values)}")
     for value in values:
         if value is not None and not abs(value * hook.weight) <= LARGEST:
@@ -116,6 +121,13 @@ def ask_all(
         metrics |= {**logged, f"rewards/{hook.name}": values.nanmean().item()}
         total, applies = total + hook.weight * values.nan_to_num(0.0), applies | ~values.isnan()
     return torch.where(applies, total, torch.nan), metrics
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return " ".join(str(error).split())[:200]
+    except Exception:  # an exception of the user's own may fail to say what it is
+        return "it cannot say what is wrong"
 
 
 async def _wait(promise):

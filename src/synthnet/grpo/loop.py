@@ -26,7 +26,7 @@ from synthnet.grpo.noise import noise_shares, set_noise, set_sigma
 from synthnet.grpo.objective import GROUPINGS, controlled, policy_loss, spread_figures
 from synthnet.grpo.sample import Cohort, NoisyStep, Rollouts, sample
 from synthnet.grpo.score import RewardConfig, Scored, measure, score, step_gains, total
-from synthnet.policy import Policy, draw_prompt, freeze_all_but
+from synthnet.policy import Policy, Prompt, draw_prompt, freeze_all_but
 from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
 from synthnet.tasks import Task
@@ -149,6 +149,8 @@ def experience(
     vary, drawn = Variation(reward.input_noise, reward.warp), (config.steps, config.prompts, reward.batch, seed, update)
     prompts = [draw_prompt("grpo", each, reward.split, policy.device, *drawn, vary=vary) for each in members]
     images, labels = prompts[0].images, prompts[0].labels
+    if members[0].data is None:
+        return rewarded(policy, members[0], prompts[0], config, seed, update, estimator)
     nets, by_step = [each.network for each in members], config.grouping != "inter" or reward.needs("NEEDS_STEPS")
     rollouts = estimator.sample(policy, nets, prompts, config, config.k_by_rollout(reward), seed, update)
     rewards_R, scored, metrics = estimator.score(rollouts, images, labels, reward, by_step, hooks, seed, update)
@@ -167,6 +169,21 @@ def experience(
     return Experience(noisy, mine.flatten(0, 1).to(images.device), figures)
 
 
+def rewarded(
+    policy: Policy, task: Task, prompt: Prompt, config: GrpoConfig, seed: int, update: int, estimator: Estimator
+) -> Experience:
+    """`experience` of a task of rewards alone: whole nets, scored by its own reward, all on one draw."""
+    rollouts = estimator.sample(policy, [task.network], [prompt], config, False, seed, update)
+    finals = torch.cat([part.states[-1] for part in rollouts])[torch.cat([part.cohort.rows for part in rollouts]).argsort()]
+    rewards_R = task.rewards(finals, generator(seed, "own-reward", update))
+    rewards_PG = rewards_R.view(-1, config.num_generations)
+    advantages_PGK = GROUPINGS["inter"](ranks.gathered(rewards_PG), None, config)
+    mine = advantages_PGK[ranks.own_share(len(advantages_PGK), "grpo.prompts")]
+    noisy = [step for part in rollouts for step in part.noisy]
+    figures = {**spread_figures(rewards_PG), "accuracy": rewards_R.mean().item(), "n_steps": float(prompt.n_steps)}
+    return Experience(noisy, mine.flatten(0, 1).to(finals.device), {**figures, "evaluations": len(rewards_R)})
+
+
 def _summary(rewards_PG: Tensor, scored: Scored) -> dict[str, float]:
     return {
         **spread_figures(rewards_PG),
@@ -179,6 +196,9 @@ def validation_reward(validation: Validation, made: dict[int, list[Tensor]], rew
     """The built-in reward terms on val of sequences W1..WK [net step weights] of each member by K, mean over seeds, K and
     members."""
     values = []
+    if validation.members[0].data is None:
+        member = validation.members[0]
+        return sum(validation.judge(member, sequences[0][:, -1])[0].mean().item() for sequences in made.values()) / len(made)
     for n_steps, sequences in made.items():
         for member, start, sequence in zip(validation.members, validation.starts, sequences, strict=True):
             cohort = Cohort(member.network, n_steps, start, 1, 0, 0, torch.arange(len(start)))

@@ -5,63 +5,25 @@ on in legs of what gained most on val by the second: distil at other rates, and 
 decision is a line of decisions.jsonl in its run directory, with its reason; the same command reads them again, and goes on.
 """
 
-import math
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from synthnet.config import compose
-from synthnet.errors import InputError, one_line
+from synthnet.errors import InputError
+from synthnet.lab.book import Book
 from synthnet.policy import read_policy
 from synthnet.runs import RunDirectory
-from synthnet.runs.journal import append, records
-from synthnet.stages import as_text, run_stage, setup_of
+from synthnet.runs.journal import records
+from synthnet.stages import as_text, run_stage, setup_of, without_shape
 from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
 
-DECISIONS = "decisions.jsonl"
 PACE_UPDATES, FEWEST, MOST = 12, 120, 2000  # updates of a leg
 SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "leg": 0.2}  # of all the time there is
 GAIN = 5e-4  # in the score on val, below which a leg gained nothing
 PATIENCE = 2  # legs in a row without a gain
 TEACHERS = (8, 64)
 BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
-
-
-class Book:
-    """What was decided so far, in order; read again where the same command goes on."""
-
-    def __init__(self, path: Path, seconds: float):
-        self.path, self.seconds, self.entries, self.at = path, seconds, records(path), 0
-        self._before = self.entries[-1]["elapsed_s"] if self.entries else 0.0
-        self._began = time.monotonic()
-
-    @property
-    def elapsed(self) -> float:
-        return self._before + time.monotonic() - self._began
-
-    @property
-    def left(self) -> float:
-        """Seconds; without end while what was decided is read again."""
-        return math.inf if self.at < len(self.entries) else self.seconds - self.elapsed
-
-    def decide(self, what: str, find: Callable[..., tuple[object, str]], *given):
-        """The value that was decided on, or that is found now and written down with its reason."""
-        if self.at < len(self.entries):
-            entry = self.entries[self.at]
-            if entry.get("what") != what:
-                raise InputError(f"{self.path} decided {entry.get('what')!r} where {what!r} comes: choose another run_dir")
-            self.at += 1
-            return entry["value"]
-        value, why = find(*given)
-        entry = {"what": what, "value": value, "why": why, "elapsed_s": round(self.elapsed, 1)}
-        append(self.path, entry)
-        self.entries.append(entry)
-        self.at += 1
-        left = f"{max(self.left, 0) / 60:.1f} min left"
-        print(one_line(f"learn: {what}: {why} ({left})"), file=sys.stderr)
-        return value
 
 
 @dataclass(frozen=True)
@@ -80,7 +42,7 @@ class Leg:
         return {"kind": self.kind, "name": self.name, "settings": dict(self.settings)}
 
 
-def learn(name: str, minutes: float, given: Mapping[str, object]) -> tuple[Path, list[dict]]:
+def learn(name: str, minutes: float, given: Mapping[str, object], rewards_only: bool = False) -> tuple[Path, list[dict]]:
     """Learn a policy for a task; returns its file, and what was decided. `given`: settings that the recipe leaves as they are.
 
     Raises: InputError for a budget of no meaning, or bad settings.
@@ -93,7 +55,7 @@ def learn(name: str, minutes: float, given: Mapping[str, object]) -> tuple[Path,
         raise InputError(f"learn takes one net and one data set; {name} has several: train it by its stages")
     setup = setup_of("learn", task, config, {**given, "task": name}, command)
     with RunDirectory(setup) as run:
-        course = Course(task, {**given, "task": name}, run.path, Book(run.path / DECISIONS, 60 * minutes))
+        course = Course(task, {**given, "task": name}, run.path, Book(run.path / "decisions.jsonl", 60 * minutes), rewards_only)
         return course.run(), course.book.entries
 
 
@@ -105,18 +67,38 @@ class Course:
     given: dict[str, object]
     folder: Path
     book: Book
+    rewards_only: bool = False
 
     def run(self) -> Path:
         """The best policy's file."""
+        if self.task.data is None:
+            return self.by_rewards()
+        if self.rewards_only:
+            return self.by_pairs()
         book = self.book
         noise = self.references()
         zoo = self.stage("teachers", "zoo", {**TEACH, "zoo.runs": book.decide("teachers", self.how_many_teachers)})
         own = {"zoo_dir": str(zoo), **noise}
         pace = book.decide("pace", self.measure_pace, own)
         best, score = self.begin(own, pace)
-        gains: dict[str, float] = {}
+        return self.go_on(own, pace, best, score)
+
+    def by_pairs(self) -> Path:
+        """Pairs of weight states of conventional runs, then GRPO: no gradient passes through the target net at any stage."""
+        book, noise = self.book, self.references()
+        zoo = self.stage("zoo", "zoo", {"zoo.runs": PAIRS_RUNS, "zoo.heldout": 16})
+        own = {"zoo_dir": str(zoo), "reward.input_noise": noise["distil.input_noise"]}
+        self.stage("pace", "pairs", own, PACE_UPDATES)
+        pace = book.decide("pace", self.pace_of, self.folder / "pace" / "policy.safetensors")
+        updates = book.decide("length of pairs", self.length, pace, SHARES["begin"] * book.seconds, FEWEST)
+        best = self.stage("pairs", "pairs", own, updates)
+        return self.go_on(own, pace, best, book.decide("outcome of pairs", self.score, best))
+
+    def go_on(self, own: dict, pace: float, best: Path, score: float) -> Path:
+        """Legs, for as long as they gain; the best policy's file."""
+        book, gains = self.book, {}
         idle = number = 0
-        while idle < PATIENCE and book.left > 0:
+        while idle < PATIENCE and book.goes_on:
             number += 1
             leg = book.decide(f"leg {number}", self.next_leg, gains)
             updates = leg and book.decide(f"length of leg {number}", self.length, pace, SHARES["leg"] * book.seconds)
@@ -131,6 +113,42 @@ class Course:
                 best, score = path, outcome["score"]
         book.decide("end", self.why_end, best, score, idle)
         return best
+
+    def by_rewards(self) -> Path:
+        """GRPO from a new policy: short races between noises and rates, of which the best goes on in legs while it gains."""
+        book, found = self.book, []
+        for number, (sigma, rate) in enumerate(RACES, 1):
+            settings = {**ALONE, "grpo.sigma": sigma, "grpo.optim.learning_rate": rate}
+            path = self.stage(f"race-{number}", "grpo", settings, RACE_UPDATES)
+            told = f"noise {sigma:g}, rate {rate:g}"
+            found.append((book.decide(f"race {number}", self.rewarded, path, told), path, settings))
+            if book.left < 0.5 * book.seconds and number > 1:
+                break
+        score, best, settings = max(found, key=lambda entry: entry[0])
+        pace = book.decide("pace", self.pace_of, best)
+        idle = number = 0
+        while idle < PATIENCE and book.goes_on:
+            number += 1
+            updates = book.decide(f"length of leg {number}", self.length, pace, SHARES["leg"] * book.seconds)
+            if not updates:
+                break
+            path = self.stage(f"leg-{number}", "grpo", {**without_shape(settings), "policy_from": str(best)}, updates)
+            reached = book.decide(f"outcome of leg {number}", self.rewarded, path, f"from {score:.4g}")
+            gained = reached > score + 0.01 * abs(score)
+            idle = 0 if gained else idle + 1
+            best, score = (path, reached) if reached > score else (best, score)
+            settings = {**settings, "grpo.sigma": 0.5 * settings["grpo.sigma"]} if not gained else settings
+        book.decide("end", self.why_end, best, score, idle)
+        return best
+
+    def rewarded(self, path: Path, told: str) -> tuple[float, str]:
+        after = read_policy(path).record["stages"][-1]["after"]
+        return after["score"], f"mean reward {after['score']:.4g} ({told})"
+
+    def pace_of(self, path: Path) -> tuple[float, str]:
+        times = [row["elapsed_s"] for row in records(path.parent / "metrics.jsonl") if "elapsed_s" in row]
+        pace = times[-1] / len(times)
+        return pace, f"{pace:.3f} s an update"
 
     def why_end(self, best: Path, score: float, idle: int) -> tuple[str, str]:
         why = "nothing is gained any more" if idle >= PATIENCE else "the time is used up"
@@ -209,7 +227,11 @@ class Course:
     def legs(self) -> list[Leg]:
         further = [Leg("distil", {**ON, "distil.optim.learning_rate": rate, "distil.images": 384}) for rate in (1e-3, 4e-4)]
         chain, objective = self.task.network.chain, self.task.objective
-        return [further[0], *([Leg("grpo", BY_EXAMPLE)] if chain is not None and objective.plain else []), further[1]]
+        exact = chain is not None and objective.plain
+        if self.rewards_only:
+            base = BY_EXAMPLE if exact else BY_NET
+            return [Leg("grpo", base), Leg("grpo", {**base, "grpo.sigma": 0.03})]
+        return [further[0], *([Leg("grpo", BY_EXAMPLE)] if exact else []), further[1]]
 
     def length(self, pace: float, seconds: float, least: int = 0) -> tuple[int | None, str]:
         seconds = min(seconds, 0.9 * self.book.left)
@@ -235,7 +257,8 @@ class Course:
         done = path / ("zoo.json" if kind == "zoo" else "policy.safetensors")
         if done.exists():
             return path if kind == "zoo" else done
-        settings = {name: value for name, value in settings.items() if not name.startswith("distil.") or kind == "distil"}
+        other = {"distil", "grpo", "reward"} - {kind, "reward" if kind == "grpo" else kind}
+        settings = {name: value for name, value in settings.items() if name.partition(".")[0] not in other}
         if updates is not None:
             every = max(PACE_UPDATES, updates // 8)
             loop = {"updates": updates, "validate_every": every, "checkpoint_every": every}
@@ -248,6 +271,21 @@ FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.nets": 8, "d
 BEGIN = {**FORCES, "distil.images": 192, "distil.labels": "soft", "distil.optim.learning_rate": BEGIN_RATES[0]}
 ON = {**FORCES, "distil.labels": "soft"}
 TEACH = {"zoo.heldout": 0, "zoo.states": [0.0, 1.0], "zoo.strong": True}
+RACES = ((0.3, 1e-3), (0.1, 1e-3), (0.3, 3e-3), (1.0, 1e-3))  # noise and rate
+RACE_UPDATES = 40
+ALONE = {
+    "grpo.steps": [1],
+    "grpo.prompts": 8,
+    "grpo.num_generations": 32,
+    "grpo.signal_every": 0,
+    "grpo.val_seeds": 32,
+    "grpo.guard.kl": None,
+    "grpo.guard.norm": None,
+    "grpo.guard.drop": None,
+    "grpo.optim.weight_decay": 0.0,
+}
+PAIRS_RUNS = 256
+BY_NET = {"grpo.sigma": 0.07, "grpo.signal_every": 0, "grpo.val_seeds": 32, "grpo.noisy_steps": "last", "grpo.prompts": 8}
 BY_EXAMPLE = {
     "grpo.rollout": "example",
     "grpo.num_generations": 4,

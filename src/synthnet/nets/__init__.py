@@ -18,7 +18,7 @@ from synthnet.nets.identity import (
     shortfall,
 )
 from synthnet.nets.modules import BUILDERS
-from synthnet.nets.start import draw_init, init_scale, looks_trained, match_start
+from synthnet.nets.start import NORM_STARTS, draw_init, init_scale, looks_trained, match_start, one_sided
 from synthnet.nets.symmetry import Piece, Symmetry
 from synthnet.nets.tracing import traced_symmetry
 from synthnet.nets.user_code import load_function, split_name

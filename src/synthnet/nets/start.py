@@ -50,6 +50,7 @@ def _beside(name: str) -> str:
     return f"{owner}{dot}{own.replace('bias', 'weight')}" if "bias" in own else f"{owner}{dot}weight"
 
 
+NORM_STARTS = {"weight": 1.0, "bias": 0.0, "running_var": 1.0, "running_mean": 0.0}
 DEVIATIONS = 4.0  # of the mean square of so many uniform draws: what lies within is a start as it was expected
 SMALLEST, NARROWEST = 1e-30, 1e-3  # root mean squares below which float32 tells too little; deviation, as a share of them
 OUTLIER, SLACK = 1.1, 1.0  # largest singular value as a share of what independent numbers have, and what small matrices may add
@@ -58,7 +59,7 @@ OUTLIER, SLACK = 1.1, 1.0  # largest singular value as a share of what independe
 def match_start(spec: WeightSpec, flat: Tensor) -> tuple[Tensor, dict[str, float]]:
     """Start weights [weights] with each tensor at the root mean square of `draw_init`, and by what those were scaled that
     needed it: where the mean square lies within four deviations of what so many draws have, not a bit changes. Zero biases
-    stay zero; norms are not random and stay as they are.
+    stay zero; norms begin as the identity, whatever the file has (their factor is what they are set to).
 
     Raises: InputError for a tensor that is constant, or whose numbers are too small to be told apart. Figures:
     docs/experiments/start-weights.md.
@@ -83,7 +84,27 @@ def match_start(spec: WeightSpec, flat: Tensor) -> tuple[Tensor, dict[str, float
             factors[name] = float((expected / square).sqrt())
             flat = flat.clone() if len(factors) == 1 else flat  # the caller's stays as it is
             flat[place] = (own * factors[name]).float()
+    for name, value in _norms(spec).items():
+        if not (flat[places[name]] == value).all():
+            flat = flat if factors else flat.clone()
+            flat[places[name]], factors[name] = value, value
     return flat, factors
+
+
+def _norms(spec: WeightSpec) -> dict[str, float]:
+    """What the tensors of norms start at: scale and running variance 1, shift and running mean 0."""
+    random = {name for name, _ in random_tensors(spec)}
+    known = {
+        tensor.name: NORM_STARTS.get(tensor.name.rpartition(".")[2]) for tensor in spec.floats if tensor.name not in random
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def one_sided(spec: WeightSpec, flat: Tensor) -> list[str]:
+    """The matrices whose mean lies beyond what independent numbers around 0 have: six deviations of their own mean."""
+    places = spec.slices()
+    of_name = {name: flat[places[name]].double() for name, shape in random_tensors(spec) if len(shape) > 1}
+    return [name for name, own in of_name.items() if own.mean().abs() * len(own) ** 0.5 > 6 * own.square().mean().sqrt()]
 
 
 def random_tensors(spec: WeightSpec) -> list[tuple[str, tuple[int, ...]]]:

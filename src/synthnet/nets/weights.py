@@ -24,8 +24,9 @@ FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
 LARGEST_SPEC, MOST_AXES = 1 << 31, 64
 PICKLED = (
-    "a pickle or a torch.save file, not .safetensors; convert it with "
-    "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)"
+    "a pickle, a zip or a torch.save file, not .safetensors; where it is a plain state dict, convert it with "
+    "safetensors.torch.save_file(torch.load(path, weights_only=True), new_path); of a checkpoint save its state_dict, "
+    "of a whole module module.state_dict()"
 )
 OTHER = "not .safetensors; load it with its own library and save its tensors with safetensors"
 FOREIGN = {  # how files of other kinds begin. So may a header's length: it is asked only where that makes no sense

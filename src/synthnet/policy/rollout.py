@@ -116,11 +116,12 @@ def draw_prompt(
 
     Each start state is used in one update only. `labels`: other ones than the data's own. `vary`: what becomes of the images.
     """
-    draw, (inputs, own) = generator(seed, stage, update), task.examples(split)
+    draw = generator(seed, stage, update)
+    inputs, own = task.examples(split) if task.data is not None else (torch.empty(0), torch.empty(0))
     labels = own if labels is None else labels
     n_steps = steps[torch.randint(len(steps), (1,), generator=draw).item()]
     first = FIRST_SEED[stage] + update * n_starts
     start = task.draw_start("zoo", list(range(first, first + n_starts))).to(place)
     chosen = torch.randperm(len(inputs), generator=draw)[:n_images]
-    images = vary(inputs[chosen].to(place), draw)
+    images = vary(inputs[chosen].to(place), draw) if len(inputs) else inputs
     return Prompt(n_steps, start, images, labels[chosen.to(labels.device)].to(place))

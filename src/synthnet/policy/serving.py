@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from synthnet.engine import NetFile, match_net
 from synthnet.errors import InputError
-from synthnet.nets import WeightState, looks_trained, match_start
+from synthnet.nets import NORM_STARTS, WeightState, looks_trained, match_start, one_sided
 from synthnet.policy import steps as ways
 from synthnet.policy.action import standard_noise
 from synthnet.policy.rollout import rollout, with_noise
 from synthnet.policy.tokens import reads_units
 from synthnet.seeds import generator
 from synthnet.settings import option, options
+
+MOST_STEPS = 64
 
 
 def check_cover(policy: Any, file: NetFile, strict: bool = False) -> None:
@@ -51,8 +53,8 @@ def choose_steps(policy: Any, steps: int | str | None) -> int | str:
         steps = int(steps)
     except ValueError:
         raise InputError(f"steps must be a whole number or {' or '.join(options(ways))}, got {steps!r}") from None
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
+    if not 1 <= steps <= MOST_STEPS:
+        raise InputError(f"steps must lie in 1..{MOST_STEPS}, got {steps}")
     if steps > policy.config.k_max:
         warnings.warn(
             f"steps={steps} is above the policy's k_max={policy.config.k_max}; it was never trained on so many", stacklevel=3
@@ -69,6 +71,7 @@ def start_weights(policy: Any, files: Sequence[NetFile]) -> list[Tensor]:
     starts: list[Tensor] = []
     scaled: dict[Path, dict[str, float]] = {}
     trained: dict[Path, list[str]] = {}
+    sided: dict[Path, list[str]] = {}
     for file in files:
         spec, own = file.net.spec, file.flat
         try:
@@ -83,12 +86,18 @@ def start_weights(policy: Any, files: Sequence[NetFile]) -> list[Tensor]:
             raise InputError(f"{file.path}: {error}") from error
         starts.append(flat)
         scaled |= {file.path: factors} if factors else {}
+        sided |= {file.path: names} if (names := one_sided(spec, own)) else {}
         trained |= {file.path: names} if (names := looks_trained(spec, own)) else {}
     if scaled:
         factors = next(iter(scaled.values()))
-        shown = ", ".join(f"{name} x {factor:.3g}" for name, factor in list(factors.items())[:4])
+        norms = lambda name: name.rpartition(".")[2] in NORM_STARTS and factors[name] in (0.0, 1.0)  # noqa: E731
+        by = lambda name: f"set to {factors[name]:g}" if norms(name) else f"x {factors[name]:.3g}"  # noqa: E731
+        shown = ", ".join(f"{name} {by(name)}" for name in list(factors)[:4])
         more = ", …" if len(factors) > 4 else ""
         warnings.warn(f"{_these(scaled)}: scaled to the root mean square of start weights ({shown}{more})", stacklevel=3)
+    if sided:
+        names = ", ".join(next(iter(sided.values()))[:4])
+        warnings.warn(f"{_these(sided)}: {names} do not lie around 0, as every start that policies were shown", stacklevel=3)
     if trained:
         warnings.warn(
             f"{_these(trained)}: looks trained; the policy was shown random weights, and may make it worse", stacklevel=3

@@ -41,11 +41,22 @@ def build_task(name: str, split_seed: int = 0, data_dir: str | None = None, **co
     return replace(module.build(config), split_seed=split_seed, held_back=config.held_back)
 
 
+IN_MEMORY: dict[str, Task] = {}  # tasks that were made in this process, by the name that `name_of` gave them
+
+
+def name_of(task: Task) -> str:
+    """A name by which stages find a task that was made in this process."""
+    name = task.name or getattr(task.module, "__name__", "task").strip("<>").replace("lambda", "task")
+    key = f"python.py:{name}"
+    IN_MEMORY[key] = task if task.name else replace(task, name=name)
+    return key
+
+
 def _own_task(name: str, split_seed: int, config: dict) -> Task:
     held_back = config.pop("held_back", 0)
     if config:
         raise InputError(f"a problem file has no settings but split_seed and held_back, got {', '.join(config)}")
-    task = own_task(name)
+    task = IN_MEMORY[name] if name in IN_MEMORY else own_task(name)
     return replace(task, split_seed=split_seed, held_back=held_back) if (split_seed, held_back) != (0, 0) else task
 
 

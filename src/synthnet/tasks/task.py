@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from synthnet.engine import CHANNELS, CLASSES, PICTURE, Measure, Nets, Network, Objective, Recipe, arch_of, network_of
 from synthnet.errors import InputError, unknown
 from synthnet.nets import BUILDERS, Arch, draw_init, init_scale, match_start
-from synthnet.seeds import start_generator
+from synthnet.seeds import generator, start_generator
 from synthnet.tasks.dataset import Data
 from synthnet.tasks.source import Source
 
+REWARD_DRAWS = 64  # of fixed seeds, which a reward is averaged over in evaluation
 OWN_RECIPE = Recipe(2e-3, 64, None)  # of tasks that give none: its epochs are found by patience on val
 
 
@@ -171,6 +172,27 @@ class Task:
         if not self.own:
             _check_fit(self.name, self.network.module, self.data_set, *chosen)
         return chosen
+
+    def rewards(self, flat: Tensor, draw: torch.Generator) -> Tensor:
+        """What the reward of the user's own gives for nets [net weights] [net], float64; `draw` is shared by all of them.
+
+        Raises: InputError where it fails, or gives no finite number for each net.
+        """
+        try:
+            found = self.reward(Nets(self.network, flat), draw)
+        except Exception as error:  # the user's own code: whatever it raises is the user's to read
+            text = " ".join(str(error).split())[:200]
+            raise InputError(f"the reward of task {self.name} fails: {type(error).__name__}: {text}") from error
+        found = found.detach().double().cpu() if isinstance(found, Tensor) else torch.as_tensor(found, dtype=torch.float64)
+        if found.shape != (len(flat),):
+            raise InputError(f"the reward of task {self.name} should be [net], here [{len(flat)}], got {list(found.shape)}")
+        if not torch.isfinite(found).all():
+            raise InputError(f"the reward of task {self.name} gave NaN or infinity: give a low number to nets that fail")
+        return found
+
+    def mean_reward(self, flat: Tensor, n_draws: int = REWARD_DRAWS) -> Tensor:
+        """The mean reward of each net [net weights] [net] over draws of fixed seeds, as evaluation has it."""
+        return torch.stack([self.rewards(flat, generator(0, "reward", index)) for index in range(n_draws)]).mean(0)
 
     def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
         """Start weights [seed weights] (`draw_init`). Each seed has a generator of its own, so a net does not depend on which

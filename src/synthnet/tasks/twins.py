@@ -30,6 +30,7 @@ def twins_apart(task: Task, n_seeds: int, device: torch.device) -> float:
     kind = f"apart-{n_seeds}-{task.name}"
     kept = recall(task, kind)
     if kept is None:
-        twins = grow_twins(task, task.draw_start("val", list(range(n_seeds))).to(device))
+        start = task.draw_start("val", list(range(n_seeds))).to(device)
+        twins = grow_twins(task, start) if task.data is not None else start  # rewards alone: as far apart as start weights
         kept = remember(task, kind, {"distance": aligned_distance(task.network.alignment, twins)})
     return kept["distance"]

@@ -55,7 +55,7 @@ class DistilConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=3e-4, weight_decay=0.0, warmup=20, ema=0.98))
 
 
-def check_distil(config: DistilConfig, policy: Policy, task: Task) -> None:
+def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequence[Zoo] = ()) -> None:
     """Refuse settings that the stage cannot work with, before any work."""
     check_settings("distil", config)
     check_steps("distil.steps", config.steps, policy)
@@ -65,6 +65,8 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task) -> None:
             "distil.apart and distil.differ compare nets of different seeds: distil.nets must be at least 2 a process, "
             f"got {config.nets}"
         )
+    if (config.apart or config.differ) and (few := [zoo.path for zoo in zoos if len(zoo.seeds("zoo")) < 2]):
+        raise InputError(f"distil.apart and distil.differ compare with zoo nets: {few[0]} has one run, they need two or more")
     for member in task.members:
         check_warp("distil.warp", config.warp, member.examples("train")[0])
 
@@ -149,7 +151,7 @@ def train_distil(
 ) -> Path:
     """Run the stage on the task's members in turn; returns the path of its policy. Soft labels come from the first zoo of each
     data set."""
-    check_distil(config, policy, task)
+    check_distil(config, policy, task, zoos)
     seed, place, members = setup.seed, setup.place, task.members
     policy.to(place)
     soft: dict[str, Tensor] = {}

@@ -13,6 +13,7 @@ from synthnet.policy import Policy, role_metrics, synthesize_flat
 from synthnet.tasks import Task, twins_apart
 
 COLLAPSE_RATIO = 0.8
+VAL_DRAWS = 8  # of a reward, while training
 WATCHED_SEEDS = 64  # twins that the reference is measured on
 
 
@@ -28,12 +29,23 @@ class Validation:
     @classmethod
     def of_task(cls, task: Task, n_seeds: int, steps: list[int], device: torch.device) -> "Validation":
         starts = tuple(member.draw_start("val", list(range(n_seeds))).to(device) for member in task.members)
-        data = {member.data_set: tuple(part.to(device) for part in member.examples("val")) for member in task.members}
+        data = {
+            member.data_set: tuple(part.to(device) for part in member.examples("val"))
+            for member in task.members
+            if member.data is not None
+        }
         return cls(task.members, starts, data, tuple(steps))
 
     def examples(self, member: Task) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a member's val split."""
         return self.data[member.data_set]
+
+    def judge(self, member: Task, nets: Tensor) -> tuple[Tensor, Tensor]:
+        """Metric and loss of each net [net weights] on val; of rewards alone, their mean over draws, and no loss."""
+        if member.data is None:
+            rewards = member.mean_reward(nets, VAL_DRAWS)
+            return rewards, torch.zeros_like(rewards)
+        return score(member.network, nets, *self.examples(member))
 
     def sequences(self, policy: Policy, n_steps: int) -> list[Tensor]:
         """W1..WK [net step weights] of each member."""
@@ -60,9 +72,7 @@ class Validation:
         as guessing: nets that have learnt something and are too sure of it are better than nets that know nothing."""
         metrics, scores = {}, []
         for n_steps, parts in finals.items():
-            scored = [
-                score(member.network, final, *self.examples(member)) for member, final in zip(self.members, parts, strict=True)
-            ]
+            scored = [self.judge(member, final) for member, final in zip(self.members, parts, strict=True)]
             accuracies, losses = ([part[i].mean().item() for part in scored] for i in (0, 1))
             accuracy, loss = sum(accuracies) / len(scored), sum(losses) / len(scored)
             metrics |= {f"accuracy_k{n_steps}": accuracy, f"loss_k{n_steps}": loss}

@@ -53,7 +53,9 @@ class Zoo:
         """Raises: InputError when the folder is not a finished zoo."""
         path = Path(path)
         if not (path / "zoo.json").exists():
-            raise InputError(f"{path} is not a finished zoo (no zoo.json); build one with: synthnet zoo run_dir={path}")
+            raise InputError(
+                f"{path} is not a finished zoo (no zoo.json): build it, or go on with it: synthnet zoo task=TASK run_dir={path}"
+            )
         try:
             record = json.loads((path / "zoo.json").read_text())
             index = tuple(json.loads(line) for line in (path / "index.jsonl").read_text().splitlines())

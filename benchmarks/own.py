@@ -1,0 +1,59 @@
+"""What `synthnet learn` reached on problems of the user's own: reports of run directories -> benchmarks/results/own.json.
+
+for problem in wine cancer diabetes tanh batchnorm gelu nobias gru cnn_batchnorm lenet; do
+    synthnet learn benchmarks/problems.py:$problem --minutes 15 run_dir=runs/learn-$problem
+done
+python benchmarks/own.py runs/learn-*
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from synthnet.console import table
+from synthnet.files import write_atomic
+
+OUT = Path(__file__).parent / "results" / "own.json"
+KEPT = (
+    "task",
+    "metric",
+    "split_seed",
+    "seeds",
+    "n_images",
+    "start",
+    "sgd_twins",
+    "strong_twins",
+    "steps",
+    "seconds",
+    "cost",
+    "decisions",
+)
+
+
+def row(report: dict) -> list[str]:
+    best = max(report["steps"], key=lambda k: report["steps"][k]["accuracy"]["mean"])
+    shown = lambda stats: f"{100 * stats['mean']:.2f} ± {100 * stats['sd']:.2f}"  # noqa: E731
+    share = lambda name: f"{100 * report['steps'][best][f'share_of_{name}']:.2f} %"  # noqa: E731
+    made = f"{shown(report['steps'][best]['accuracy'])} (K = {best})"
+    twins = [shown(report["sgd_twins"]), shown(report["strong_twins"])]
+    return [
+        f"{report['task']} {report['split_seed']}",
+        *twins,
+        made,
+        share("sgd"),
+        share("strong"),
+        f"{report['seconds']:.0f} s",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", nargs="+", type=Path)
+    reports = [json.loads((run / "report.json").read_text()) for run in parser.parse_args().runs]
+    write_atomic(OUT, json.dumps([{name: report[name] for name in KEPT} for report in reports], indent=1) + "\n")
+    columns = ["problem, split", "twins", "strong twins", "SynthNet", "share of twins", "of strong", "learned in"]
+    table("learn", columns, [row(report) for report in reports])
+
+
+if __name__ == "__main__":
+    main()
