@@ -32,6 +32,14 @@ Y = (X[:, 0] + X[:, 1] > 0).astype(int)
 
 def net(): return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2))
 def sides(): return synthnet.Task(module=net, data=synthnet.Data(X, Y))
+def calm():
+    def returns(nets, draw):
+        assert len(nets) == len(nets.weights["0.weight"])
+        return -nets(torch.randn(16, 5, generator=draw)).square().mean((1, 2))
+    return synthnet.Task(module=net, reward=returns, example=torch.zeros(1, 5))
+def nan(nets, draw): return torch.full((len(nets),), float("nan"))
+def broken(): return synthnet.Task(module=net, reward=nan, example=torch.zeros(1, 5))
+def flat(): return synthnet.Task(module=net, reward=lambda nets, draw: torch.zeros(len(nets)), example=torch.zeros(1, 5))
 """
 
 
@@ -315,6 +323,42 @@ def test_a_problem_file_goes_wherever_a_task_does(problem, capsys):
     ):
         code, _, err = run(capsys, "init", "--task", name, "-o", "x.safetensors")
         assert (code, message in err, err.count("\n")) == (2, True, 1), err
+
+
+ALONE = [
+    "grpo.steps=[1]",
+    "grpo.prompts=4",
+    "grpo.num_generations=16",
+    "grpo.signal_every=0",
+    "grpo.val_seeds=4",
+    "grpo.sigma=0.3",
+]
+ALONE += ["grpo.guard.kl=null", "grpo.guard.norm=null", "grpo.guard.drop=null", "lab.tensorboard=false", "threads=1"]
+
+
+@pytest.mark.filterwarnings("default:.*collapsing")
+@pytest.mark.filterwarnings("default:.*no group of any update")
+def test_rewards_alone_teach_a_new_policy_without_data(problem, capsys):
+    """Nets whose outputs should be small: from nothing, by GRPO on whole nets; and what evaluation says of it."""
+    code, out, err = run(
+        capsys, "grpo", "task=mine.py:calm", *ALONE, "grpo.loop.updates=40", "grpo.optim.learning_rate=1e-3", "run_dir=r"
+    )
+    assert code == 0, err
+    rows = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
+    scores = [row["val/score"] for row in rows if "val/score" in row]
+    assert scores[-1] > scores[0]
+    assert run(capsys, "init", "--task", "mine.py:calm", "-o", "w.safetensors")[0] == 0
+    _, out, _ = run(capsys, "evaluate", "w.safetensors", "--task", "mine.py:calm", "--json")
+    (row,) = json.loads(out)["results"]
+    assert (row["metric"], row["n"], "loss" in row) == ("reward", 64, False)
+    assert row["value"] < 0
+    code, _, err = run(capsys, "grpo", "task=mine.py:broken", *ALONE, "run_dir=b")
+    assert code == 2
+    assert "gave NaN or infinity" in err
+    code, _, err = run(capsys, "pairs", "task=mine.py:calm", "run_dir=p", "zoo_dir=z")
+    assert code == 2
+    code, _, err = run(capsys, "grpo", "task=mine.py:flat", *ALONE, "grpo.loop.updates=2", "run_dir=f")
+    assert "no group of any update had a spread" in err
 
 
 def test_tables_arrays_and_images_are_read_and_bad_ones_refused(tmp_path, capsys, monkeypatch):

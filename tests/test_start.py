@@ -10,7 +10,7 @@ import synthnet
 from conftest import make_policy
 from synthnet.cli import main
 from synthnet.engine import open_net
-from synthnet.nets import looks_trained, match_start
+from synthnet.nets import draw_init, looks_trained, match_start, one_sided
 from synthnet.policy import start_weights
 from synthnet.tasks import build_task, grow_twins
 
