@@ -76,6 +76,7 @@ from dataclasses import dataclass
 from synthnet.engine import Recipe
 from synthnet.nets import Arch
 from synthnet.tasks.settings import DataConfig
+from synthnet.tasks.source import Source
 from synthnet.tasks.task import Task
 
 
@@ -85,7 +86,8 @@ class Config(DataConfig):
 
 
 def build(config: Config) -> Task:
-    return Task(config.name, Arch.of("mlp", sizes=[16, 6, 10]), "stripes", Recipe(1e-2, 32, 5))
+    arch = Arch.of("mlp", sizes=[16, 6, 10])
+    return Task(name=config.name, arch=arch, data=Source("stripes"), recipe=Recipe(1e-2, 32, 5))
 ''',
     "policy/steps/twice.py": '''"""Two steps for every net."""
 

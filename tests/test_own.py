@@ -420,3 +420,16 @@ def test_learn_makes_a_policy_its_card_and_its_report_and_goes_on(problem, capsy
     code, _, err = run(capsys, "fork", "runs/learn-sides-0/begin-1", "distil.nets=4")
     assert code == 2
     assert "uses code of yours" in err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default:.*collapsing")
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, cache, request):
+    """Its cells in order, in less time than it says."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((request.config.rootpath / "docs" / "your-own-net.ipynb").read_text())
+    space: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]).replace("minutes=1", "minutes=0.5, threads=1"), space)
+    assert space["accuracy"] > 0.7

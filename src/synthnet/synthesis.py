@@ -122,6 +122,7 @@ class Source:
     name: str
     sha256: str
     inputs: dict
+    task: str | None  # None where it was trained for several
 
 
 def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool) -> tuple[Policy, Source]:
@@ -131,7 +132,8 @@ def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, s
     trained = read_policy(where, choose_device(device))
     for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
         check_cover(trained, file, strict)
-    return trained, Source(where.stem, sha256_of(where), described(name)["inputs"])
+    task = None if "joint" in (trained.record.get("data") or {}) else trained.record.get("task")
+    return trained, Source(where.stem, sha256_of(where), described(name)["inputs"], task)
 
 
 def _named(file: NetFile) -> str:
@@ -156,6 +158,7 @@ def _result(file: NetFile, final: Tensor, source: Source, n_steps: int) -> Weigh
     ours = ("synthnet.task", "synthnet.seed")
     kept = {key: text for key, text in file.state.metadata.items() if key in ours or not key.startswith("synthnet.")}
     metadata = {
+        **({"synthnet.task": source.task} if source.task else {}),
         **kept,
         "synthnet.format": "1",
         "synthnet.arch": json.dumps(file.arch.to_dict()),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine import Network, network_of
+from synthnet.engine import Network, network_of, open_net
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.nets import Arch, init_scale
@@ -245,7 +245,7 @@ class Policy(nn.Module):
         from synthnet.policy import serving
 
         if isinstance(start, str | Path):
-            file = serving.open_net(start, None, self.archs)
+            file = open_net(start, None, self.archs)
             serving.check_cover(self, file)
             (final,), _ = serving.synthesize_nets(self, [file], serving.choose_steps(self, steps))
             return file.replaced(final, dict(file.state.metadata))
