@@ -433,3 +433,17 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, cache, requ
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]).replace("minutes=1", "minutes=0.5, threads=1"), space)
     assert space["accuracy"] > 0.7
+
+
+def test_running_variances_stay_positive_whatever_a_policy_does():
+    """A negative one gave NaN, and guards rolled back for ever."""
+    module = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    arch = arch_of(module, torch.randn(4, 5))
+    policy = Policy.create(PolicyConfig(), [arch], 0)
+    for parameter in policy.trunk.head.parameters():
+        nn.init.normal_(parameter, std=20.0)
+    made = policy.synthesize(module.state_dict(), steps=3)
+    assert made["1.running_var"].min() > 0
+    assert made["1.running_mean"].min() < 0, "nothing else is touched"
+    module.load_state_dict(made)
+    assert torch.isfinite(module.eval()(torch.randn(8, 5))).all()

@@ -6,6 +6,7 @@ to rebuild and to judge it: token scheme, trunk, action, k_max, best K, the arch
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from synthnet.settings import check_settings, setting
 
 POLICY_FORMAT = 2
 HEADS = ("delta", "x0")
+LEAST_VARIANCE = 0.01  # of a norm, in scale units: below it a net would divide by nothing
 
 
 @dataclass
@@ -159,7 +161,16 @@ class Policy(nn.Module):
         change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left, *extra))
         if self.imagined is not None:
             change = change + self.imagined(scaled, self.scale(net), steps_left, net, layout)
-        return scaled + change if self.config.action.head == "delta" else change
+        made = scaled + change if self.config.action.head == "delta" else change
+        if not (variances := variances_of(net)):
+            return made
+        return torch.cat(
+            [
+                part.square().add(LEAST_VARIANCE**2).sqrt() if positive else part
+                for part, positive in zip(made.split([n for n, _ in variances], 1), [p for _, p in variances], strict=True)
+            ],
+            1,
+        )
 
     def judge(self, scaled: Tensor, net: Network) -> Tensor:
         """The critic's word on weights [net weights] in scale units: how far behind the best k they are now and would be
@@ -270,6 +281,13 @@ class Policy(nn.Module):
         tensors = {name: value.to(dtype) for name, value in self.state_dict().items()}
         described = {**self.describe(), **({} if record is None else {"record": record})}
         write_safetensors(path, tensors, {"format": "pt", "synthnet.policy": json.dumps(described)})
+
+
+def variances_of(net: Network) -> list[tuple[int, bool]]:
+    """The sizes of a net's tensors in order, and which are running variances, that must be positive; [] where none is."""
+    floats = net.spec.floats
+    kinds = [(prod(tensor.shape), tensor.name.endswith("running_var")) for tensor in floats]
+    return kinds if any(positive for _, positive in kinds) else []
 
 
 def _as_steps(steps_left: Tensor | int, scaled: Tensor) -> Tensor:
