@@ -26,12 +26,13 @@ KEPT = (
     "steps",
     "seconds",
     "cost",
+    "best_k",
     "decisions",
 )
 
 
 def row(report: dict) -> list[str]:
-    best = max(report["steps"], key=lambda k: report["steps"][k]["accuracy"]["mean"])
+    best = str(report["best_k"])  # chosen on val
     shown = lambda stats: f"{100 * stats['mean']:.2f} ± {100 * stats['sd']:.2f}"  # noqa: E731
     share = lambda name: f"{100 * report['steps'][best][f'share_of_{name}']:.2f} %"  # noqa: E731
     made = f"{shown(report['steps'][best]['accuracy'])} (K = {best})"

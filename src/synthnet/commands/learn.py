@@ -67,6 +67,7 @@ def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = 
     policy.save(target, torch.float16)
     report |= {"policy": str(target), "decisions": book, "seconds": round(book[-1]["elapsed_s"], 1), "cost": cost(task, book)}
     report |= {"test_read": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "parameters": policy.n_parameters}
+    report["best_k"] = policy.record.get("best_k", 1)
     write_atomic(folder / "report.json", as_json(report, 1) + "\n")
     write_atomic(target.with_suffix(".md"), card(name, policy, report))
     draw(report, folder / "report.png")

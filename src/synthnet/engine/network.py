@@ -82,6 +82,8 @@ class Network:
 
     @traced
     def chain(self) -> Chain | None:
+        if self._module is None:
+            return None
         try:
             return trace(self.module)
         except UntraceableError:
