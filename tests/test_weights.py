@@ -88,7 +88,7 @@ def _bad_files(folder):
         ("truncated", "not a valid .safetensors"),
         ("lying", "header reaches past the end"),
         ("junk", "safetensors"),
-        ("torch", "pickle or a torch.save"),
+        ("torch", "pickle, a zip or a torch.save"),
         ("nan", "NaN or infinite"),
         ("inf", "NaN or infinite"),
         ("sizes", "not a valid .safetensors"),

@@ -4,10 +4,12 @@ Padding never enters: densities are summed over real weights only, within *actio
 """
 
 from dataclasses import dataclass
-from math import log, pi
+from math import log, pi, prod
 
 import torch
 from torch import Tensor
+
+from synthnet.engine import Network
 
 
 @dataclass(frozen=True)
@@ -57,3 +59,19 @@ class WeightGaussian:
 def standard_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
     """Standard normal noise, drawn on the CPU so that every device sees the same numbers."""
     return torch.randn(shape, generator=generator).to(device)
+
+
+LEAST_VARIANCE = 0.01  # of a norm, in scale units: below it a net would divide by nothing
+
+
+def positive_variances(weights: Tensor, net: Network) -> Tensor:
+    """Weights [net weights] whose running variances are positive, as they are elsewhere: the least is 0.01."""
+    names = [tensor.name for tensor in net.spec.floats]
+    if not any(name.endswith("running_var") for name in names):
+        return weights
+    parts = weights.split([prod(tensor.shape) for tensor in net.spec.floats], dim=1)
+    kept = (
+        part.square().add(LEAST_VARIANCE**2).sqrt() if name.endswith("running_var") else part
+        for name, part in zip(names, parts, strict=True)
+    )
+    return torch.cat(list(kept), dim=1)

@@ -6,7 +6,6 @@ to rebuild and to judge it: token scheme, trunk, action, k_max, best K, the arch
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from synthnet.engine import Network, network_of, open_net
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.nets import Arch, init_scale
-from synthnet.policy.action import WeightGaussian
+from synthnet.policy.action import WeightGaussian, positive_variances
 from synthnet.policy.critic import Critic
 from synthnet.policy.imagined import Imagined, io_sizes
 from synthnet.policy.moe import mixtures
@@ -28,7 +27,6 @@ from synthnet.settings import check_settings, setting
 
 POLICY_FORMAT = 2
 HEADS = ("delta", "x0")
-LEAST_VARIANCE = 0.01  # of a norm, in scale units: below it a net would divide by nothing
 
 
 @dataclass
@@ -161,16 +159,7 @@ class Policy(nn.Module):
         change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left, *extra))
         if self.imagined is not None:
             change = change + self.imagined(scaled, self.scale(net), steps_left, net, layout)
-        made = scaled + change if self.config.action.head == "delta" else change
-        if not (variances := variances_of(net)):
-            return made
-        return torch.cat(
-            [
-                part.square().add(LEAST_VARIANCE**2).sqrt() if positive else part
-                for part, positive in zip(made.split([n for n, _ in variances], 1), [p for _, p in variances], strict=True)
-            ],
-            1,
-        )
+        return positive_variances(scaled + change if self.config.action.head == "delta" else change, net)
 
     def judge(self, scaled: Tensor, net: Network) -> Tensor:
         """The critic's word on weights [net weights] in scale units: how far behind the best k they are now and would be
@@ -281,13 +270,6 @@ class Policy(nn.Module):
         tensors = {name: value.to(dtype) for name, value in self.state_dict().items()}
         described = {**self.describe(), **({} if record is None else {"record": record})}
         write_safetensors(path, tensors, {"format": "pt", "synthnet.policy": json.dumps(described)})
-
-
-def variances_of(net: Network) -> list[tuple[int, bool]]:
-    """The sizes of a net's tensors in order, and which are running variances, that must be positive; [] where none is."""
-    floats = net.spec.floats
-    kinds = [(prod(tensor.shape), tensor.name.endswith("running_var")) for tensor in floats]
-    return kinds if any(positive for _, positive in kinds) else []
 
 
 def _as_steps(steps_left: Tensor | int, scaled: Tensor) -> Tensor:
