@@ -51,7 +51,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("runs", nargs="+", type=Path)
     reports = [json.loads((run / "report.json").read_text()) for run in parser.parse_args().runs]
-    write_atomic(OUT, json.dumps([{name: report[name] for name in KEPT} for report in reports], indent=1) + "\n")
+    kept = {f"{report['task']} {report['split_seed']}": {name: report[name] for name in KEPT} for report in reports}
+    write_atomic(OUT, json.dumps(kept, indent=1) + "\n")
     columns = ["problem, split", "twins", "strong twins", "SynthNet", "share of twins", "of strong", "learned in"]
     table("learn", columns, [row(report) for report in reports])
 
