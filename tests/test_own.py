@@ -14,6 +14,7 @@ from torch import nn
 import synthnet
 from synthnet.engine import Network, arch_of, by_shapes, predictions, score
 from synthnet.errors import InputError
+from synthnet.lab.book import Book
 from synthnet.nets import Arch, UntraceableError, WeightSpec
 from synthnet.policy import Policy, PolicyConfig, read_policy
 from synthnet.tasks import build_task, grow_twins, recipe_of, strong_recipe
@@ -447,3 +448,18 @@ def test_running_variances_stay_positive_whatever_a_policy_does():
     assert made["1.running_mean"].min() < 0, "nothing else is touched"
     module.load_state_dict(made)
     assert torch.isfinite(module.eval()(torch.randn(8, 5))).all()
+
+
+def test_decisions_are_read_again_in_order_whatever_the_clock_says(tmp_path):
+    book = Book(tmp_path / "decisions.jsonl", 0.0)
+    assert not book.more("race 3", 0.5), "no time at all"
+    assert book.decide("pace", lambda: (2, "measured")) == 2
+    assert not book.goes_on
+    assert book.decide("end", lambda: ("leg-1", "the time is used up")) == "leg-1"
+    again = Book(tmp_path / "decisions.jsonl", 1e9)
+    assert again.more("pace", 0.5)
+    assert not again.more("race 3", 0.5), "it did not come then"
+    assert again.decide("pace", lambda: pytest.fail("found again")) == 2
+    assert not again.goes_on
+    with pytest.raises(InputError, match="decided 'end' where 'leg 1' comes"):
+        again.decide("leg 1", lambda: (0, ""))

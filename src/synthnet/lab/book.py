@@ -32,6 +32,10 @@ class Book:
         """Whether there is time, or what was decided next is not the end."""
         return self.entries[self.at]["what"] != "end" if self.at < len(self.entries) else self.left > 0
 
+    def more(self, what: str, share: float) -> bool:
+        """Whether such a decision comes next: as it did before, or while that share of the time is left."""
+        return self.entries[self.at]["what"] == what if self.at < len(self.entries) else self.left >= share * self.seconds
+
     def decide(self, what: str, find: Callable[..., tuple[object, str]], *given):
         """The value that was decided on, or that is found now and written down with its reason."""
         if self.at < len(self.entries):

@@ -122,7 +122,7 @@ class Course:
             path = self.stage(f"race-{number}", "grpo", settings, RACE_UPDATES)
             told = f"noise {sigma:g}, rate {rate:g}"
             found.append((book.decide(f"race {number}", self.rewarded, path, told), path, settings))
-            if book.left < 0.5 * book.seconds and number > 1:
+            if number > 1 and not book.more(f"race {number + 1}", 0.5):
                 break
         score, best, settings = max(found, key=lambda entry: entry[0])
         pace = book.decide("pace", self.pace_of, best)
@@ -152,7 +152,7 @@ class Course:
 
     def why_end(self, best: Path, score: float, idle: int) -> tuple[str, str]:
         why = "nothing is gained any more" if idle >= PATIENCE else "the time is used up"
-        return str(best), f"{why}; the best policy has a score of {score:.4f} on val"
+        return best.parent.name, f"{why}; the best policy has a score of {score:.4f} on val"
 
     def references(self) -> dict[str, object]:
         """The recipes of twins and strong twins; what the latter train with is what the policy begins with."""
@@ -201,7 +201,7 @@ class Course:
             path = self.stage(f"begin-{number}", "distil", settings, updates)
             score = book.decide(f"outcome of beginning {number}", self.score, path)
             found.append((score, path))
-            if score > self.threshold() or book.left < 0.3 * book.seconds:
+            if score > self.threshold() or not book.more(f"length of beginning {number + 1}", 0.3):
                 break
         score, path = max(found, key=lambda entry: entry[0])
         return path, score
