@@ -46,12 +46,20 @@ def policy_record(name: str | Path) -> dict:
 
 @lru_cache(maxsize=1)
 def _bundled() -> dict[str, tuple[dict, list[Arch]]]:
-    """Record and architectures of each policy that ships, specialists of one net first."""
+    """Record and architectures of each policy that ships, specialists of one net first. They are ours: none is built to be
+    checked, which would cost more than a synthesis."""
     found = {}
     for name in policies():
         record = policy_record(name)
-        found[name] = record, list(map(Arch.from_dict, record["archs"]))
+        found[name] = record, [Arch.of(arch["builder"], **arch["kwargs"]) for arch in record["archs"]]
     return dict(sorted(found.items(), key=lambda entry: (len(entry[1][1]) > 1, entry[0])))
+
+
+def known_archs(policy: str | Path | None = None) -> list[Arch]:
+    """The architectures that a file may be of: those the policy was trained on; of no policy, of all that ship."""
+    if policy is None:
+        return [arch for _, archs in _bundled().values() for arch in archs]
+    return [Arch.from_dict(arch) for arch in policy_record(policy).get("archs", ())]
 
 
 def find_policy(arch: Arch, task: str | None = None) -> tuple[str, list[str]]:
@@ -72,7 +80,7 @@ def find_policy(arch: Arch, task: str | None = None) -> tuple[str, list[str]]:
         return trained[0], trained[1:]
     of_its_kind = [name for name, known in archs.items() if len(known) > 1 and known[0].builder == arch.builder]
     for name in sorted(of_its_kind, key=lambda name: _depth_known(archs[name], arch), reverse=True):
-        if _covers(bundled[name][0], arch):
+        if _covers(bundled[name][0], archs[name][0], arch):
             return name, []
     named = f" for the task {task}, which the file's metadata names," if own else ""
     raise InputError(
@@ -84,11 +92,10 @@ def find_policy(arch: Arch, task: str | None = None) -> tuple[str, list[str]]:
 def described(name: str | Path) -> dict:
     """One line of `synthnet policies`: name, nets, data, inputs, best K, trunk, bytes and stages of a policy's file."""
     path, record = policy_path(name), policy_record(name)
-    made = record["record"]
-    inputs = made.get("inputs") or json.loads(INPUTS.read_text()).get(str(name), {})
+    made, inputs = record["record"], inputs_of(name, record["record"])
     return {
         "name": path.stem if str(name) in policies() else str(name),
-        "nets": [str(Arch.from_dict(arch)) for arch in record["archs"]],
+        "nets": list(map(str, known_archs(name) if str(name) not in policies() else _bundled()[str(name)][1])),
         "data": inputs.get("data") or made.get("task"),
         "inputs": inputs,
         "best_k": made.get("best_k", 1),
@@ -98,6 +105,11 @@ def described(name: str | Path) -> dict:
     }
 
 
+def inputs_of(name: str | Path, made: dict) -> dict:
+    """What the inputs of a policy's nets are: as the record `made` of its file says, or as was found for those that ship."""
+    return made.get("inputs") or json.loads(INPUTS.read_text()).get(str(name), {})
+
+
 def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:
     """How well these know the depth of a net, the more the larger: whether it lies within theirs (in numbers of tensors), and
     minus how far the nearest of them is."""
@@ -105,11 +117,11 @@ def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:
     return min(depths) <= mine <= max(depths), -min(abs(mine - depth) for depth in depths)
 
 
-def _covers(record: dict, arch: Arch) -> bool:
-    """Whether the policy that a file's metadata describes covers an architecture; its tensors are not needed for that."""
+def _covers(record: dict, first: Arch, arch: Arch) -> bool:
+    """Whether the policy that a file's metadata describes, made for `first`, covers an architecture; its tensors are not needed
+    for that."""
     try:
-        n_classes = Arch.from_dict(record["archs"][0]).n_outputs
-        layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"], n_classes)
+        layout_of(record["config"]["tokens"], network_of(arch), record["vocabulary"], first.n_outputs)
     except InputError:
         return False
     return True

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthnet.bundled import described, find_policy, load_policy, policies, policy_path, policy_record
+from synthnet.bundled import find_policy, inputs_of, known_archs, load_policy, policy_path, policy_record
 from synthnet.device import choose_device
 from synthnet.engine import NetFile, input_files, match_net, open_net, result_files, write_all
 from synthnet.errors import InputError, one_line
@@ -67,9 +67,7 @@ def synthesize(
     if isinstance(start, Mapping | nn.Module):
         if out is not None or sample is not None or memory is not None:
             raise InputError("out, sample and memory are for files; weights in memory are given back")
-        name = (
-            policy if policy is not None else _named(match_net("the start weights", in_memory(start), like, known_archs(None)))
-        )
+        name = policy if policy is not None else _named(match_net("the start weights", in_memory(start), like, known_archs()))
         return load_policy(name, choose_device(device)).synthesize(start, steps)
     paths = input_files(start)
     single = isinstance(start, str | Path) and not Path(start).is_dir()
@@ -109,12 +107,6 @@ def synthesize_sequence(
     return [file.state, *(_result(file, state[0].cpu(), source, k) for k, state in enumerate(states, 1))]
 
 
-def known_archs(policy: str | Path | None) -> list[Arch]:
-    """The architectures that a file may be of: those the policy was trained on; of no policy, of all that ship."""
-    records = [policy_record(policy)] if policy is not None else [policy_record(name) for name in policies()]
-    return [Arch.from_dict(arch) for record in records for arch in record.get("archs", ())]
-
-
 @dataclass(frozen=True)
 class Source:
     """The policy file that results are made by."""
@@ -133,14 +125,14 @@ def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, s
     for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
         check_cover(trained, file, strict)
     task = None if "joint" in (trained.record.get("data") or {}) else trained.record.get("task")
-    return trained, Source(where.stem, sha256_of(where), described(name)["inputs"], task)
+    return trained, Source(where.stem, sha256_of(where), inputs_of(name, trained.record), task)
 
 
 def _named(file: NetFile) -> str:
     """The bundled policy for a file, said on standard error: what a net's inputs are cannot be read off weights."""
     name, others = find_policy(file.arch, file.net.task)
     more = f"; also trained on this net: {', '.join(others)} (--policy NAME)" if others else ""
-    print(f"policy {name}: {one_line(told_inputs(described(name)['inputs']))}{more}", file=sys.stderr)
+    print(f"policy {name}: {one_line(told_inputs(inputs_of(name, policy_record(name)['record'])))}{more}", file=sys.stderr)
     return name
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synthnet.bundled import known_archs
 from synthnet.engine import input_files, open_net, predictions, score
 from synthnet.errors import InputError
 from synthnet.nets import Arch, aligned_distance, identity_report, own_twin_rank
 from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
-from synthnet.synthesis import known_archs
 from synthnet.tasks import (
     REWARD_DRAWS,
     Task,
@@ -81,7 +81,8 @@ def evaluate(
 ) -> list[dict]:
     """Metric and loss of weight files: [{file, task, split, n, metric, value, loss}]; accuracy in [0, 1]."""
     like = build_task(task, **settings).arch if task else None
-    opened = [open_net(path, like, known_archs(None)) for path in input_files(files)]
+    known = known_archs()
+    opened = [open_net(path, like, known) for path in input_files(files)]
     results: list[dict] = []
     row: dict[str, Any]
     for file in opened:

@@ -175,16 +175,17 @@ def sgd(options) -> None:
     import torch
 
     from synthnet.audit.evaluation import task_of
+    from synthnet.bundled import known_archs
     from synthnet.device import choose_device
     from synthnet.engine.netfiles import input_files, open_net, result_files, write_all
     from synthnet.progress import Bar
-    from synthnet.synthesis import known_archs
     from synthnet.tasks import grow_strong, grow_twins
 
     paths = input_files(options.files)
     single = len(options.files) == 1 and not Path(options.files[0]).is_dir()
     targets = result_files(paths, options.out, single)
-    files = [open_net(path, like_of(options), known_archs(None)) for path in paths]
+    like, known = like_of(options), known_archs()
+    files = [open_net(path, like, known) for path in paths]
     device, grown = choose_device(options.device), {}
     with Bar("sgd", len(files)) as bar:
         for arch in dict.fromkeys(file.arch for file in files):

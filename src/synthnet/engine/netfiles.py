@@ -82,13 +82,13 @@ def find_arch(
         told = like  # which may have its module at hand
     for spec, names in views:
         for arch in (told, *([] if told is not None and told is not like else [recognise(spec, like)]), *known):
-            if arch is not None and (like is None or arch.kind == like.kind) and not arch.spec().differences(spec):
+            if arch is not None and (like is None or arch.kind == like.kind) and not network_of(arch).spec.differences(spec):
                 return arch, names
     for arch in [told] if told is not None else known:
-        if (found := by_shapes(arch.spec(), stripped, f"{path} as {arch}")) is not None:
+        if (found := by_shapes(network_of(arch).spec, stripped, f"{path} as {arch}")) is not None:
             return arch, {ours: plain[own] for ours, own in found.items()}
     if told is not None:
-        check_fit(path, told, told.spec(), stripped)
+        check_fit(path, told, network_of(told).spec, stripped)
     return None, {}
 
 
