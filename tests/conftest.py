@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from problem import PROBLEM
 from synthnet.lab.fork import run_command
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.runs.setup import Setup
@@ -78,3 +79,14 @@ def zoo_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("zoo") / "zoo"
     run_command("zoo", ["task.hidden=[8]", "zoo.runs=12", "zoo.heldout=4", "zoo.shard=6", f"run_dir={path}"])
     return path
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def problem(tmp_path, monkeypatch, cache):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(PROBLEM)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from synthnet.bundled import POLICY_DIR, find_policy, policies
+from synthnet.bundled import POLICY_DIR, find_policy, inputs_of, policies, policy_record
 from synthnet.engine.scoring import score
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
-from synthnet.tasks import build_task
+from synthnet.tasks import Source, build_task, data
 from synthnet.tasks.twins import grow_twins
 
 FAMILIES = {
@@ -83,3 +83,16 @@ def test_a_shipped_family_works_on_a_net_it_has_never_seen(name):
     policy = read_policy(POLICY_DIR / f"{name}.safetensors")
     assert task.arch not in policy.archs
     works(policy, task, 0.97)
+
+
+def test_what_the_inputs_of_a_shipped_policy_are_is_what_its_task_says_and_its_data_have():
+    """inputs.json is read where no data may be opened."""
+    for name in set(policies()) - {"digits-mnist8"}:
+        record = policy_record(name)["record"]
+        task = build_task(record["task"]).members[0]
+        assert inputs_of(name, record) == task.inputs, name
+    for source in ("digits", "mnist5k"):
+        images, _ = data.load(source)
+        train, told = images[data.split_indices(source, len(images), 0)["train"]], Source(source).inputs()
+        assert told["subtracted"] == pytest.approx(train.mean().item(), abs=1e-4)
+        assert told["divided_by"] == pytest.approx(train.std().item(), abs=1e-4)

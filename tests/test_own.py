@@ -8,89 +8,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 import synthnet
-from synthnet.engine import Network, arch_of, by_shapes, predictions, score
+from problem import blobs, net
+from synthnet.engine import Recipe, predictions, score
 from synthnet.errors import InputError
-from synthnet.lab.book import Book
-from synthnet.nets import Arch, UntraceableError, WeightSpec
-from synthnet.policy import Policy, PolicyConfig, read_policy
+from synthnet.policy import Policy, PolicyConfig
 from synthnet.tasks import build_task, grow_twins, recipe_of, strong_recipe
-from synthnet.tasks.readers import problem_text, read_data
+from synthnet.tasks.recipes import recall, remember
+from synthnet.train.distil import DistilConfig, check_distil
 from test_cli import run
-
-PROBLEM = """
-import numpy as np
-import synthnet
-import torch
-from torch import nn
-
-DRAW = np.random.default_rng(0)
-X = DRAW.normal(size=(120, 5)).astype(np.float32)
-Y = (X[:, 0] + X[:, 1] > 0).astype(int)
-
-def net(): return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2))
-def sides(): return synthnet.Task(module=net, data=synthnet.Data(X, Y))
-def calm():
-    def returns(nets, draw):
-        assert len(nets) == len(nets.weights["0.weight"])
-        return -nets(torch.randn(16, 5, generator=draw)).square().mean((1, 2))
-    return synthnet.Task(module=net, reward=returns, example=torch.zeros(1, 5))
-def nan(nets, draw): return torch.full((len(nets),), float("nan"))
-def broken(): return synthnet.Task(module=net, reward=nan, example=torch.zeros(1, 5))
-def flat(): return synthnet.Task(module=net, reward=lambda nets, draw: torch.zeros(len(nets)), example=torch.zeros(1, 5))
-"""
-
-
-def blobs(n: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    draw = np.random.default_rng(seed)
-    x = draw.normal(size=(n, 5)).astype(np.float32)
-    return x, (x[:, 0] + x[:, 1] > 0).astype(int)
-
-
-def net(n_out: int = 2) -> nn.Module:
-    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, n_out))
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def problem(tmp_path, monkeypatch, cache):
-    monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text(PROBLEM)
-
-
-def test_splits_are_stratified_disjoint_and_fitted_on_train():
-    x, y = blobs(400)
-    labels = np.where(y == 1, "yes", "no")
-    data = synthnet.Data(3 * x + 5, labels)
-    inputs, targets, indices = data.splits()
-    assert {name: len(part) for name, part in indices.items()} == {"train": 260, "reward": 20, "val": 40, "test": 80}
-    assert len(torch.cat(list(indices.values())).unique()) == 400
-    train = inputs[indices["train"]]
-    assert train.mean(0).abs().max() < 1e-5
-    assert (train.std(0) - 1).abs().max() < 1e-5
-    assert data.classes == ["no", "yes"]
-    assert torch.equal(targets, torch.from_numpy((labels == "yes").astype(int)))
-    for part in indices.values():
-        assert abs(targets[part].float().mean() - y.mean()) < 0.05, "as many of each class"
-    assert not torch.equal(indices["test"], data.splits(1).indices["test"])
-
-
-def test_parts_that_are_apart_stay_apart_and_whole_numbers_stay_whole():
-    x, y = blobs(200)
-    data = synthnet.Data(train=(x[:150], y[:150]), test=(x[150:], y[150:]))
-    indices = data.splits().indices
-    assert sorted(indices["test"].tolist()) == list(range(150, 200))
-    assert {name: len(part) for name, part in indices.items()} == {"train": 122, "reward": 9, "val": 19, "test": 50}
-    words = synthnet.Data(np.arange(300).reshape(100, 3) % 7, y[:100], standardise=False)
-    assert words.splits().inputs.dtype == torch.int64
-    assert synthnet.Data(x, y).key == synthnet.Data(x.copy(), y.copy()).key != synthnet.Data(x + 1, y).key
 
 
 def test_real_targets_are_standardised_and_r2_is_that_of_the_split():
@@ -125,6 +53,11 @@ def test_losses_and_metrics_of_ones_own_are_asked_for_each_example():
     logits = task.network.logits(starts, inputs)
     assert asked == [(3 * len(inputs), 2)]
     assert torch.allclose(losses[1], hinge(logits[1], targets).double().mean())
+    few = inputs[:3], targets[:3]
+    own = task.objective.losses(logits[:, :3], few[1].expand(3, 3))
+    assert torch.equal(own, task.objective.losses(logits[:, :3], few[1])), "as many nets as examples, each with its own"
+    with pytest.raises(InputError, match=r"distil.labels=hard"):
+        check_distil(DistilConfig(), Policy.create(PolicyConfig(), [task.arch], 0), task)
     wrong = synthnet.Task(module=net, data=synthnet.Data(x, y), loss=lambda outputs, targets: F.cross_entropy(outputs, targets))
     with pytest.raises(InputError, match="one number for each example"):
         score(wrong.network, starts, inputs, targets)
@@ -176,90 +109,6 @@ def test_bad_problems_are_refused_in_one_line():
             make()
     with pytest.warns(UserWarning, match="only 40 examples"):
         synthnet.Data(x[:40], y[:40])
-
-
-class Recurrent(nn.Module):
-    def __init__(self, kind=nn.GRU, **settings):
-        super().__init__()
-        self.rnn = kind(3, 4, batch_first=True, **settings)
-        self.fc = nn.Linear(8 if settings.get("bidirectional") else 4, 2)
-
-    def forward(self, x):
-        return self.fc(self.rnn(x)[0][:, -1])
-
-
-@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
-@pytest.mark.parametrize("settings", [{}, {"num_layers": 2}, {"bidirectional": True}, {"bias": False}])
-def test_a_recurrent_unit_is_one_unit_through_all_gates_and_time(kind, settings):
-    torch.manual_seed(0)
-    module, x = Recurrent(kind, **settings), torch.randn(6, 5, 3)
-    network = Network(module, x[:2])
-    assert set(network.symmetry.groups.values()) == {4}
-    assert len(network.symmetry.groups) == 2 if settings.get("num_layers") or settings.get("bidirectional") else 1
-    assert network.backends(x)[0] == "batched"
-    flat = torch.stack([network.spec.flatten(Recurrent(kind, **settings).state_dict()) for _ in range(3)])
-    expected = network.logits(flat, x, "loop")
-    assert torch.allclose(network.logits(flat, x, "batched"), expected, atol=1e-5)
-    moved = network.symmetry.permute(flat, network.symmetry.random(torch.Generator().manual_seed(1)))
-    assert not torch.equal(moved, flat)
-    assert torch.allclose(network.logits(moved, x), expected, atol=1e-5)
-
-
-def test_an_architecture_of_ones_own_is_data_and_comes_back_bounded():
-    module = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 6), nn.Tanh(), nn.Linear(6, 3)
-    )
-    made = arch_of(module, torch.randn(4, 1, 8, 8))
-    told = json.loads(json.dumps(made.to_dict()))
-    back = Arch.from_dict(told)
-    assert back == made
-    assert made.activations == ["relu", "tanh"]
-    net, symmetry = Network(module, torch.randn(2, 1, 8, 8)), back.symmetry()
-    assert [(piece.tensor, piece.groups) for piece in symmetry.pieces] == [(p.tensor, p.groups) for p in net.symmetry.pieces]
-    assert all(torch.equal(a.index, b.index) for a, b in zip(symmetry.pieces, net.symmetry.pieces, strict=True))
-    assert symmetry.scalable == net.symmetry.scalable
-    with pytest.raises(InputError, match=r"pass --task FILE.py:NAME"):
-        back.skeleton()
-    policy = Policy.create(PolicyConfig(), [back], 0)
-    assert policy.layout(Network(None, None, back)).n_weights == made.spec().n_weights
-    for key, value in (
-        ("axes", [["0.weight", [[["evil", 4]]]]]),
-        ("tensors", [["0.weight", [-1], "parameter", False]]),
-        ("outputs", "x"),
-    ):
-        with pytest.raises(InputError, match="malformed"):
-            Arch.from_dict({**told, "kwargs": {**told["kwargs"], key: value}})
-
-
-class Branching(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(5, 4), nn.Linear(4, 2)
-
-    def forward(self, x):
-        return self.b(self.a(x) if x.sum() > 1e9 else torch.relu(self.a(x)))
-
-
-def test_what_cannot_be_traced_says_so_and_has_no_unit_groups():
-    arch = arch_of(Branching(), torch.randn(4, 5))
-    assert "untraced" in arch.kwargs
-    with pytest.raises(UntraceableError, match="Branching"):
-        Arch.from_dict(arch.to_dict()).symmetry()
-
-
-def test_names_are_matched_by_shape_where_one_assignment_fits():
-    ours = WeightSpec.of_module(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
-    numbered = {
-        f"layers.{2 * k}.{n}": torch.zeros(s) for k, w in ((1, 3), (5, 4)) for n, s in (("weight", (4, w)), ("bias", (4,)))
-    }
-    theirs = WeightSpec.of_tensors({**numbered, "head.weight": torch.zeros(2, 4), "head.bias": torch.zeros(2)})
-    found = by_shapes(ours, theirs, "it")
-    assert found["0.bias"], found["2.bias"] == ("layers.2.bias", "layers.10.bias")
-    assert found["4.weight"] == "head.weight"
-    named = {"left.weight": torch.zeros(4, 4), "right.weight": torch.zeros(4, 4)}
-    with pytest.raises(InputError, match=r"left.weight and right.weight could be exchanged"):
-        by_shapes(WeightSpec.of_tensors({"a": torch.zeros(4, 4), "b": torch.zeros(4, 4)}), WeightSpec.of_tensors(named), "it")
-    assert by_shapes(ours, WeightSpec.of_tensors(named), "it") is None
 
 
 def test_modules_and_state_dicts_go_in_and_come_back():
@@ -362,104 +211,21 @@ def test_rewards_alone_teach_a_new_policy_without_data(problem, capsys):
     assert "no group of any update had a spread" in err
 
 
-def test_tables_arrays_and_images_are_read_and_bad_ones_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    x, y = blobs(60)
-    rows = ["a,b,c,d,e,kind", *(",".join([*map(str, row), "yes" if label else "no"]) for row, label in zip(x, y, strict=True))]
-    Path("t.csv").write_text("\n".join(rows) + "\n")
-    assert read_data("t.csv").classes == ["no", "yes"]
-    assert read_data("t.csv", "kind").key == read_data("t.csv").key
-    np.savez("a.npz", x=x, y=y)
-    assert read_data("a.npz").n_targets == 2
-    from PIL import Image
-
-    for name, shade in (("dark", 20), ("light", 220)):
-        Path("pictures", name).mkdir(parents=True)
-        for number in range(30):
-            Image.new("L", (8, 8), shade + number % 10).save(f"pictures/{name}/{number}.png")
-    assert read_data("pictures").shape == (1, 8, 8)
-    assert read_data("pictures").classes == ["dark", "light"]
-    assert "nn.Conv2d(1, 8, 3" in problem_text(Path("pictures"), "pictures", None, None)
-    Path("w.csv").write_text("a,b\n1,2\nred,3\n")
-    np.savez("b.npz", z=x)
-    Path("bad", "c").mkdir(parents=True)
-    Path("bad/c/1.png").write_text("no image")
-    wrong = [
-        (["t.csv", "--target", "price"], "has no column 'price'"),
-        (["w.csv"], "holds 'red' where a number belongs"),
-        (["b.npz"], "should hold x and y"),
-        (["bad"], "no image that can be read"),
-        (["nothing.csv"], "does not exist"),
-        (["a.npz", "--target", "x"], "names a column of a .csv"),
-    ]
-    for arguments, message in wrong:
-        code, _, err = run(capsys, "learn", *arguments)
-        assert (code, message in err, err.count("\n")) == (2, True, 1), err
+def test_a_search_ends_where_there_are_fewer_settings_than_it_draws(cache, monkeypatch):
+    """Words and a loss of one's own leave 27 settings; it drew until it had 32."""
+    x, y = blobs()
+    words = synthnet.Data((x > 0).astype(int), y, standardise=False)
+    module = lambda: nn.Sequential(nn.Embedding(2, 3), nn.Flatten(), nn.Linear(15, 2))  # noqa: E731
+    loss = lambda outputs, targets: F.cross_entropy(outputs, targets, reduction="none")  # noqa: E731
+    task = synthnet.Task(module=module, data=words, loss=loss, recipe=Recipe(2e-3, 64, 2))
+    monkeypatch.setattr("synthnet.tasks.recipes._try", lambda task, base, setting: -abs(setting["rate"] - 3e-3))
+    assert strong_recipe(task).tried >= 27
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default:.*collapsing")
-def test_learn_makes_a_policy_its_card_and_its_report_and_goes_on(problem, capsys):
-    code, out, err = run(capsys, "learn", "mine.py:sides", "--minutes", "0.6", "-o", "sides.safetensors", "--json", "threads=1")
-    assert code == 0, err
-    report = json.loads(out)
-    assert report["steps"]["1"]["accuracy"]["mean"] > report["start"]["mean"] + 0.2
-    assert {"sgd_twins", "strong_twins", "cost"} <= set(report)
-    decided = [entry["what"] for entry in report["decisions"]]
-    assert decided[:5] == ["twins", "strong twins", "teachers", "pace", "length of beginning 1"]
-    assert decided[-1] == "end"
-    assert "| strong twins |" in Path("sides.md").read_text()
-    assert Path("runs/learn-sides-0/report.png").exists()
-    policy = read_policy("sides.safetensors")
-    assert policy.archs[0].module is None, "what is saved is data"
-    assert policy.record["inputs"]["classes"] == [0, 1]
-    code, out, _ = run(capsys, "learn", "mine.py:sides", "--minutes", "0.6", "--json", "threads=1")
-    assert json.loads(out)["decisions"] == report["decisions"], "the same command reads what was decided"
-    run(capsys, "init", "--task", "mine.py:sides", "-o", "w.safetensors")
-    save_file(load_file("w.safetensors"), "bare.safetensors")
-    assert run(capsys, "synthesize", "bare.safetensors", "-o", "o.safetensors", "--policy", "sides.safetensors")[0] == 0
-    code, _, err = run(capsys, "fork", "runs/learn-sides-0/begin-1", "distil.nets=4")
-    assert code == 2
-    assert "uses code of yours" in err
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default:.*collapsing")
-def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, cache, request):
-    """Its cells in order, in less time than it says."""
-    monkeypatch.chdir(tmp_path)
-    notebook = json.loads((request.config.rootpath / "docs" / "your-own-net.ipynb").read_text())
-    space: dict = {}
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            exec("".join(cell["source"]).replace("minutes=1", "minutes=0.5, threads=1"), space)
-    assert space["accuracy"] > 0.7
-
-
-def test_running_variances_stay_positive_whatever_a_policy_does():
-    """A negative one gave NaN, and guards rolled back for ever."""
-    module = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
-    arch = arch_of(module, torch.randn(4, 5))
-    policy = Policy.create(PolicyConfig(), [arch], 0)
-    for parameter in policy.trunk.head.parameters():
-        nn.init.normal_(parameter, std=20.0)
-    made = policy.synthesize(module.state_dict(), steps=3)
-    assert made["1.running_var"].min() > 0
-    assert made["1.running_mean"].min() < 0, "nothing else is touched"
-    module.load_state_dict(made)
-    assert torch.isfinite(module.eval()(torch.randn(8, 5))).all()
-
-
-def test_decisions_are_read_again_in_order_whatever_the_clock_says(tmp_path):
-    book = Book(tmp_path / "decisions.jsonl", 0.0)
-    assert not book.more("race 3", 0.5), "no time at all"
-    assert book.decide("pace", lambda: (2, "measured")) == 2
-    assert not book.goes_on
-    assert book.decide("end", lambda: ("leg-1", "the time is used up")) == "leg-1"
-    again = Book(tmp_path / "decisions.jsonl", 1e9)
-    assert again.more("pace", 0.5)
-    assert not again.more("race 3", 0.5), "it did not come then"
-    assert again.decide("pace", lambda: pytest.fail("found again")) == 2
-    assert not again.goes_on
-    with pytest.raises(InputError, match="decided 'end' where 'leg 1' comes"):
-        again.decide("leg 1", lambda: (0, ""))
+def test_a_recipe_that_was_found_for_one_loss_is_not_anothers(cache):
+    x, y = blobs()
+    losses = [lambda outputs, targets: outputs[:, 0] ** 2, lambda outputs, targets: outputs[:, 1] ** 4]
+    tasks = [synthnet.Task(module=net, data=synthnet.Data(x, y), loss=loss, name="one") for loss in losses]
+    remember(tasks[0], "twins", {"epochs": 3})
+    assert recall(tasks[0], "twins") == {"epochs": 3}
+    assert recall(tasks[1], "twins") is None

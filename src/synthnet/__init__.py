@@ -24,6 +24,7 @@ __all__ = ["__version__", *_FACE]
 if TYPE_CHECKING:
     from synthnet.audit.evaluation import evaluate as evaluate
     from synthnet.bundled import load_policy as load_policy
+    from synthnet.bundled import policies as policies
     from synthnet.commands.learn import learn as learn
     from synthnet.errors import InputError as InputError
     from synthnet.nets.weights import WeightSpec as WeightSpec
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from synthnet.nets.weights import read_weights as read_weights
     from synthnet.nets.weights import write_weights as write_weights
     from synthnet.policy.policy import Policy as Policy
-    from synthnet.synthesis import policies as policies
     from synthnet.synthesis import synthesize as synthesize
     from synthnet.tasks.dataset import Data as Data
     from synthnet.tasks.task import Task as Task

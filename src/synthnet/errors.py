@@ -26,6 +26,14 @@ def one_line(text: str, longest: int = LONGEST_MESSAGE) -> str:
     return f"{shown[: longest // 2]} … {shown[-longest // 2 :]} ({len(text):,} characters)"
 
 
+def said(error: BaseException) -> str:
+    """What an error says, on one line and not at length; one of a user's own may fail to say anything."""
+    try:
+        return " ".join(str(error).split())[:200]
+    except Exception:
+        return "it cannot say what is wrong"
+
+
 def missing_extra(package: str, extra: str) -> InputError:
     """The error for an optional dependency that is not installed."""
     hint = f"pip install 'synthnet[{extra}]' (in a clone: '.[{extra}]')"

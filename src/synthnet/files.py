@@ -93,6 +93,11 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def cache_folder() -> Path:
+    """Where what is measured or searched for on this machine is kept: ~/.cache/synthnet, or below $XDG_CACHE_HOME."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthnet"
+
+
 def make_folder(path: str | Path) -> None:
     """Make a folder and its parents. Raises: InputError where that cannot be."""
     try:

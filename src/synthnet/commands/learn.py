@@ -49,7 +49,6 @@ def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = 
     import torch
 
     from synthnet.audit.evaluation import evaluate_policy
-    from synthnet.config import compose
     from synthnet.console import as_json
     from synthnet.errors import InputError
     from synthnet.files import write_atomic
@@ -58,8 +57,8 @@ def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = 
 
     if out is not None and not Path(out).parent.is_dir():
         raise InputError(f"-o {out}: the folder {Path(out).parent} does not exist; make it first")
-    path, book = learn(name, minutes, given, rewards_only)
-    policy, task = read_policy(path), compose({**given, "task": name}).build_task()
+    path, task, book = learn(name, minutes, given, rewards_only)
+    policy = read_policy(path)
     steps = sorted({*REPORT_STEPS, policy.record.get("best_k", 1)} & set(range(1, policy.config.k_max + 1)))
     report = evaluate_policy(policy, task, REPORT_SEEDS, steps, strong=task.data is not None)
     folder = path.parent.parent

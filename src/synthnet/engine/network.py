@@ -18,7 +18,7 @@ from synthnet.engine.batched import Batched
 from synthnet.engine.objective import CLASSES, Objective
 from synthnet.engine.rules import own_copy
 from synthnet.errors import InputError
-from synthnet.nets import Arch, Axis, Chain, Symmetry, UntraceableError, WeightSpec, draw_init, trace, traced_symmetry
+from synthnet.nets import Arch, Axis, Chain, Symmetry, UntraceableError, WeightSpec, asked, draw_init, trace, traced_symmetry
 
 # an operation that vmap can only run net by net is slow, not wrong; the plan measures it, so there is nothing to warn about
 torch._C._functorch._set_vmap_fallback_warning_enabled(False)
@@ -241,12 +241,9 @@ def arch_of(module: nn.Module, example: Tensor) -> Arch:
     """
     net, name = Network(module, example), type(module).__name__
     live = copy.deepcopy(module).eval()
-    try:
-        with torch.no_grad():
-            outputs, again, alone = live(example), live(example), live(example[:1])
-    except Exception as error:  # the user's own code: whatever it raises is the user's to read
-        text = " ".join(str(error).split())[:200]
-        raise InputError(f"{name} does not run on inputs of shape {list(example.shape)}: {text}") from error
+    with torch.no_grad():
+        what = f"{name} does not run on inputs of shape {list(example.shape)}"
+        outputs, again, alone = (asked(what, live, x) for x in (example, example, example[:1]))
     if not isinstance(outputs, Tensor) or outputs.shape[:1] != example.shape[:1]:
         came = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise InputError(f"{name} should give outputs [example …] for {len(example)} examples, got {came}")

@@ -84,6 +84,11 @@ class Objective:
         """The metric of each net [net], float64."""
         return accuracy(outputs, targets) if self.plain else self.each(outputs, targets).mean(-1)
 
+    def ranked(self, metric: float, loss: float) -> float:
+        """Metric less a tenth of the loss, which breaks ties. A loss above that of guessing counts as guessing: nets that have
+        learnt something and are too sure of it are better than nets that know nothing."""
+        return metric - 0.1 * min(loss, self.chance)
+
     def predictions(self, outputs: Tensor) -> Tensor:
         """What a net says of each example: class probabilities, or its outputs as they are."""
         return outputs.softmax(-1) if self.kind == "classes" else outputs
@@ -91,7 +96,7 @@ class Objective:
     def _ask(self, function: Measure, what: str, outputs: Tensor, targets: Tensor) -> Tensor:
         """A function of the user's own on all nets' examples end to end [net example]."""
         n_nets, n_examples = outputs.shape[:2]
-        own = targets.ndim > 0 and targets.shape[:2] == (n_nets, n_examples) and len(targets) != n_examples
+        own = targets.ndim == (3 if targets.is_floating_point() else 2)  # labels are [example], numbers [example out]
         spread = targets.flatten(0, 1) if own else targets.repeat(n_nets, *(1,) * (targets.ndim - 1))
         found = function(outputs.flatten(0, 1), spread)
         if not isinstance(found, Tensor) or found.shape != (n_nets * n_examples,):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from synthnet.errors import InputError
-from synthnet.files import write_atomic
+from synthnet.files import cache_folder, write_atomic
 
 CACHE_BYTES = 8 << 20  # a working set that a core's share of the cache holds; measured best on three architectures
 CALIBRATE_FLOPS = 2e9  # jobs below it run by the model alone
@@ -118,7 +118,7 @@ def _machine() -> str:
 
 
 def _book_path() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthnet" / "plans.json"
+    return cache_folder() / "plans.json"
 
 
 def _read_book() -> dict:

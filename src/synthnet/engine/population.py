@@ -133,13 +133,12 @@ def _train(
 ) -> Tensor:
     """Train nets together; `n_steps` ends it early."""
     saved = {0: start} if 0 in save_epochs else {}
-    for epoch, learners in _epochs(network, start, inputs, labels, training, run_ids, backend, n_steps):
-        if n_steps and learners.taken == n_steps:
+    epochs = _epochs(network, start, inputs, labels, training, run_ids, backend, n_steps)
+    for epoch, learners in itertools.islice(epochs, max(save_epochs, default=0)):
+        if learners.taken == n_steps:
             return learners.weights()
         if epoch in save_epochs:
             saved[epoch] = learners.weights()
-        if epoch >= max(save_epochs, default=0):
-            break
     return torch.stack([saved[epoch] for epoch in save_epochs], dim=1)
 
 
@@ -168,7 +167,8 @@ def train_while(
 ) -> None:
     """Train nets together for as long as `go_on(epoch, weights [net weights])` says so after an epoch."""
     labels = _targets(network, start, inputs, labels, training)
-    for epoch, learners in _epochs(network, start, inputs, labels, training, None, network.backends(inputs[:2])[0]):
+    backend = training_plan(network, start, inputs, training, 1).backend
+    for epoch, learners in _epochs(network, start, inputs, labels, training, None, backend):
         if not go_on(epoch, learners.weights()):
             return
 

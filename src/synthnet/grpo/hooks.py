@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.errors import InputError
+from synthnet.errors import InputError, said
 from synthnet.nets import load_function, split_name
 
 LARGEST = 1e12  # of a reward: float32 squares of what a group differs by stay finite
@@ -87,7 +87,7 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the user's own code: whatever it raises is the user's to read
-        raise InputError(f"reward function {hook.name}: {type(error).__name__}: {_words(error)}") from error
+        raise InputError(f"reward function {hook.name}: {type(error).__name__}: {said(error)}") from error
     finally:
         torch.set_default_dtype(dtype)
         torch.set_autocast_enabled("cpu", autocast)
@@ -121,13 +121,6 @@ def ask_all(
         metrics |= {**logged, f"rewards/{hook.name}": values.nanmean().item()}
         total, applies = total + hook.weight * values.nan_to_num(0.0), applies | ~values.isnan()
     return torch.where(applies, total, torch.nan), metrics
-
-
-def _words(error: BaseException) -> str:
-    try:
-        return " ".join(str(error).split())[:200]
-    except Exception:  # an exception of the user's own may fail to say what it is
-        return "it cannot say what is wrong"
 
 
 async def _wait(promise):

@@ -15,7 +15,7 @@ from synthnet.lab.book import Book
 from synthnet.policy import read_policy
 from synthnet.runs import RunDirectory
 from synthnet.runs.journal import records
-from synthnet.stages import as_text, run_stage, setup_of, without_shape
+from synthnet.stages import STAGES, as_text, run_stage, setup_of, without_shape
 from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
 
 PACE_UPDATES, FEWEST, MOST = 12, 120, 2000  # updates of a leg
@@ -42,8 +42,8 @@ class Leg:
         return {"kind": self.kind, "name": self.name, "settings": dict(self.settings)}
 
 
-def learn(name: str, minutes: float, given: Mapping[str, object], rewards_only: bool = False) -> tuple[Path, list[dict]]:
-    """Learn a policy for a task; returns its file, and what was decided. `given`: settings that the recipe leaves as they are.
+def learn(name: str, minutes: float, given: Mapping[str, object], rewards_only: bool = False) -> tuple[Path, Task, list[dict]]:
+    """Learn a policy; returns its file, the task, and what was decided. `given`: settings that the recipe leaves as they are.
 
     Raises: InputError for a budget of no meaning, or bad settings.
     """
@@ -55,8 +55,9 @@ def learn(name: str, minutes: float, given: Mapping[str, object], rewards_only: 
         raise InputError(f"learn takes one net and one data set; {name} has several: train it by its stages")
     setup = setup_of("learn", task, config, {**given, "task": name}, command)
     with RunDirectory(setup) as run:
-        course = Course(task, {**given, "task": name}, run.path, Book(run.path / "decisions.jsonl", 60 * minutes), rewards_only)
-        return course.run(), course.book.entries
+        book = Book(run.path / "decisions.jsonl", 60 * minutes)
+        course = Course(task, {**given, "task": name}, run.path, book, rewards_only)
+        return course.run(), task, book.entries
 
 
 @dataclass
@@ -79,7 +80,8 @@ class Course:
         noise = self.references()
         zoo = self.stage("teachers", "zoo", {**TEACH, "zoo.runs": book.decide("teachers", self.how_many_teachers)})
         own = {"zoo_dir": str(zoo), **noise}
-        pace = book.decide("pace", self.measure_pace, own)
+        tried = self.stage("pace", "distil", {**own, **BEGIN, "distil.standardised": PACE_UPDATES}, PACE_UPDATES)
+        pace = book.decide("pace", self.pace_of, tried)
         best, score = self.begin(own, pace)
         return self.go_on(own, pace, best, score)
 
@@ -88,8 +90,7 @@ class Course:
         book, noise = self.book, self.references()
         zoo = self.stage("zoo", "zoo", {"zoo.runs": PAIRS_RUNS, "zoo.heldout": 16})
         own = {"zoo_dir": str(zoo), "reward.input_noise": noise["distil.input_noise"]}
-        self.stage("pace", "pairs", own, PACE_UPDATES)
-        pace = book.decide("pace", self.pace_of, self.folder / "pace" / "policy.safetensors")
+        pace = book.decide("pace", self.pace_of, self.stage("pace", "pairs", own, PACE_UPDATES))
         updates = book.decide("length of pairs", self.length, pace, SHARES["begin"] * book.seconds, FEWEST)
         best = self.stage("pairs", "pairs", own, updates)
         return self.go_on(own, pace, best, book.decide("outcome of pairs", self.score, best))
@@ -146,8 +147,10 @@ class Course:
         return after["score"], f"mean reward {after['score']:.4g} ({told})"
 
     def pace_of(self, path: Path) -> tuple[float, str]:
+        """Seconds an update of the run that made a policy, the first third left out: it pays for what later ones do not."""
         times = [row["elapsed_s"] for row in records(path.parent / "metrics.jsonl") if "elapsed_s" in row]
-        pace = times[-1] / len(times)
+        warm = len(times) // 3
+        pace = (times[-1] - times[warm]) / (len(times) - 1 - warm)
         return pace, f"{pace:.3f} s an update"
 
     def why_end(self, best: Path, score: float, idle: int) -> tuple[str, str]:
@@ -175,7 +178,8 @@ class Course:
         found = book.decide("strong twins", strong)
         noise = max(found["noise"], 0.3) if task.floating else 0.0
         warp = max(found["warp"], 0.03) if task.images else 0.0
-        return {"distil.input_noise": noise, "distil.warp": warp}
+        labels = "soft" if task.objective.loss is None else "hard"  # a loss of the task's own is of its own targets
+        return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels}
 
     def how_many_teachers(self) -> tuple[int, str]:
         """As many strong nets as the time for them allows, judged by how long a few took to be searched for."""
@@ -183,13 +187,6 @@ class Course:
         each = found.seconds / max(found.tried, 1) / 4
         runs = int(min(TEACHERS[1], max(TEACHERS[0], SHARES["teachers"] * self.book.seconds / max(each, 1e-3))))
         return runs, f"{runs} strong nets, whose mean predictions are the labels, at about {each:.2g} s each"
-
-    def measure_pace(self, own: dict) -> tuple[float, str]:
-        folder = self.folder / "pace"
-        self.stage("pace", "distil", {**own, **BEGIN, "distil.standardised": PACE_UPDATES}, PACE_UPDATES)
-        times = [row["elapsed_s"] for row in records(folder / "metrics.jsonl") if "elapsed_s" in row]
-        pace = (times[-1] - times[PACE_UPDATES // 3]) / (PACE_UPDATES - 1 - PACE_UPDATES // 3)
-        return pace, f"{pace:.3f} s an update"
 
     def begin(self, own: dict, pace: float) -> tuple[Path, float]:
         """A policy that leads somewhere: logits are standardised for the first third; other rates where one does not."""
@@ -225,7 +222,7 @@ class Course:
         return leg.told, f"{name}: gained most, {gains[name]:.2g} a second"
 
     def legs(self) -> list[Leg]:
-        further = [Leg("distil", {**ON, "distil.optim.learning_rate": rate, "distil.images": 384}) for rate in (1e-3, 4e-4)]
+        further = [Leg("distil", {**FORCES, "distil.optim.learning_rate": rate, "distil.images": 384}) for rate in (1e-3, 4e-4)]
         chain, objective = self.task.network.chain, self.task.objective
         exact = chain is not None and objective.plain
         if self.rewards_only:
@@ -257,8 +254,8 @@ class Course:
         done = path / ("zoo.json" if kind == "zoo" else "policy.safetensors")
         if done.exists():
             return path if kind == "zoo" else done
-        other = {"distil", "grpo", "reward"} - {kind, "reward" if kind == "grpo" else kind}
-        settings = {name: value for name, value in settings.items() if name.partition(".")[0] not in other}
+        others = {"distil", "reward"} - {kind, *STAGES[kind].also}  # what the whole recipe trains with, of stages that read it
+        settings = {name: value for name, value in settings.items() if name.partition(".")[0] not in others}
         if updates is not None:
             every = max(PACE_UPDATES, updates // 8)
             loop = {"updates": updates, "validate_every": every, "checkpoint_every": every}
@@ -268,8 +265,7 @@ class Course:
 
 
 FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.nets": 8, "distil.val_seeds": 32}
-BEGIN = {**FORCES, "distil.images": 192, "distil.labels": "soft", "distil.optim.learning_rate": BEGIN_RATES[0]}
-ON = {**FORCES, "distil.labels": "soft"}
+BEGIN = {**FORCES, "distil.images": 192, "distil.optim.learning_rate": BEGIN_RATES[0]}
 TEACH = {"zoo.heldout": 0, "zoo.states": [0.0, 1.0], "zoo.strong": True}
 RACES = ((0.3, 1e-3), (0.1, 1e-3), (0.3, 3e-3), (1.0, 1e-3))  # noise and rate
 RACE_UPDATES = 40

@@ -7,8 +7,9 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from synthnet.errors import InputError
+from synthnet.errors import InputError, said
 
 
 def split_name(text: str, option: str, what: str) -> tuple[str, str]:
@@ -24,6 +25,10 @@ def load_function(path: Path, name: str, option: str) -> Callable:
     name, or the file fails."""
     if not path.is_file():
         raise InputError(f"{option}: {path} does not exist")
+    return asked(f"{option} {path}:{name}", _loaded, path, name)
+
+
+def _loaded(path: Path, name: str) -> Callable:
     spec = importlib.util.spec_from_file_location(f"synthnet_user_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses look their module up
@@ -31,8 +36,15 @@ def load_function(path: Path, name: str, option: str) -> Callable:
     try:
         spec.loader.exec_module(module)
         return getattr(module, name)
-    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is the user's to read
-        text = " ".join(str(error).split())[:200]
-        raise InputError(f"{option} {path}:{name}: {type(error).__name__}: {text}") from error
     finally:
         sys.path.pop(0)
+
+
+def asked(what: str, function: Callable, *given: Any) -> Any:
+    """What a function of the user's own gives. Raises: InputError, beginning with `what`, for whatever it raises but Ctrl-C."""
+    try:
+        return function(*given)
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{what}: {type(error).__name__}: {said(error)}") from error

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine import Network, network_of, open_net
+from synthnet.engine import Network, network_of
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.nets import Arch, init_scale
@@ -242,14 +242,9 @@ class Policy(nn.Module):
     def synthesize(self, start: Any, steps: int | str | None = None) -> Any:
         """Working weights from random ones, as `synthnet.synthesize` makes them: of a module, which is filled in place and
         returned, a state dict, or a file, which gives a `WeightState`. Raises: InputError for a net that it does not cover."""
-        from synthnet.policy import serving
+        from synthnet.policy.serving import serve
 
-        if isinstance(start, str | Path):
-            file = open_net(start, None, self.archs)
-            serving.check_cover(self, file)
-            (final,), _ = serving.synthesize_nets(self, [file], serving.choose_steps(self, steps))
-            return file.replaced(final, dict(file.state.metadata))
-        return serving.serve(self, start, steps)
+        return serve(self, start, steps)
 
     # --- files -----------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from synthnet.engine import NetFile, match_net
 from synthnet.errors import InputError
-from synthnet.nets import NORM_STARTS, WeightState, looks_trained, match_start, one_sided
+from synthnet.nets import NORM_STARTS, WeightState, looks_trained, match_start, one_sided, read_weights
 from synthnet.policy import steps as ways
 from synthnet.policy.action import standard_noise
 from synthnet.policy.rollout import rollout, with_noise
@@ -145,19 +145,17 @@ def in_memory(start: Mapping[str, Tensor] | nn.Module) -> WeightState:
     return WeightState({name: value.detach().cpu() for name, value in tensors.items()})
 
 
-def given_back(start: Mapping[str, Tensor] | nn.Module, state: WeightState) -> Any:
-    """What came in, with other weights: a module is filled in place."""
-    if not isinstance(start, nn.Module):
-        return dict(state.tensors)
-    start.load_state_dict(state.tensors)
-    return start
-
-
-def serve(policy: Any, start: Mapping[str, Tensor] | nn.Module, steps: int | str | None) -> Any:
-    """`Policy.synthesize` of weights in memory."""
-    file = match_net("the start weights", in_memory(start), None, policy.archs)
+def serve(policy: Any, start: str | Path | Mapping[str, Tensor] | nn.Module, steps: int | str | None) -> Any:
+    """`Policy.synthesize`: what came in, with other weights; a file gives its state, a module is filled in place."""
+    named = isinstance(start, str | Path)
+    state = read_weights(start) if named else in_memory(start)
+    file = match_net(start if named else "the start weights", state, None, policy.archs)
     check_cover(policy, file)
     (final,), _ = synthesize_nets(policy, [file], choose_steps(policy, steps))
     if not torch.isfinite(final).all():
-        raise InputError("synthesis gave NaN or infinite weights")
-    return given_back(start, file.replaced(final, {}))
+        raise InputError(f"{file.path}: synthesis gave NaN or infinite weights")
+    made = file.replaced(final, dict(file.state.metadata))
+    if isinstance(start, nn.Module):
+        start.load_state_dict(made.tensors)
+        return start
+    return made if named else dict(made.tensors)

@@ -125,36 +125,24 @@ class Data:
     @lru_cache(maxsize=4)  # noqa: B019  (data live as long as their process)
     def splits(self, split_seed: int = 0, held_back: int = 0) -> Splits:
         """Everything as nets see it. Raises: InputError where a split would be empty."""
-        inputs = torch.cat([x for x, _ in self._parts.values()])
-        targets = self._numbered()
-        indices = self._indices(targets, split_seed)
-        if not 0 <= held_back < len(indices["train"]):
-            raise InputError(f"task.held_back must lie in 0..{len(indices['train']) - 1}, got {held_back}")
-        if held_back:
-            kept = len(indices["train"]) - held_back
-            indices["reward"] = torch.cat([indices["train"][kept:], indices["reward"]])
-            indices["train"] = indices["train"][:kept]
-        if empty := [name for name, part in indices.items() if not len(part)]:
-            raise InputError(f"{len(targets)} examples are too few to split: {', '.join(empty)} would be empty")
-        shift, scale = self.input_map(split_seed, held_back) if held_back else _fit(inputs[indices["train"]], self._standard)
+        inputs, targets, indices = self._all_inputs, self._all_targets, self._indices(split_seed, held_back)
+        shift, scale = self.input_map(split_seed, held_back)
         if shift is not None:
             inputs = (inputs.double() - shift).div(scale).float()
-        if self.classes is None:
-            mean, deviation = _fit(targets[indices["train"]], "features")
+        if (found := self.target_map(split_seed, held_back)) is not None:
+            mean, deviation = found
             targets = (targets.double() - mean).div(deviation).float()
         return Splits(inputs, targets, indices)
 
     def input_map(self, split_seed: int = 0, held_back: int = 0) -> tuple[Tensor | None, Tensor | None]:
         """What is subtracted from inputs, and what they are divided by then; None where they stay as they are."""
-        inputs = torch.cat([x for x, _ in self._parts.values()])
-        train = self._indices(self._numbered(), split_seed)["train"]
-        return _fit(inputs[train[: len(train) - held_back]], self._standard)
+        return _fit(self._all_inputs[self._indices(split_seed, held_back)["train"]], self._standard)
 
-    def target_map(self, split_seed: int = 0) -> tuple[Tensor, Tensor] | None:
+    def target_map(self, split_seed: int = 0, held_back: int = 0) -> tuple[Tensor, Tensor] | None:
         """Mean and deviation of real targets on train; None of classes."""
         if self.classes is not None:
             return None
-        return _fit(self._reals[self._indices(self._reals, split_seed)["train"]], "features")
+        return _fit(self._reals[self._indices(split_seed, held_back)["train"]], "features")
 
     @property
     def _standard(self) -> str | bool:
@@ -162,14 +150,32 @@ class Data:
             return self.standardise
         return "features" if len(self.shape) == 1 else "pixels"
 
-    def _numbered(self) -> Tensor:
+    @cached_property
+    def _all_inputs(self) -> Tensor:
+        return torch.cat([x for x, _ in self._parts.values()])
+
+    @cached_property
+    def _all_targets(self) -> Tensor:
+        """Real targets as they are, labels of classes as numbers."""
         if self.classes is None:
             return self._reals
         numbers = {label: number for number, label in enumerate(self.classes)}
         return torch.tensor([numbers[label] for _, y in self._parts.values() for label in y.tolist()])
 
-    def _indices(self, targets: Tensor, split_seed: int) -> dict[str, Tensor]:
-        """Where each split lies: parts that were given as they are; what is missing is taken from train."""
+    @lru_cache(maxsize=4)  # noqa: B019
+    def _indices(self, split_seed: int, held_back: int) -> dict[str, Tensor]:
+        """Where each split lies, the last `held_back` train examples among reward. Raises: InputError where one is empty."""
+        found = self._drawn(split_seed)
+        if not 0 <= held_back < len(found["train"]):
+            raise InputError(f"task.held_back must lie in 0..{len(found['train']) - 1}, got {held_back}")
+        kept = len(found["train"]) - held_back
+        found |= {"train": found["train"][:kept], "reward": torch.cat([found["train"][kept:], found["reward"]])}
+        if empty := [name for name, part in found.items() if not len(part)]:
+            raise InputError(f"{self.n_examples} examples are too few to split: {', '.join(empty)} would be empty")
+        return found
+
+    def _drawn(self, split_seed: int) -> dict[str, Tensor]:
+        """Parts that were given as they are; what is missing is taken from train."""
         places, start = {}, 0
         for name, (x, _) in self._parts.items():
             places[name] = torch.arange(start, start + len(x))
@@ -177,6 +183,7 @@ class Data:
         missing = [name for name in SHARES if name not in places]
         draw = torch.Generator().manual_seed(split_seed)
         pool = places["train"][torch.randperm(len(places["train"]), generator=draw)]
+        targets = self._all_targets
         groups = [pool[targets[pool] == label] for label in range(len(self.classes))] if self.classes else [pool]
         taken: dict[str, list[Tensor]] = {name: [] for name in ("train", *missing)}
         whole = sum(SHARES[name] for name in taken)

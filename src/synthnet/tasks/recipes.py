@@ -1,9 +1,11 @@
 """Recipes found on val, and kept: for how long twins of a task train that says nothing of it, and how strong twins do."""
 
+import contextlib
 import hashlib
 import json
-import os
+import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from synthnet.engine import Recipe, Training, score, train_population, train_while
 from synthnet.errors import InputError
-from synthnet.files import write_atomic
+from synthnet.files import cache_folder, write_atomic
 from synthnet.progress import Bar
 from synthnet.seeds import generator
 from synthnet.tasks.task import Task
@@ -85,7 +87,7 @@ def strong_recipe(task: Task, seconds: float | None = None, done: bool = False) 
 
     with Bar(f"strong twins of {task.name}", MOST_TRIED) as bar:
         attempt(tuple(START_AT[name] for name in grid))
-        while len(found) < COARSE and not over():
+        while len(found) < min(COARSE, math.prod(map(len, grid.values()))) and not over():
             attempt(tuple(choices[int(torch.randint(len(choices), (1,), generator=draw))] for choices in grid.values()))
         best = None
         while best != (best := max(found, key=lambda each: found[each])) and len(found) < MOST_TRIED and not over():
@@ -140,10 +142,9 @@ def val_quality(task: Task, nets: Tensor) -> float:
 
 
 def val_score(task: Task, nets: Tensor) -> float:
-    """Metric on val less a tenth of the loss, which counts as that of guessing where it is above it; mean over nets [net
-    weights]."""
+    """What `Objective.ranked` makes of metric and loss on val, mean over nets [net weights]."""
     metric, loss = (part.mean().item() for part in score(task.network, nets, *task.examples("val")))
-    return metric - 0.1 * min(loss, task.objective.chance)
+    return task.objective.ranked(metric, loss)
 
 
 def recall(task: Task, kind: str) -> dict | None:
@@ -157,11 +158,9 @@ def recall(task: Task, kind: str) -> dict | None:
 def remember(task: Task, kind: str, found: dict) -> dict:
     """Keep what was found, where the system lets us."""
     path = _place(task, kind)
-    try:
+    with contextlib.suppress(OSError, InputError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(found) + "\n")
-    except (OSError, InputError):
-        return found
     return found
 
 
@@ -176,6 +175,14 @@ def _place(task: Task, kind: str) -> Path:
         objective.name,
         torch.__version__,
     ]
-    text = json.dumps([*told, objective.loss is not None, objective.metric is not None], sort_keys=True)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "synthnet" / "recipes"
-    return cache / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+    text = json.dumps([*told, _told(objective.loss), _told(objective.metric)], sort_keys=True)
+    return cache_folder() / "recipes" / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
+
+
+def _told(function: Callable | None) -> list[str] | None:
+    """What tells a function of the user's own from another: its name, its code and the constants in it."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return function and [type(function).__name__]
+    constants = [str(each) for each in code.co_consts if isinstance(each, int | float | str)]
+    return [function.__qualname__, code.co_code.hex(), *code.co_names, *constants]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from synthnet.engine import arch_of
 from synthnet.errors import InputError, unknown
-from synthnet.nets import Arch, load_function, split_name
+from synthnet.nets import Arch, asked, load_function, split_name
 from synthnet.tasks import problems
 from synthnet.tasks.settings import is_own
 from synthnet.tasks.task import Task
@@ -60,14 +60,6 @@ def _own_task(name: str, split_seed: int, config: dict) -> Task:
     return replace(task, split_seed=split_seed, held_back=held_back) if (split_seed, held_back) != (0, 0) else task
 
 
-def inputs_of(task: str | None, data: dict | None = None) -> dict:
-    """What the inputs of a built-in task's nets are, without opening its data; {} where no such task is known."""
-    if task not in task_names():
-        return {}
-    member = build_task(task).members[0]
-    return member.data.inputs((data or {}).get("split_seed", 0))
-
-
 @lru_cache(maxsize=16)
 def own_task(name: str) -> Task:
     """The task of FILE.py:NAME: a Task, or a function without arguments that returns one. Runs that file.
@@ -77,12 +69,7 @@ def own_task(name: str) -> Task:
     path, found = split_name(name, "--task", "NAME")
     made = load_function(Path(path), found, "--task")
     if callable(made) and not isinstance(made, Task):
-        try:
-            made = made()
-        except InputError as error:
-            raise InputError(f"--task {name}: {error}") from error
-        except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is the user's to read
-            raise InputError(f"--task {name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        made = asked(f"--task {name}", made)
     if not isinstance(made, Task):
         raise InputError(f"--task {name} should be a synthnet.Task, or a function that returns one, got {type(made).__name__}")
     return made if made.name else replace(made, name=found)
@@ -108,11 +95,7 @@ def own_arch(text: str) -> Arch:
     Raises: InputError where the file, the factory or what it returns is not as expected.
     """
     path, name = split_name(text, "--arch-py", "FACTORY")
-    factory = load_function(Path(path), name, "--arch-py")
-    try:
-        made = factory()
-    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is the user's to read
-        raise InputError(f"--arch-py {text}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+    made = asked(f"--arch-py {text}", load_function(Path(path), name, "--arch-py"))
     net, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(net, nn.Module) or not (example is None or isinstance(example, Tensor)):
         raise InputError(f"--arch-py {text} should return a torch.nn.Module, or one and example inputs, got {type(made)}")

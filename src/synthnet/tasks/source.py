@@ -48,12 +48,6 @@ class Source:
         split lies."""
         return _splits(self, split_seed, held_back)
 
-    def input_map(self, split_seed: int = 0, held_back: int = 0) -> tuple[Tensor, Tensor]:
-        """What is subtracted from inputs, and what they are divided by then."""
-        images, _ = data.load(self.source, self.data_dir)
-        train = _resized(images, self.side)[data.split_indices(self.source, len(images), split_seed, held_back)["train"]]
-        return train.mean(), train.std()
-
 
 @lru_cache(maxsize=8)
 def _splits(source: Source, split_seed: int, held_back: int) -> Splits:

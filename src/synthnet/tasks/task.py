@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthnet.engine import CHANNELS, CLASSES, PICTURE, Measure, Nets, Network, Objective, Recipe, arch_of, network_of
+from synthnet.engine import CHANNELS, PICTURE, Measure, Nets, Network, Objective, Recipe, arch_of, network_of
 from synthnet.errors import InputError, unknown
-from synthnet.nets import BUILDERS, Arch, draw_init, init_scale, match_start
+from synthnet.nets import Arch, asked, draw_init, init_scale, match_start
 from synthnet.seeds import generator, start_generator
 from synthnet.tasks.dataset import Data
 from synthnet.tasks.source import Source
@@ -109,7 +109,7 @@ class Task:
 
     @cached_property
     def network(self) -> Network:
-        return network_of(self.arch, self.name, CLASSES if self.arch.builder in BUILDERS else self.objective)
+        return network_of(self.arch, self.name, self.objective)
 
     @property
     def start_scale(self) -> Tensor:
@@ -178,11 +178,7 @@ class Task:
 
         Raises: InputError where it fails, or gives no finite number for each net.
         """
-        try:
-            found = self.reward(Nets(self.network, flat), draw)
-        except Exception as error:  # the user's own code: whatever it raises is the user's to read
-            text = " ".join(str(error).split())[:200]
-            raise InputError(f"the reward of task {self.name} fails: {type(error).__name__}: {text}") from error
+        found = asked(f"the reward of task {self.name} fails", self.reward, Nets(self.network, flat), draw)
         found = found.detach().double().cpu() if isinstance(found, Tensor) else torch.as_tensor(found, dtype=torch.float64)
         if found.shape != (len(flat),):
             raise InputError(f"the reward of task {self.name} should be [net], here [{len(flat)}], got {list(found.shape)}")
@@ -238,10 +234,7 @@ def _check_own(task: Task) -> None:
 
 
 def _made(factory: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        module = factory()
-    except Exception as error:  # the user's own code: whatever it raises is the user's to read
-        raise InputError(f"the task's module fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+    module = asked("the task's module fails", factory)
     if not isinstance(module, nn.Module):
         raise InputError(f"the task's module should return a torch.nn.Module, got {type(module).__name__}")
     return module

@@ -67,6 +67,8 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequenc
         )
     if (config.apart or config.differ) and (few := [zoo.path for zoo in zoos if len(zoo.seeds("zoo")) < 2]):
         raise InputError(f"distil.apart and distil.differ compare with zoo nets: {few[0]} has one run, they need two or more")
+    if config.labels == "soft" and any(member.objective.loss and member.objective.kind == "classes" for member in task.members):
+        raise InputError("a loss of the task's own is of labels, soft ones are probabilities: pass distil.labels=hard")
     for member in task.members:
         check_warp("distil.warp", config.warp, member.examples("train")[0])
 

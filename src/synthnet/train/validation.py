@@ -80,7 +80,7 @@ class Validation:
                 archs = [member.arch.label for member in self.members]
                 labels = archs if len(set(archs)) == len(archs) else [member.name for member in self.members]
                 metrics |= {f"accuracy_k{n_steps}/{x}": a for x, a in zip(labels, accuracies, strict=True)}
-            scores.append(accuracy - 0.1 * min(loss, self.members[0].objective.chance))
+            scores.append(self.members[0].objective.ranked(accuracy, loss))
         return {**metrics, "score": sum(scores) / len(scores)}
 
     def best_steps(self, policy: Policy) -> int:

@@ -1,0 +1,66 @@
+"""From nothing to a policy: `synthnet learn`, its decisions, its notebook."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from synthnet.errors import InputError
+from synthnet.lab.book import Book
+from synthnet.policy import read_policy
+from test_cli import run
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default:.*collapsing")
+def test_learn_makes_a_policy_its_card_and_its_report_and_goes_on(problem, capsys):
+    code, out, err = run(capsys, "learn", "mine.py:sides", "--minutes", "0.6", "-o", "sides.safetensors", "--json", "threads=1")
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["steps"]["1"]["accuracy"]["mean"] > report["start"]["mean"] + 0.2
+    assert {"sgd_twins", "strong_twins", "cost"} <= set(report)
+    decided = [entry["what"] for entry in report["decisions"]]
+    assert decided[:5] == ["twins", "strong twins", "teachers", "pace", "length of beginning 1"]
+    assert decided[-1] == "end"
+    assert "| strong twins |" in Path("sides.md").read_text()
+    assert Path("runs/learn-sides-0/report.png").exists()
+    policy = read_policy("sides.safetensors")
+    assert policy.archs[0].module is None, "what is saved is data"
+    assert policy.record["inputs"]["classes"] == [0, 1]
+    code, out, _ = run(capsys, "learn", "mine.py:sides", "--minutes", "0.6", "--json", "threads=1")
+    assert json.loads(out)["decisions"] == report["decisions"], "the same command reads what was decided"
+    run(capsys, "init", "--task", "mine.py:sides", "-o", "w.safetensors")
+    save_file(load_file("w.safetensors"), "bare.safetensors")
+    assert run(capsys, "synthesize", "bare.safetensors", "-o", "o.safetensors", "--policy", "sides.safetensors")[0] == 0
+    code, _, err = run(capsys, "fork", "runs/learn-sides-0/begin-1", "distil.nets=4")
+    assert code == 2
+    assert "uses code of yours" in err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default:.*collapsing")
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, cache, request):
+    """Its cells in order, in less time than it says."""
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((request.config.rootpath / "docs" / "your-own-net.ipynb").read_text())
+    space: dict = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]).replace("minutes=1", "minutes=0.5, threads=1"), space)
+    assert space["accuracy"] > 0.7
+
+
+def test_decisions_are_read_again_in_order_whatever_the_clock_says(tmp_path):
+    book = Book(tmp_path / "decisions.jsonl", 0.0)
+    assert not book.more("race 3", 0.5), "no time at all"
+    assert book.decide("pace", lambda: (2, "measured")) == 2
+    assert not book.goes_on
+    assert book.decide("end", lambda: ("leg-1", "the time is used up")) == "leg-1"
+    again = Book(tmp_path / "decisions.jsonl", 1e9)
+    assert again.more("pace", 0.5)
+    assert not again.more("race 3", 0.5), "it did not come then"
+    assert again.decide("pace", lambda: pytest.fail("found again")) == 2
+    assert not again.goes_on
+    with pytest.raises(InputError, match="decided 'end' where 'leg 1' comes"):
+        again.decide("leg 1", lambda: (0, ""))
