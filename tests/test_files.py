@@ -10,7 +10,7 @@ from synthnet.cli import main
 from synthnet.config import parse
 from synthnet.errors import InputError
 from synthnet.files import raw_bytes, write_atomic, write_safetensors
-from synthnet.lab.sweep import parse_space
+from synthnet.lab.space import parse_space
 from synthnet.runs.directory import digest
 
 STRIDED = [

@@ -15,7 +15,7 @@ from synthnet.cli import main
 from synthnet.console import as_json
 from synthnet.errors import InputError
 from synthnet.grpo.hooks import LARGEST, Hook, ask
-from synthnet.lab.sweep import parse_space
+from synthnet.lab.space import parse_space
 from synthnet.nets import read_weights
 from synthnet.tasks import build_task
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import make_policy, wait_for
 from synthnet.cli import main
 from synthnet.errors import InputError
-from synthnet.lab.sweep import Axis, parse_space
+from synthnet.lab.space import Axis, parse_space
 from synthnet.runs.executors import build_executor
 from synthnet.runs.journal import records
 from synthnet.runs.status import read_status

@@ -148,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("shard", lab.shard, "one shard of a zoo under construction: what the workers of zoo.executor run")
     sub.add_argument("zoo", help="its run directory")
     sub.add_argument("number", type=int)
+    sub.add_argument("--code", nargs="+", default=[], metavar="FILE.py:NAME", help="code of yours that it may use")
 
     sub = command("config", use.config, "print the composed configuration, and where each value is from")
     sub.add_argument("settings", nargs="*", help="key=value or group=option")
@@ -184,6 +185,7 @@ def _lab(command) -> None:
     sub.add_argument("--runs", default="runs", help="the folder of runs, for list and prune")
     sub.add_argument("--state", nargs="+", default=["dead", "failed"], help="what prune deletes: dead, failed, stopped, done")
     sub.add_argument("--yes", action="store_true", help="prune without asking")
+    sub.add_argument("--code", nargs="+", default=[], metavar="FILE.py:NAME", help="code of yours that a resumed run may use")
     sub.add_argument("--json", action="store_true")
 
     sub = command("serve", lab.serve, "a page on 127.0.0.1 to watch, patch, stop, fork and compare runs")

@@ -5,6 +5,7 @@ of `tasks/problems/`, `policy/tokens/` or `policy/trunks/` is an option of its g
 instantiated from a `_target_`. What was composed travels as a typed object; run directories record it, and read it back.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cache
@@ -153,13 +154,14 @@ def compose(given: Mapping[str, object] | list[str]):
             composed = hydra.compose("config", overrides=selected)
         keys = set(flat(OmegaConf.to_container(composed)))
         if is_own(given.get("task")):
-            composed.task.name = given["task"]
+            composed.task.name = literal(given["task"])
         for name, value in given.items():
             if name in known:
                 continue
             if name not in keys:
                 raise unknown("setting", name, keys | set(known))
-            OmegaConf.update(composed, name, value, merge=isinstance(value, dict), force_add=isinstance(value, dict))
+            table = isinstance(value, dict)
+            OmegaConf.update(composed, name, literal(value), merge=table, force_add=table)
         made = OmegaConf.to_object(composed)
         for name, knob in knobs_of("", _Config).items():
             if knob.bounds or knob.choices:
@@ -176,6 +178,15 @@ def compose(given: Mapping[str, object] | list[str]):
         GlobalHydra.instance().clear()
 
 
+def literal(value: object) -> object:
+    """A value in which OmegaConf reads no interpolation: what a person or a file calls ${x} is called that."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: 2 * found[1] + r"\${", value)
+    if isinstance(value, dict):
+        return {name: literal(each) for name, each in value.items()}
+    return [literal(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def read_config(folder: Path):
     """The configuration that a run directory records. Raises: InputError where it is no run of ours."""
     from omegaconf import OmegaConf
@@ -187,7 +198,7 @@ def read_config(folder: Path):
         for group in PACKAGES:
             name = tree[group]["name"]
             schema[group] = OmegaConf.structured(OwnConfig if is_own(name) else plugins(group)[name])
-        return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(tree)))
+        return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(literal(tree))))
     except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
         raise InputError(

@@ -139,5 +139,11 @@ def safetensors_parts(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 
 def write_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors and string metadata as `.safetensors`, whole or not at all."""
+    """Write tensors and string metadata as `.safetensors`, whole or not at all. Raises: InputError for what the format has no
+    word for, or a place that cannot be written to."""
+    if "__metadata__" in tensors:
+        raise InputError(f"cannot write {path}: the format keeps the name __metadata__ for itself; rename that tensor")
+    if strange := [name for name, value in tensors.items() if value.dtype not in DTYPES]:
+        kind = str(tensors[strange[0]].dtype).removeprefix("torch.")
+        raise InputError(f"cannot write {path}: {strange[0]} holds {kind} numbers; expected {', '.join(DTYPES.values())}")
     write_atomic(path, safetensors_parts(tensors, metadata or {}))

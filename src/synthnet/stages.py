@@ -145,7 +145,7 @@ def run_stages(config, given: Mapping[str, object], command: Sequence[str]) -> P
 
 
 def as_text(given: Mapping[str, object]) -> list[str]:
-    """Settings as a person would type them, for the record; nothing reads them back."""
+    """Settings as a person would type them, for the record (`shlex.join` quotes them for a shell); nothing reads them back."""
     return [f"{name}={'null' if value is None else value}".replace(", ", ",") for name, value in given.items()]
 
 

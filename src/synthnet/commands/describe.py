@@ -3,12 +3,15 @@
 import sys
 from pathlib import Path
 
+from synthnet.bundled import known_archs
 from synthnet.console import accuracy_row, percent, table
 from synthnet.engine import find_arch, network_of
 from synthnet.errors import InputError, one_line
-from synthnet.nets import Arch, WeightState, metadata_json, read_metadata, read_weights
+from synthnet.nets import Arch, WeightState, metadata_json, read_header, read_metadata
 from synthnet.policy import build_layout, read_policy
+from synthnet.policy.tokens import chunk
 
+LAID_OUT = 1 << 27  # weights up to which tokens are built to be counted
 SHOWN = 400  # characters of a name or a value in metadata; --json has all of it
 
 
@@ -51,8 +54,8 @@ def describe_file(path: str | Path, like: Arch | None = None) -> dict:
     if policy and "config" in policy:
         loaded = read_policy(path)
         return {"kind": "policy", "file": str(path), "parameters": loaded.n_parameters, **policy}
-    state = read_weights(path)
-    arch, names = find_arch(state, path, like)
+    state = read_header(path)
+    arch, names = find_arch(state, path, like, known_archs())
     ours = {own: name for name, own in names.items()}
     state = WeightState({ours.get(name, name): value for name, value in state.tensors.items()}, state.metadata)
     tensors = [
@@ -67,13 +70,13 @@ def describe_file(path: str | Path, like: Arch | None = None) -> dict:
         "architecture": "unknown" if arch is None else str(arch),
         "arch": None if arch is None else arch.to_dict(),
     }
-    if arch is None and not state.spec.n_weights:
-        return {**found, "groups": {}, "tokens": {}}
-    net = network_of(arch) if arch is not None else None
-    groups, axes = {}, {}
+    chunks = {"scheme": "chunk", "tokens": chunk.count(state.spec)}
+    if arch is None or state.spec.n_weights > LAID_OUT:
+        why = "its names and shapes tell no architecture" if arch is None else f"more than {LAID_OUT:,} weights"
+        print(f"chunk tokens only: {why}", file=sys.stderr)
+        return {**found, "groups": {}, "tokens": chunks}
+    net, groups, axes = network_of(arch), {}, {}
     try:
-        if net is None:
-            raise InputError("its names and shapes tell no architecture")
         groups = dict(net.symmetry.groups)
         for piece in net.symmetry.pieces:
             axes.setdefault(piece.tensor, []).append({"axes": list(piece.groups), "sizes": list(piece.index.shape)})
@@ -82,7 +85,7 @@ def describe_file(path: str | Path, like: Arch | None = None) -> dict:
         tokens = {"scheme": "unit", "tokens": layout.n_tokens, "features": layout.n_features, "edges": edges}
     except InputError as error:
         print(f"chunk tokens only: {error}", file=sys.stderr)
-        tokens = {"scheme": "chunk", "tokens": build_layout({"name": "chunk"}, state.spec, None).n_tokens}
+        tokens = chunks
     return {**found, "groups": groups, "axes": axes, "tokens": tokens}
 
 

@@ -1,5 +1,6 @@
 """What each command of the lab does with its parsed flags: live runs, sweeps, the page. Imports happen inside."""
 
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def fork(options) -> None:
     else:
         stage, given = made.fork(folder, parse(options.settings), options.out)
     command = ["synthnet", stage, *as_text(given)]
-    print(" ".join(command), file=sys.stderr)
+    print(shlex.join(command), file=sys.stderr)
     print(made.begin(stage, compose(given), given, command))
 
 
@@ -84,13 +85,18 @@ def train(command: str, settings: list[str]) -> None:
 def sweep(settings: list[str]) -> None:
     """`synthnet sweep KEY=VALUE,VALUE… sweep.KEY=VALUE…`."""
     from synthnet.config import compose
-    from synthnet.lab.sweep import parse_space, run_sweep
+    from synthnet.lab.space import parse_space
+    from synthnet.lab.sweep import run_sweep
     from synthnet.lab.sweep_report import draw_sweep, print_sweep
     from synthnet.stages import check_stages, setup_of
 
     space, fixed = parse_space(settings)
-    config = compose({**fixed, **{name: axis.first for name, axis in space.items()}})
+    first = {**fixed, **{name: axis.first for name, axis in space.items()}}
+    config = compose(first)
     check_stages(config)
+    for name, axis in space.items():  # a slip in one value shows before any trial
+        for choice in axis.choices[1:]:
+            compose({**first, name: choice})
     setup = setup_of("sweep", config.build_task(), config, fixed, ["synthnet", "sweep", *settings])
     text = setup.text + "".join(f"# swept: {name} {axis}\n" for name, axis in space.items())
     results = run_sweep(replace(setup, text=text), config.sweep, space, fixed, config.stages[-1])
@@ -145,10 +151,12 @@ def shard(options) -> None:
     What is there already is left alone. Raises: InputError where the folder is none, or has no such shard."""
     from synthnet.config import read_config
     from synthnet.engine.plan import set_memory_budget
+    from synthnet.lab.fork import check_code
     from synthnet.train.zoo import check_zoo, member_path, shard_path, train_shard
 
     folder = Path(options.zoo).resolve()
     config, path = read_config(folder), shard_path(folder, options.number)
+    check_code(folder, config, options.code)
     if not path.exists():
         set_memory_budget(config.memory)
         check_zoo(config.zoo)

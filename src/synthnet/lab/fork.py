@@ -1,9 +1,10 @@
 """Runs started: from settings given by name, or from another run that is resumed, forked with other settings, or replayed."""
 
 import json
+import shlex
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -34,17 +35,29 @@ def begin(command: str, config, given: Mapping[str, object], typed: list[str]) -
     return run_stage(command, config, given, typed)
 
 
-def resume(folder: Path) -> Path:
+def resume(folder: Path, code: Sequence[str] = ()) -> Path:
     """Go on with a run that was stopped, killed, or laid out by `lay_out`. Raises: InputError for one that is running, that no
-    command of ours started, or that uses code of the user's own: a file never names code."""
+    command of ours started, or that uses code of the user's own which `code` does not name."""
     status = read_status(folder)
     if status.state in ("running", "stalled"):
         raise InputError(f"{folder} is running")
-    given, config = _given(folder), read_config(folder)
-    if code := [*config.reward.python, *([config.task.name] if is_own(config.task.name) else [])]:
-        raise InputError(f"{folder} uses code of yours ({code[0]}): give its command again")
+    given, config = read_given(folder), read_config(folder)
+    check_code(folder, config, code)
     config.run_dir = str(folder)
     return begin(status.stage or "", config, given, list(status.command))
+
+
+def code_of(reward: Sequence[str], task: object) -> list[str]:
+    """The code of the user's own that a run is given by name."""
+    return [*reward, *([str(task)] if is_own(task) else [])]
+
+
+def check_code(folder: Path, config, named: Sequence[str]) -> None:
+    """A run directory never names code, a person has to. Raises: InputError for code in its settings that is not named."""
+    if strange := [each for each in code_of(config.reward.python, config.task.name) if each not in named]:
+        raise InputError(
+            f"{folder} uses code of yours: give its command again, or name it here, as --code {shlex.quote(strange[0])}"
+        )
 
 
 def fork(folder: Path, changes: Mapping[str, object], run_dir: str | None) -> tuple[str, dict[str, object]]:

@@ -10,14 +10,13 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from synthnet.config import parse, plain_path
-from synthnet.errors import InputError, missing_extra
+from synthnet.errors import InputError, missing_extra, unknown
 from synthnet.files import write_atomic
-from synthnet.lab.fork import lay_out
+from synthnet.lab.fork import code_of, lay_out
+from synthnet.lab.space import Axis
 from synthnet.progress import Bar, StopRequest
 from synthnet.runs import RunDirectory, Setup, SweepConfig, is_run, read_status, records
 from synthnet.runs.executors import Executor, Handle, build_executor
@@ -26,67 +25,6 @@ from synthnet.settings import check_settings
 POLL_S = 0.2
 INTERRUPTED = 130
 RUNG = 4  # validations before Hyperband may end a trial
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What one setting may be: one of `choices`, or a number between `low` and `high`."""
-
-    choices: tuple = ()
-    low: float = 0.0
-    high: float = 0.0
-    log: bool = False
-
-    @property
-    def first(self) -> object:
-        return self.choices[0] if self.choices else self.low
-
-    def suggest(self, trial, name: str) -> object:
-        if self.choices:
-            return json.loads(trial.suggest_categorical(name, [json.dumps(choice) for choice in self.choices]))
-        return trial.suggest_float(name, self.low, self.high, log=self.log)
-
-
-def _once(values: Iterable) -> tuple:
-    """Each value once: the same one twice would train the same trial twice."""
-    return tuple({json.dumps(value): value for value in values}.values())
-
-
-def parse_space(settings: list[str]) -> tuple[dict[str, Axis], dict[str, object]]:
-    """The swept settings and the fixed ones, in Hydra's grammar: a=1,2,3  a=choice(1,2)  a=range(1,9,2)  a=interval(0.1,0.5)
-    a=tag(log,interval(1e-5,1e-3)).
-
-    Raises: InputError for what is none of these.
-    """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import IntervalSweep, QuotedString
-    from hydra.errors import HydraException
-
-    space, fixed = {}, []
-    for text in settings:
-        if plain_path(text):
-            fixed.append(text)
-            continue
-        try:
-            override = OverridesParser.create().parse_override(text)
-            value = override.value()
-            swept = override.is_sweep_override() and not isinstance(value, IntervalSweep)
-            plain = list(override.sweep_iterator(lambda x: x)) if swept else []
-        except (HydraException, ValueError, TypeError) as error:
-            raise InputError(f"expected KEY=VALUE or KEY=VALUE,VALUE…, got {text!r}: {str(error)[:80]}") from error
-        if not override.is_sweep_override():
-            fixed.append(text)
-            continue
-        if isinstance(value, IntervalSweep):
-            low, high, log = float(value.start), float(value.end), "log" in value.tags
-            if not low < high or (log and low <= 0):
-                raise InputError(f"{text}: an interval runs from a smaller number to a larger one, on a log scale above 0")
-            space[override.key_or_group] = Axis((), low, high, log)
-            continue
-        if not plain:
-            raise InputError(f"{text} has no values")
-        space[override.key_or_group] = Axis(_once(each.text if isinstance(each, QuotedString) else each for each in plain))
-    return space, parse(fixed)
 
 
 @dataclass
@@ -137,6 +75,11 @@ def run_sweep(setup: Setup, config: SweepConfig, space: dict[str, Axis], fixed: 
         sweep = Sweep(run.path, config, space, fixed, last_stage, study, executor)
         try:
             _work(sweep, stop)
+        except InputError:  # it holds for every trial: none needs to go on
+            for active in sweep.active.values():
+                if active.handle is not None:
+                    active.handle.stop()
+            raise
         finally:
             executor.close()
         results = summary(sweep)
@@ -210,16 +153,31 @@ def _resume(sweep: Sweep, frozen) -> None:
 
 
 def _launch(sweep: Sweep, trial, reported: int = 0) -> None:
+    """Begin a trial; one whose settings no run can have is over, and hides no other."""
     params = {name: axis.suggest(trial, name) for name, axis in sweep.space.items()}
     folder = sweep.folder / f"trial-{trial.number:04d}"
-    lay_out("run", {**sweep.fixed, **params, "threads": sweep.config.threads, "run_dir": str(folder)})
-    handle = sweep.executor.submit(["runs", "resume", str(folder)], folder / "log.txt")
-    sweep.active[trial.number] = Active(trial, folder, handle, reported)
+    given = {**sweep.fixed, **params, "threads": sweep.config.threads, "run_dir": str(folder)}
+    try:
+        lay_out("run", given)
+    except InputError as error:
+        _fail(sweep, trial, str(error))
+        return
+    code = code_of(given.get("reward.python") or [], given.get("task"))
+    command = ["runs", "resume", str(folder), *(["--code", *code] if code else [])]
+    sweep.active[trial.number] = Active(trial, folder, sweep.executor.submit(command, folder / "log.txt"), reported)
+
+
+def _fail(sweep: Sweep, trial, reason: str) -> None:
+    import optuna
+
+    trial.set_user_attr("error", reason[:400])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sweep.study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 
 def _settle(sweep: Sweep, active: Active) -> bool:
     """Whether a trial is over, in which case the study is told how it ended. One that lags behind is ended."""
-    import optuna
     from optuna.trial import TrialState
 
     values = scores(active.folder / sweep.last_stage, sweep.config.metric)
@@ -241,10 +199,7 @@ def _settle(sweep: Sweep, active: Active) -> bool:
     if code == 0 and values:
         sweep.study.tell(active.trial, max(values))
         return True
-    active.trial.set_user_attr("error", _error(active.folder, code))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sweep.study.tell(active.trial, state=TrialState.FAIL)
+    _fail(sweep, active.trial, _error(active.folder, code))
     return True
 
 
@@ -256,9 +211,12 @@ def _exit_code(active: Active) -> int | None:
 
 
 def scores(folder: Path, metric: str) -> list[float]:
-    """The validations of a stage so far, in order."""
-    found = [row.get(f"val/{metric}") for row in records(folder / "metrics.jsonl")]
-    return [value for value in found if isinstance(value, float)]
+    """The validations of a stage so far, in order. Raises: InputError where it validates, and has no metric of that name."""
+    rows = records(folder / "metrics.jsonl")
+    known = {name.removeprefix("val/") for row in rows for name in row if name.startswith("val/")}
+    if known and metric not in known:
+        raise unknown("sweep.metric", metric, known)
+    return [value for row in rows if isinstance(value := row.get(f"val/{metric}"), float)]
 
 
 def _error(folder: Path, code: int) -> str:

@@ -67,7 +67,7 @@ def resume(options) -> None:
     """Go on with a run that was stopped or killed, with the command it was started with."""
     from synthnet.lab import fork
 
-    print(fork.resume(_one(options)))
+    print(fork.resume(_one(options), options.code))
 
 
 def compare(options) -> None:

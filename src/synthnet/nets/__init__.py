@@ -21,4 +21,13 @@ from synthnet.nets.start import NORM_STARTS, draw_init, init_scale, looks_traine
 from synthnet.nets.symmetry import Piece, Symmetry
 from synthnet.nets.tracing import traced_symmetry
 from synthnet.nets.user_code import asked, load_function, split_name
-from synthnet.nets.weights import TensorSpec, WeightSpec, WeightState, metadata_json, read_metadata, read_weights, write_weights
+from synthnet.nets.weights import (
+    TensorSpec,
+    WeightSpec,
+    WeightState,
+    metadata_json,
+    read_header,
+    read_metadata,
+    read_weights,
+    write_weights,
+)

@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from synthnet.errors import InputError
-from synthnet.files import write_safetensors
+from synthnet.files import DTYPES, write_safetensors
 
-FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGER_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool)
+DTYPE_NAMED = {name: dtype for dtype, name in DTYPES.items()}
 LARGEST_SPEC, MOST_AXES = 1 << 31, 64
 PICKLED = (
     "a pickle, a zip or a torch.save file, not .safetensors; where it is a plain state dict, convert it with "
@@ -167,29 +167,43 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def read_header(path: str | Path) -> WeightState:
+    """What a `.safetensors` file says of its tensors, which stay unread: without values, on torch's meta device.
+
+    Raises: InputError as `read_weights`, but for values.
+    """
+    with _opened(path) as file:
+        kinds = {name: file.get_slice(name) for name in list(file.keys())}
+        metadata = dict(file.metadata() or {})
+    if not kinds:
+        raise InputError(f"{path} holds no tensors")
+    tensors = {}
+    for name, kind in kinds.items():
+        shape, told = kind.get_shape(), kind.get_dtype()
+        if told not in DTYPE_NAMED:
+            raise InputError(f"{path}: {name} has data type {told}; expected float16, bfloat16, float32 or float64")
+        if 0 in shape:
+            raise InputError(f"{path}: {name} has shape {shape} and holds no values")
+        tensors[name] = torch.empty(shape, dtype=DTYPE_NAMED[told], device="meta")
+    return WeightState(tensors, metadata)
+
+
 def read_weights(path: str | Path) -> WeightState:
     """Read a `.safetensors` file strictly.
 
     Raises: InputError, naming the file, when it is missing, empty, truncated, not a safetensors file, has no tensors,
     or holds NaN or infinite values or a data type that is not a number.
     """
+    state = read_header(path)
     try:
         with _opened(path) as file:
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in names}
-            metadata = dict(file.metadata() or {})
+            state.tensors = {name: file.get_tensor(name) for name in state.tensors}
     except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path} holds a tensor that cannot be read: {' '.join(str(error).split())[:120]}") from error
-    if not tensors:
-        raise InputError(f"{path} holds no tensors")
-    for name, value in tensors.items():
-        if value.numel() == 0:
-            raise InputError(f"{path}: {name} has shape {list(value.shape)} and holds no values")
-        if value.dtype not in FLOAT_DTYPES + INTEGER_DTYPES:
-            raise InputError(f"{path}: {name} has data type {value.dtype}; expected float16, bfloat16, float32 or float64")
+    for name, value in state.tensors.items():
         if value.dtype.is_floating_point and not torch.isfinite(value).all():
             raise InputError(f"{path}: {name} holds NaN or infinite values; expected finite weights")
-    return WeightState(tensors, metadata)
+    return state
 
 
 def write_weights(path: str | Path, state: WeightState) -> None:

@@ -42,12 +42,20 @@ def is_run(folder: Path) -> bool:
     return (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
 
 
+def lies_in(folder: Path, root: Path) -> bool:
+    """Whether a folder lies below another, links followed: what a link leads out to is none of that folder's runs."""
+    try:
+        return folder.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name too long, or with a zero byte; a link to itself
+        return False
+
+
 def list_runs(root: str | Path) -> list[RunStatus]:
     """The runs in a folder, those within families, pipelines and sweeps included, newest first."""
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root} is not a folder of runs")
-    folders = [folder for depth in DEPTHS for folder in root.glob(depth) if folder.is_dir() and is_run(folder)]
+    folders = [folder for depth in DEPTHS for folder in root.glob(depth) if is_run(folder) and lies_in(folder, root)]
     folders.sort(key=lambda folder: (folder / "run.json").stat().st_mtime, reverse=True)
     return [_read_or_foreign(folder, root) for folder in folders]
 

@@ -22,7 +22,7 @@ from synthnet.nets import Arch, WeightSpec, read_weights, recognise
 from synthnet.progress import Bar
 from synthnet.runs import RunDirectory, Setup, WorkersConfig, run_parts
 from synthnet.settings import SHARE, check_settings, setting
-from synthnet.tasks import Task, build_task, recipe_of, strong_recipe
+from synthnet.tasks import Task, build_task, is_own, recipe_of, strong_recipe
 
 
 @dataclass
@@ -164,7 +164,9 @@ def _build_zoo(task: Task, config: ZooConfig, setup: Setup) -> None:
                     train_shard(task, config, number, shard, setup.device)
                 done(shard)
         else:
-            commands = {shard: ["shard", str(run.path), str(number)] for number, shard in enumerate(seeds_of)}
+            own = setup.given.get("task")
+            code = ["--code", own] if is_own(own) else []
+            commands = {shard: ["shard", str(run.path), str(number), *code] for number, shard in enumerate(seeds_of)}
             run_parts(commands, config, done)
         _write_index(run.path, task.arch, task, jobs, _epochs(task, config))
 

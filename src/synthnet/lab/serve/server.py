@@ -32,13 +32,14 @@ from synthnet.stages import STAGES, as_text, live_sections
 try:
     from fastapi import Depends, FastAPI, HTTPException, Request
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import HTMLResponse, JSONResponse
+    from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
     from pydantic import BaseModel, ConfigDict, Field
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 except ImportError as error:
     raise missing_extra("fastapi", "serve") from error
 
 PAGE = Path(__file__).with_name("page.html")
+PLOTS = {"uPlot.js": "text/javascript", "uPlot.css": "text/css"}  # https://github.com/leeoniya/uPlot, MIT, 1.6.32
 HOSTS = ["127.0.0.1", "localhost", "[::1]"]
 LARGEST_BODY = 1 << 16
 WRITES, WINDOW_S = 20, 10.0  # at most so many writes in so many seconds
@@ -137,10 +138,16 @@ def build_app(root: Path, token: str) -> FastAPI:
     @app.get("/", response_class=HTMLResponse)
     def page() -> HTMLResponse:
         nonce = secrets.token_urlsafe(16)
-        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:"
+        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; connect-src 'self'; img-src data:"
         headers = {"content-security-policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}
         headers |= {"referrer-policy": "no-referrer", "cache-control": "no-store"}
         return HTMLResponse(PAGE.read_text().replace("{{nonce}}", nonce), headers=headers)
+
+    @app.get("/{name}")
+    def plots(name: str) -> FileResponse:
+        if name not in PLOTS:
+            raise HTTPException(404, "nothing here")
+        return FileResponse(PAGE.with_name("uplot") / name, media_type=PLOTS[name])
 
     def folder_of(name: str) -> Path:
         return run_folder(root, name)

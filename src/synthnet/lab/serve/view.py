@@ -1,11 +1,12 @@
 """What the page shows of run directories, as plain data. Reads only, and never outside the runs folder."""
 
+import itertools
 import json
 from pathlib import Path
 
 from synthnet.errors import InputError
 from synthnet.lab.table import best_row, flat_settings
-from synthnet.runs import APPLIED, is_run, parse, read_status, records
+from synthnet.runs import APPLIED, is_run, lies_in, parse, read_given, read_status, records
 from synthnet.settings import hot_knobs
 from synthnet.stages import live_sections
 
@@ -15,15 +16,10 @@ MOST_COMPARED = 12
 
 def run_folder(root: Path, name: str) -> Path:
     """The folder of a run by its name below the runs folder. Raises: InputError for a name that leads elsewhere."""
-    base = root.resolve()
-    try:
-        folder = (base / name).resolve()
-        known = ".." not in Path(name).parts and folder != base and folder.is_relative_to(base) and is_run(folder)
-    except (OSError, ValueError):  # too long, or with a zero byte
-        known = False
-    if not known:
+    folder = root / name
+    if not name or ".." in Path(name).parts or not lies_in(folder, root) or not is_run(folder):
         raise InputError(f"no run of that name: {name[:80]!r}")
-    return root / folder.relative_to(base)
+    return folder
 
 
 def metric_rows(folder: Path, after: int) -> dict:
@@ -79,7 +75,7 @@ def comparison(folders: list[Path]) -> dict:
 
 
 def sweep_view(folder: Path) -> dict:
-    """The trials of a sweep: from its results where it is over, else the state of each trial's folder."""
+    """The trials of a sweep: from its results where it is over, else what the folder of each trial says so far."""
     results = folder / "results.json"
     if results.exists():
         try:
@@ -89,5 +85,18 @@ def sweep_view(folder: Path) -> dict:
             raise ValueError("it lists no trials")
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{results.name} of this sweep is damaged: {str(error)[:100]}") from error
-    trials = [read_status(path) for path in sorted(folder.glob("trial-*")) if is_run(path)]
-    return {"metric": "score", "trials": [{"trial": status.name, "state": status.state, "score": None} for status in trials]}
+    settings = flat_settings(folder)
+    metric, last = str(settings.get("sweep.metric", "score")), str((settings.get("stages") or [""])[-1])
+    trials = [_trial(path, metric, last) for path in sorted(folder.glob("trial-*")) if is_run(path)]
+    given = [trial["settings"] for trial in trials]
+    swept = [name for name in dict.fromkeys(itertools.chain(*given)) if len({str(each.get(name)) for each in given}) > 1]
+    for trial in trials:
+        trial["settings"] = {name: trial["settings"].get(name) for name in swept if name != "run_dir"}
+    return {"metric": metric, "trials": sorted(trials, key=lambda trial: (trial[metric] is None, -(trial[metric] or 0)))}
+
+
+def _trial(folder: Path, metric: str, last: str) -> dict:
+    rows = records(folder / last / "metrics.jsonl")
+    values = [value for row in rows if isinstance(value := row.get(f"val/{metric}"), float)]
+    state = read_status(folder).state
+    return {"trial": folder.name, "state": state, metric: max(values, default=None), "settings": read_given(folder)}

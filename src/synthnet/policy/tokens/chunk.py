@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import cos, log, pi, sin
+from math import cos, log, pi, prod, sin
 
 import torch
 from torch import Tensor
@@ -27,17 +27,13 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
     if config.size == 0:
         unit_index, descriptors = flat[None], torch.zeros(1, 1)
     else:
-        pieces = [
-            (t, piece) for t in spec.floats for piece in _pieces(flat[spec.slices()[t.name]], config.size, spec.n_weights)
-        ]
-        unit_index = torch.stack([piece for _, piece in pieces])
-        totals = {t.name: sum(owner.name == t.name for owner, _ in pieces) for t in spec.floats}
-        seen, rows = {}, []
-        for owner, _ in pieces:
-            seen[owner.name] = seen.get(owner.name, -1) + 1
-            order = spec.floats.index(owner) / len(spec.floats)
-            rows.append(_descriptor(owner, order, (seen[owner.name] + 0.5) / totals[owner.name]))
-        descriptors = torch.tensor(rows)
+        places, pieces, rows = spec.slices(), [], []
+        for number, owner in enumerate(spec.floats):
+            own = _pieces(flat[places[owner.name]], config.size, spec.n_weights)
+            order = number / len(spec.floats)
+            rows += [_descriptor(owner, order, (place + 0.5) / len(own)) for place in range(len(own))]
+            pieces += own
+        unit_index, descriptors = torch.stack(pieces), torch.tensor(rows)
     width = unit_index.shape[1]
     if vocabulary and dict(vocabulary) != {"chunk": width}:
         raise InputError(f"the policy reads chunks {dict(vocabulary)}, this network gives chunks of {width} weights")
@@ -53,6 +49,11 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         torch.zeros(spec.n_weights, dtype=torch.int32),
         {"chunk": width},
     )
+
+
+def count(spec: WeightSpec, size: int = Config.size) -> int:
+    """How many tokens a net of any size gives, without their tables."""
+    return sum(-(-prod(tensor.shape) // size) for tensor in spec.floats)
 
 
 def _pieces(positions: Tensor, size: int, padding: int) -> list[Tensor]:
