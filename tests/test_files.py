@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from synthnet.cli import main
-from synthnet.config import parse
+from synthnet.config import compose, parse, read_config
 from synthnet.errors import InputError
 from synthnet.files import raw_bytes, write_atomic, write_safetensors
+from synthnet.lab.serve.view import run_folder
 from synthnet.lab.space import parse_space
+from synthnet.runs import list_runs
 from synthnet.runs.directory import digest
 
 STRIDED = [
@@ -147,3 +149,38 @@ def test_a_damaged_weight_file_keeps_the_one_that_was_there(tmp_path):
         write_atomic(tmp_path / "x.safetensors", parts())
     assert (tmp_path / "x.safetensors").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("path", ["${x}", "a\\${HOME}", "${oc.env:HOME}/b", "x${", "\\\\${y}\\"])
+def test_a_path_with_an_interpolation_in_it_is_that_path(path, tmp_path):
+    """${…} would be looked up by the settings library, when composed and again when a run's record is read."""
+    config = compose({"task": "digits-mlp", "zoo_dir": path, "reward.python": [f"{path}.py:f"]})
+    assert config.zoo_dir == path
+    assert config.reward.python == [f"{path}.py:f"]
+    (tmp_path / "config.yaml").write_text(config.text())
+    (tmp_path / "run.json").write_text('{"command": []}')
+    assert read_config(tmp_path).zoo_dir == path
+
+
+def test_what_the_format_has_no_word_for_is_refused(tmp_path):
+    with pytest.raises(InputError, match="keeps the name"):
+        write_safetensors(tmp_path / "a.safetensors", {"__metadata__": torch.zeros(1)})
+    with pytest.raises(InputError, match="holds complex64 numbers"):
+        write_safetensors(tmp_path / "a.safetensors", {"w": torch.zeros(1, dtype=torch.complex64)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_links_that_lead_out_or_to_themselves_are_no_runs(tmp_path):
+    root = tmp_path / "runs"
+    for folder in (root / "own", tmp_path / "other"):
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("")
+        (folder / "run.json").write_text('{"command": []}')
+    (root / "self").symlink_to(root / "self")
+    (root / "out").symlink_to(tmp_path / "other")
+    (root / "alias").symlink_to(root / "own")
+    assert {status.name for status in list_runs(root)} == {"own", "alias"}
+    assert run_folder(root, "alias") == root / "alias"
+    for name in ("self", "out"):
+        with pytest.raises(InputError, match="no run of that name"):
+            run_folder(root, name)

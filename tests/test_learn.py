@@ -30,6 +30,11 @@ def test_learn_makes_a_policy_its_card_and_its_report_and_goes_on(problem, capsy
     assert policy.record["inputs"]["classes"] == [0, 1]
     code, out, _ = run(capsys, "learn", "mine.py:sides", "--minutes", "0.6", "--json", "threads=1")
     assert json.loads(out)["decisions"] == report["decisions"], "the same command reads what was decided"
+    other = ["run_dir=runs/other", "threads=1"]
+    code, _, err = run(capsys, "learn", "mine.py:sides", "--minutes", "0.6", "-o", "sides.safetensors", *other)
+    assert code == 2
+    assert "this run did not make it" in err
+    assert not Path("runs/other").exists()
     run(capsys, "init", "--task", "mine.py:sides", "-o", "w.safetensors")
     save_file(load_file("w.safetensors"), "bare.safetensors")
     assert run(capsys, "synthesize", "bare.safetensors", "-o", "o.safetensors", "--policy", "sides.safetensors")[0] == 0

@@ -203,3 +203,32 @@ def test_a_sweep_on_a_local_ray_cluster_is_the_same_sweep(settings, tmp_path, mo
         found[executor] = {(t["settings"]["grpo.epsilon"], t["settings"]["seed"]): t["score"] for t in _results(folder)}
     assert len(found["ray"]) == 4
     assert found["ray"] == found["inline"]
+
+
+def test_a_slip_in_one_value_of_a_sweep_shows_before_any_trial(settings, tmp_path, capsys):
+    assert main(["sweep", *settings, "grpo.loss_type=dapo,banana", f"run_dir={tmp_path / 's'}"]) == 2
+    assert "banana" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.slow
+def test_a_metric_that_no_stage_has_ends_a_sweep_at_its_first_trial(settings, tmp_path, capsys):
+    wrong = ["seed=1,2,3", "sweep.metric=accuracy_k7", "sweep.workers=1", "sweep.executor=inline", f"run_dir={tmp_path / 's'}"]
+    assert main(["sweep", *settings, *wrong]) == 2
+    assert "unknown sweep.metric 'accuracy_k7'" in capsys.readouterr().err
+    assert len(list((tmp_path / "s").glob("trial-*"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["inline", "processes"])
+def test_trials_run_code_that_the_sweeps_own_command_names(settings, tmp_path, capsys, executor):
+    """A run directory never names code; the command that resumes it does."""
+    (tmp_path / "mine.py").write_text(
+        "def first(*, completions, **_):\n    return [float(i) for i in range(len(completions))]\n"
+    )
+    own = [f"reward.python=['{tmp_path}/mine.py:first']", "grpo.epsilon=0.1,0.2", f"sweep.executor={executor}", "threads=1"]
+    assert main(["sweep", *settings, *own, f"run_dir={tmp_path / 's'}"]) == 0, capsys.readouterr().err
+    assert [trial["state"] for trial in _results(tmp_path / "s")] == ["complete", "complete"]
+    assert main(["runs", "resume", str(tmp_path / "s" / "trial-0000")]) == 2
+    assert "uses code of yours" in capsys.readouterr().err
+    assert main(["runs", "resume", str(tmp_path / "s" / "trial-0000"), "--code", f"{tmp_path}/mine.py:first"]) == 0

@@ -11,7 +11,8 @@ from torch import nn
 
 from synthnet import files
 from synthnet.errors import InputError
-from synthnet.nets.weights import FLOAT_DTYPES, INTEGER_DTYPES, WeightSpec, WeightState, read_weights, write_weights
+from synthnet.files import DTYPES
+from synthnet.nets.weights import WeightSpec, WeightState, read_weights, write_weights
 
 STATUS = Path("/proc/self/status")
 
@@ -136,7 +137,7 @@ def test_a_killed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
 
 def test_our_files_are_those_of_the_library_but_for_the_order_in_the_header(tmp_path):
     """Every data type, scalars, names beyond ASCII; and no copy of the whole is made on the way."""
-    kinds = (*FLOAT_DTYPES, *INTEGER_DTYPES)
+    kinds = tuple(DTYPES)
     tensors = {f"{chr(122 - i)}é{kind}": torch.arange(3 + i).to(kind) for i, kind in enumerate(kinds)}
     tensors |= {"scalar": torch.tensor(2.5), "turned": torch.arange(6.0).view(2, 3).T}
     files.write_safetensors(tmp_path / "ours.safetensors", tensors, {"b": "ü", "a": "1"})

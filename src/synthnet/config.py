@@ -7,7 +7,7 @@ instantiated from a `_target_`. What was composed travels as a typed object; run
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ class _Config:
         """As YAML; `read_config` gives it back."""
         from omegaconf import OmegaConf
 
-        return OmegaConf.to_yaml(OmegaConf.structured(replace(self, run_dir=None)))  # a run is where it lies
+        own = literal(asdict(replace(self, run_dir=None)))  # a run is where it lies
+        return OmegaConf.to_yaml(OmegaConf.create(own), resolve=True)
 
 
 Config = make_dataclass(
@@ -222,7 +223,7 @@ def explain(overrides: list[str]) -> str:
     from omegaconf import OmegaConf
 
     given, known, layers = parse(overrides), groups(), {}
-    tree = OmegaConf.to_container(OmegaConf.structured(compose(given)))
+    tree = asdict(compose(given))
     chosen = {name: value for name, value in given.items() if name in known}
     if "experiment" in chosen:
         file = CONFIG_DIR / "experiment" / f"{chosen['experiment']}.yaml"

@@ -4,6 +4,7 @@ A stage is an entry of STAGES: the settings that are its own (a config group of 
 else a live run of it listens to.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -173,9 +174,12 @@ def check_schedules(stage: str, config) -> None:
     Dials(sections, {name: each for name, each in config.lab.schedules.items() if name.partition(".")[0] in sections})
 
 
+MOST_THREADS = 8  # for each core
+
+
 def use_resources(config) -> None:
-    if config.threads < 0:
-        raise InputError(f"threads must not be negative, got {config.threads}")
+    if config.threads > MOST_THREADS * (cores := os.cpu_count() or 1):
+        raise InputError(f"threads={config.threads} on a machine of {cores} cores would only wait for one another; use fewer")
     if config.threads:
         torch.set_num_threads(config.threads)
     set_memory_budget(config.memory)

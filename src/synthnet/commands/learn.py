@@ -1,5 +1,6 @@
 """`synthnet learn`: the policy, its card and its report. Imports happen inside, so that every command starts fast."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -45,23 +46,29 @@ def learn(task: "Task | str", minutes: float = 15, seed: int = 0, **settings: An
 
 
 def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = None, rewards_only: bool = False) -> dict:
-    """Learn a task, judge the policy on its test split beside its controls, and write policy, card and report."""
+    """Learn a task, judge the policy on its test split beside its controls, and write policy, card and report.
+
+    Raises: InputError for bad settings, or where another run's policy would be replaced.
+    """
     import torch
 
     from synthnet.audit.evaluation import evaluate_policy
     from synthnet.console import as_json
     from synthnet.errors import InputError
     from synthnet.files import write_atomic
-    from synthnet.lab.learn import learn
+    from synthnet.lab.learn import learn, prepare
     from synthnet.policy import read_policy
 
     if out is not None and not Path(out).parent.is_dir():
         raise InputError(f"-o {out}: the folder {Path(out).parent} does not exist; make it first")
-    path, task, book = learn(name, minutes, given, rewards_only)
+    task, setup = prepare(name, given)
+    if out is not None and Path(out).exists() and not _made_by(setup.folder, out):
+        raise InputError(f"-o {out} exists, and this run did not make it: name another file, or delete it first")
+    path, book = learn(task, setup, minutes, rewards_only)
     policy = read_policy(path)
     steps = sorted({*REPORT_STEPS, policy.record.get("best_k", 1)} & set(range(1, policy.config.k_max + 1)))
     report = evaluate_policy(policy, task, REPORT_SEEDS, steps, strong=task.data is not None)
-    folder = path.parent.parent
+    folder = setup.folder
     target = Path(out) if out is not None else folder / "policy.safetensors"
     policy.save(target, torch.float16)
     report |= {"policy": str(target), "decisions": book, "seconds": round(book[-1]["elapsed_s"], 1), "cost": cost(task, book)}
@@ -72,6 +79,12 @@ def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = 
     draw(report, folder / "report.png")
     print(f"report: {folder}/report.json; card: {target.with_suffix('.md')}", file=sys.stderr)
     return report
+
+
+def _made_by(folder: Path, out: str | Path) -> bool:
+    """Whether an earlier call of a run wrote that policy."""
+    report = folder / "report.json"
+    return report.exists() and json.loads(report.read_text()).get("policy") == str(out)
 
 
 def cost(task, book: list[dict]) -> dict:

@@ -13,7 +13,7 @@ from synthnet.config import compose
 from synthnet.errors import InputError
 from synthnet.lab.book import Book
 from synthnet.policy import read_policy
-from synthnet.runs import RunDirectory
+from synthnet.runs import RunDirectory, Setup
 from synthnet.runs.journal import records
 from synthnet.stages import STAGES, as_text, run_stage, setup_of, without_shape
 from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
@@ -42,22 +42,25 @@ class Leg:
         return {"kind": self.kind, "name": self.name, "settings": dict(self.settings)}
 
 
-def learn(name: str, minutes: float, given: Mapping[str, object], rewards_only: bool = False) -> tuple[Path, Task, list[dict]]:
-    """Learn a policy; returns its file, the task, and what was decided. `given`: settings that the recipe leaves as they are.
-
-    Raises: InputError for a budget of no meaning, or bad settings.
-    """
-    if not 0 < minutes < 1e5:
-        raise InputError(f"--minutes should be a positive number, got {minutes}")
-    config = compose({**given, "task": name})
+def prepare(name: str, given: Mapping[str, object]) -> tuple[Task, Setup]:
+    """The task, and what its run is started with. `given`: settings that the recipe leaves as they are. Raises: InputError for
+    bad settings."""
+    given = {**given, "task": name}
+    config = compose(given)
     task, command = config.build_task(), ["synthnet", "learn", name, *as_text(given)]
     if task.family or task.joint:
         raise InputError(f"learn takes one net and one data set; {name} has several: train it by its stages")
-    setup = setup_of("learn", task, config, {**given, "task": name}, command)
+    return task, setup_of("learn", task, config, given, command)
+
+
+def learn(task: Task, setup: Setup, minutes: float, rewards_only: bool = False) -> tuple[Path, list[dict]]:
+    """Learn a policy in the run that `setup` names; returns its file, and what was decided. Raises: InputError for a budget of
+    no meaning."""
+    if not 0 < minutes < 1e5:
+        raise InputError(f"--minutes should be a positive number, got {minutes}")
     with RunDirectory(setup) as run:
         book = Book(run.path / "decisions.jsonl", 60 * minutes)
-        course = Course(task, {**given, "task": name}, run.path, book, rewards_only)
-        return course.run(), task, book.entries
+        return Course(task, dict(setup.given), run.path, book, rewards_only).run(), book.entries
 
 
 @dataclass

@@ -5,6 +5,7 @@ metrics.jsonl  checkpoints/
 patches.jsonl (requests) and applied.jsonl (what was done about them) belong to live patching, `live.py`.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -115,10 +116,12 @@ class RunDirectory:
         append(self.path / "metrics.jsonl", {name: None if _not_finite(value) else value for name, value in row.items()})
         try:
             (self.path / "heartbeat").write_text(str(time.time()))
+            for tracker in self.trackers:
+                tracker.log(update, metrics)
         except OSError as error:
-            raise InputError(f"cannot write into {self.path}: {error.strerror}; the last checkpoint is kept") from error
-        for tracker in self.trackers:
-            tracker.log(update, metrics)
+            raise InputError(
+                f"cannot write into {self.path}: {error.strerror or error}; the last checkpoint is kept"
+            ) from error
 
     def metrics(self) -> list[dict]:
         """All complete lines of metrics.jsonl."""
@@ -172,7 +175,8 @@ class RunDirectory:
         except InputError as unwritable:  # a full disk must not hide what went wrong before
             warnings.warn(str(unwritable), stacklevel=2)
         for tracker in self.trackers:
-            tracker.close()
+            with contextlib.suppress(OSError):  # its folder is gone
+                tracker.close()
         self.close()
 
 

@@ -39,7 +39,10 @@ class RunStatus:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
+    try:
+        return (folder / "run.json").is_file() and (folder / "config.yaml").is_file()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return False
 
 
 def lies_in(folder: Path, root: Path) -> bool:

@@ -138,8 +138,9 @@ def build_app(root: Path, token: str) -> FastAPI:
     @app.get("/", response_class=HTMLResponse)
     def page() -> HTMLResponse:
         nonce = secrets.token_urlsafe(16)
-        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; connect-src 'self'; img-src data:"
-        headers = {"content-security-policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}
+        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self' 'nonce-{nonce}'; connect-src 'self'; "
+        policy += "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        headers = {"content-security-policy": policy}
         headers |= {"referrer-policy": "no-referrer", "cache-control": "no-store"}
         return HTMLResponse(PAGE.read_text().replace("{{nonce}}", nonce), headers=headers)
 
