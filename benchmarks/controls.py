@@ -80,7 +80,7 @@ def best_of(
         draw = generator(0, "best-of", n_steps, batch)
         made = mean + sigma * torch.randn((BEST_OF_BATCH, *mean.shape), generator=draw)
         found = score(net, made.flatten(0, 1) * scale, inputs, labels)
-        reward = quality(*found, task.n_classes).view(BEST_OF_BATCH, -1)
+        reward = quality(*found, task.objective.chance).view(BEST_OF_BATCH, -1)
         value, which = reward.max(0)
         better = value > top
         best[better], top[better] = made[which, seeds][better], value[better]

@@ -49,7 +49,7 @@ def evolve(task: Task, start: Tensor, evaluations: int, sigma: float, rate: floa
             noise = mirrored(torch.randn((ES_GROUP // 2, len(weights)), generator=draw))
             chosen = torch.randperm(len(inputs), generator=draw)[:512]
             found = score(task.network, (mean + sigma * noise) * scale, inputs[chosen], labels[chosen])
-            reward = quality(*found, task.n_classes)
+            reward = quality(*found, task.objective.chance)
             advantage = (reward - reward.mean()) / reward.std().clamp_min(1e-8)
             mean.grad = -(advantage.float()[:, None] * noise).mean(0) / sigma
             optimizer.step()

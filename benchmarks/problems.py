@@ -78,3 +78,24 @@ def cnn_batchnorm():
     first = (lambda: nn.Conv2d(1, 8, 3, padding=1), lambda: nn.BatchNorm2d(8), nn.ReLU, lambda: nn.MaxPool2d(2))
     second = (lambda: nn.Conv2d(8, 16, 3, padding=1), lambda: nn.BatchNorm2d(16), nn.ReLU, lambda: nn.MaxPool2d(2))
     return _mnist(*first, *second, nn.Flatten, lambda: nn.Linear(784, 10))
+
+
+def _mnist1d(module, shape):
+    """Digits as one-dimensional signals, made by the package of Greydanus and Kobak (arXiv 2011.14439)."""
+    from mnist1d.data import get_dataset_args, make_dataset
+
+    made = make_dataset(get_dataset_args())
+    train, test = ((made[x].reshape(-1, *shape), made[y]) for x, y in (("x", "y"), ("x_test", "y_test")))
+    return synthnet.Task(module=module, data=synthnet.Data(train=train, test=test))
+
+
+def mnist1d_mlp():
+    layers = (lambda: nn.Linear(40, 100), nn.ReLU, lambda: nn.Linear(100, 100), nn.ReLU, lambda: nn.Linear(100, 10))
+    return _mnist1d(lambda: nn.Sequential(*(layer() for layer in layers)), (40,))
+
+
+def mnist1d_conv():
+    first = (lambda: nn.Conv1d(1, 25, 5, stride=2, padding=1), nn.ReLU)
+    later = (lambda: nn.Conv1d(25, 25, 3, stride=2, padding=1), nn.ReLU)
+    layers = (*first, *later, *later, nn.Flatten, lambda: nn.Linear(125, 10))
+    return _mnist1d(lambda: nn.Sequential(*(layer() for layer in layers)), (1, 40))

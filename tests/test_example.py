@@ -5,95 +5,180 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import make_policy, setup_at
+from synthnet.engine.network import Network
 from synthnet.errors import InputError
 from synthnet.grpo import GrpoConfig, RewardConfig, train_grpo
-from synthnet.grpo.config import check
-from synthnet.grpo.example import example_gradient, example_loss, others_baseline, rewards_of
-from synthnet.nets import ACTIVATIONS
+from synthnet.grpo.config import Kinds, check
+from synthnet.grpo.example import Examples, advantages_of, others_baseline, rewards_of
+from synthnet.grpo.felt import Draws, check_felt, feel
+from synthnet.grpo.hooks import ExampleHook
+from synthnet.grpo.scored import Seen
+from synthnet.nets import draw_init, init_scale
 from synthnet.runs.journal import records
 from synthnet.seeds import generator
 from synthnet.tasks import build_task
 
 SMOOTH, RIGHT = RewardConfig(accuracy=0.0, bounded_loss=1.0), RewardConfig(accuracy=1.0, bounded_loss=0.0)
-CONFIG = GrpoConfig(rollout="example", num_generations=1024)
+CLASSES, N = 3, 6
 
 
-@pytest.fixture(scope="module")
-def case():
-    """A half-trained net of two hidden layers, what it sees, and noise of unlike size for each weight."""
-    task = build_task("digits-mlp", hidden=[7, 5])
-    images, labels = (part[:24] for part in task.examples("train"))
-    mean = task.draw_start("val", [3])[0].clone().requires_grad_()
-    for _ in range(30):
-        loss = torch.nn.functional.cross_entropy(task.network.logits(mean[None], images)[0], labels)
-        mean = (mean - 0.3 * torch.autograd.grad(loss, mean)[0]).detach().requires_grad_()
-    sigma = 0.05 + 0.1 * torch.rand(len(mean), generator=torch.Generator().manual_seed(1))
-    return task, mean.detach(), sigma, images, labels
+class Sequences(nn.Module):
+    """Ids through an embedding, positions, a norm, a layer over tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.position = nn.Embedding(5, 4), nn.Parameter(torch.zeros(3, 4))
+        self.norm, self.mix, self.out = nn.LayerNorm(4), nn.Linear(4, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x):
+        x = self.norm(self.table(x) + self.position)
+        return self.out(torch.tanh(self.mix(x)).mean(1))
 
 
-def _estimate(case, reward, config=CONFIG, seed=0) -> Tensor:
-    """The estimate without the division by the advantages' size."""
-    task, mean, sigma, images, labels = case
-    score = lambda outputs: rewards_of(outputs, labels, reward, 10)  # noqa: E731
+def _chain():
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES, bias=False))
+
+
+def _conv2d():
+    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.GroupNorm(1, 2), nn.Tanh(), nn.Flatten(), nn.Linear(32, CLASSES))
+
+
+def _conv1d():
+    return nn.Sequential(nn.Conv1d(2, 3, 2, stride=2), nn.BatchNorm1d(3), nn.Tanh(), nn.Flatten(), nn.Linear(6, CLASSES))
+
+
+MODULES = {
+    "chain": (_chain, (4,), "auto"),
+    "convolution": (_conv2d, (1, 4, 4), "auto"),
+    "convolution over time": (_conv1d, (2, 4), "auto"),
+    "tokens, joint": (Sequences, None, "auto"),
+    "tokens, tied": (Sequences, None, "tied"),
+}
+
+
+def _case(build, shape):
+    """A net, what it sees, mean weights and noise of unlike size for each tensor."""
+    draw = torch.Generator().manual_seed(3)
+    inputs = torch.randint(5, (N, 3), generator=draw) if shape is None else torch.randn((N, *shape), generator=draw)
+    net = Network(build(), inputs[:2])
+    labels = torch.arange(N) % CLASSES
+    mean, scale = draw_init(net.spec, draw), init_scale(net.spec)
+    for name, place in net.spec.slices().items():
+        if name.endswith("running_var"):
+            mean[place] = 1.0
+        scale[place] *= 0.2 + 0.2 * torch.rand((), generator=draw)
+    return net, mean, scale, inputs, labels
+
+
+def _estimate(case, reward, uses="auto", group=512, seed=0, control=None) -> Tensor:
+    """The estimate of the gradient with respect to the mean weights."""
+    net, mean, sigma, inputs, labels = case
     draw = generator(seed, "grpo-example", 0, 0)
-    gradient, rewards = example_gradient(task.network.chain, task.network.spec, mean, sigma, images, score, config, draw)
-    return gradient * (1.0 if config.control == "constant" else others_baseline(rewards).square().mean().sqrt())
+    outputs, score = feel(net, mean, sigma, inputs, Draws(group, len(inputs), uses, draw))
+    rewards = rewards_of(Seen(outputs, labels, net.objective), reward)
+    advantages = others_baseline(rewards)
+    if control:
+        advantages = advantages_of(rewards, GrpoConfig(control=control), draw) * advantages.square().mean().sqrt()
+    change = torch.zeros_like(mean).requires_grad_()
+    return torch.autograd.grad((advantages.flatten() * score(net.spec.unflatten(change))).mean(), change)[0]
 
 
-def _pathwise(case, draws=4096) -> Tensor:
-    """The gradient through the net of the mean bounded loss of nets drawn whole, one for each example: no line is shared."""
-    task, mean, sigma, images, labels = case
-    mean, spec = mean.clone().requires_grad_(), task.network.spec
-    total, draw = 0.0, torch.Generator().manual_seed(5)
-    for _ in range(draws // 128):
-        nets = mean + sigma * torch.randn((128 * len(images), len(mean)), generator=draw)
-        seen, tensors = images.repeat(128, 1), spec.unflatten(nets)
-        for layer in task.network.chain.layers:
-            seen = torch.einsum("noi,ni->no", tensors[layer.weight], seen) + tensors[layer.bias]
-            seen = ACTIVATIONS[layer.activation](seen) if layer.activation else seen
-        loss = torch.nn.functional.cross_entropy(seen, labels.repeat(128), reduction="none")
-        value = (1 - loss.clamp(max=2 * math.log(10)) / math.log(10)).mean() / (draws // 128)
-        total = total + torch.autograd.grad(value, mean)[0]
-    return total
+def _pathwise(case, draws=512) -> Tensor:
+    """The gradient through the net of the mean bounded loss of nets drawn whole, one for each example."""
+    net, mean, sigma, inputs, labels = case
+    mean, total, draw = mean.clone().requires_grad_(), 0.0, torch.Generator().manual_seed(5)
+    still = torch.ones_like(mean)
+    for name, place in net.spec.slices().items():
+        still[place] = 0.0 if "running" in name else 1.0  # statistics have no noise
+    half = torch.randn((draws * N // 2, len(mean)), generator=draw)
+    nets = mean + still * sigma * torch.cat([half, -half])
+    tensors = {n: each.detach() if "running" in n else each for n, each in net.spec.unflatten(nets).items()}
+    outputs = net.logits_of(tensors, inputs.repeat(draws, *(1,) * (inputs.ndim - 1)).unsqueeze(1), own_inputs=True)[:, 0]
+    loss = torch.nn.functional.cross_entropy(outputs, labels.repeat(draws), reduction="none")
+    total = (1 - loss.clamp(max=2 * net.objective.chance) / net.objective.chance).mean()
+    return torch.autograd.grad(total, mean)[0] * still
 
 
-def _cosine(one: Tensor, other: Tensor) -> float:
-    return torch.nn.functional.cosine_similarity(one, other, dim=0).item()
+def _along(estimates: list[Tensor], exact: Tensor) -> tuple[float, float]:
+    """How long estimates are along the exact gradient, in its own length: mean and standard error."""
+    along = torch.stack([estimate @ exact / exact.square().sum() for estimate in estimates])
+    return along.mean().item(), along.std().item() / len(along) ** 0.5
 
 
-def test_its_mean_is_the_pathwise_gradient_of_the_smoothed_reward(case):
-    estimate = sum(_estimate(case, SMOOTH, seed=seed) for seed in range(8)) / 8
-    exact = _pathwise(case)
-    assert _cosine(estimate, exact) > 0.97
-    assert (estimate.norm() / exact.norm()).item() == pytest.approx(1, abs=0.05)
-    for place in case[0].network.spec.slices().values():
-        assert _cosine(estimate[place], exact[place]) > 0.9
-
-
-def test_right_or_wrong_has_no_gradient_and_is_learned_from_all_the_same(case):
-    """Its direction agrees with the smooth reward's, and with itself between draws."""
-    halves = [sum(_estimate(case, RIGHT, seed=seed) for seed in range(first, first + 4)) for first in (0, 4)]
-    assert _cosine(*halves) > 0.8
-    assert _cosine(halves[0], _pathwise(case, 1024)) > 0.3
+@pytest.mark.parametrize("name", MODULES)
+def test_its_mean_is_the_pathwise_gradient_of_the_smoothed_reward(name):
+    """Of the whole, and of every tensor by itself that is felt at all."""
+    build, shape, uses = MODULES[name]
+    case = _case(build, shape)
+    exact, estimates = _pathwise(case), [_estimate(case, SMOOTH, uses, seed=seed) for seed in range(16)]
+    mean, error = _along(estimates, exact)
+    assert mean == pytest.approx(1, abs=4 * error + 0.05)
+    assert error < 0.1
+    for name, place in case[0].spec.slices().items():
+        if uses == "auto" and exact[place].norm() > 0.05 * exact.norm():
+            mean, error = _along([each[place] for each in estimates], exact[place])
+            assert mean == pytest.approx(1, abs=4 * error + 0.15), name
+            assert error < 0.5, name
 
 
 @pytest.mark.parametrize("control", ["random", "constant"])
-def test_advantages_that_know_nothing_of_the_rewards_cancel(case, control):
-    plain, seeds = _estimate(case, SMOOTH), 24
-    known = _estimate(case, SMOOTH, replace(CONFIG, num_generations=256), seed=1)
-    blind = (
-        sum(_estimate(case, SMOOTH, replace(CONFIG, num_generations=256, control=control), seed=n) for n in range(seeds))
-        / seeds
-    )
-    assert _cosine(known, plain) > 0.6
-    assert blind.norm() < 0.35 * plain.norm()
+def test_advantages_that_know_nothing_of_the_rewards_cancel(control):
+    case = _case(*MODULES["convolution"][:2])
+    mean, error = _along([_estimate(case, SMOOTH, seed=seed, control=control) for seed in range(16)], _pathwise(case))
+    assert abs(mean) < 4 * error + 0.05
 
 
-def test_flipped_advantages_point_the_other_way(case):
-    assert _cosine(_estimate(case, SMOOTH, replace(CONFIG, control="flip")), _estimate(case, SMOOTH)) < -0.999
+def test_flipped_advantages_point_the_other_way():
+    case = _case(*MODULES["chain"][:2])
+    assert torch.allclose(_estimate(case, SMOOTH, control="flip"), -_estimate(case, SMOOTH), atol=1e-6)
+
+
+def test_node_noise_has_the_tied_gradient_to_first_order():
+    """An untied relaxation: small noise, a smooth net."""
+    net, mean, sigma, inputs, labels = _case(*MODULES["convolution"][:2])
+    case = net, mean, 0.3 * sigma, inputs, labels
+    mean, error = _along([_estimate(case, SMOOTH, "node", seed=seed) for seed in range(24)], _pathwise(case))
+    assert mean == pytest.approx(1, abs=4 * error + 0.1)
+
+
+def test_right_or_wrong_has_no_gradient_and_is_learned_from_all_the_same():
+    """Its direction is that of many nets drawn whole, each scored by what its examples got: the score-function estimate."""
+    case = net, mean, sigma, inputs, labels = _case(*MODULES["chain"][:2])
+    noise = torch.randn((40_000, len(mean)), generator=torch.Generator().manual_seed(7))
+    right = (net.logits(mean + sigma * noise, inputs).argmax(-1) == labels).float().mean(1)
+    whole = ((right - right.mean())[:, None] * noise / sigma).mean(0)
+    mean_, error = _along([_estimate(case, RIGHT, seed=seed) for seed in range(16)], whole)
+    assert mean_ == pytest.approx(1, abs=4 * error + 0.1)
+
+
+@pytest.mark.parametrize("name", ["chain", "convolution", "tokens, joint"])
+def test_the_score_is_the_log_ratio_of_what_was_felt(name):
+    """Its mean over draws is minus the KL, and the mean of its exponential is one; at no change it is zero."""
+    build, shape, uses = MODULES[name]
+    net, mean, sigma, inputs, _ = _case(build, shape)
+    _, score = feel(net, mean, sigma, inputs, Draws(20_000, N, uses, generator(0, "x")))
+    change = 0.1 * sigma * torch.randn(len(mean), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(score(net.spec.unflatten(torch.zeros_like(mean))), torch.zeros(20_000 * N))
+    log_ratio = score(net.spec.unflatten(change)).view(20_000, N)
+    assert (log_ratio.exp().mean(0) - 1).abs().max() < 0.05
+    assert (log_ratio.mean(0) + 0.5 * log_ratio.var(0)).abs().max() < 0.02, "a Gaussian's: mean −KL, variance 2 KL"
+
+
+def test_joint_noise_has_the_moments_of_whole_draws():
+    """Covariances over tokens of what a layer of tied weights gives."""
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Linear(4, 2))
+    inputs = torch.randn(1, 3, 4)
+    net = Network(layer, inputs)
+    mean, sigma = draw_init(net.spec, torch.Generator().manual_seed(0)), 0.3 * init_scale(net.spec)
+    felt = {}
+    for uses in ("auto", "tied"):
+        outputs, _ = feel(net, mean, sigma, inputs, Draws(40_000, 1, uses, generator(0, uses)))
+        felt[uses] = outputs[:, 0].flatten(1).T.cov()
+    assert torch.allclose(felt["auto"], felt["tied"], atol=0.03 * felt["tied"].diagonal().max().item())
 
 
 def test_the_baseline_is_the_mean_of_the_other_pairs():
@@ -103,56 +188,137 @@ def test_the_baseline_is_the_mean_of_the_other_pairs():
     assert torch.equal(others_baseline(rewards + 7), advantages)
 
 
+def _examples(policy, task, **changes):
+    config = replace(GrpoConfig(prompts=4, steps=[2], apart=1.0), **changes)
+    return Examples(policy, [task], [1.0], config, RewardConfig(batch=64), (), 0, 3)
+
+
 def test_the_gradient_ends_in_the_mean_weights_and_repeats_to_the_bit(tiny):
     policy = make_policy(tiny, sigma=0.1).train()
-    config = replace(CONFIG, num_generations=4, prompts=4, steps=[2], apart=1.0)
-    one, metrics = example_loss(policy, tiny, config, RewardConfig(batch=64), 1.0, 0, 3)
-    two, again = example_loss(policy, tiny, config, RewardConfig(batch=64), 1.0, 0, 3)
+    (one, metrics), (two, again) = (_examples(policy, tiny).loss() for _ in range(2))
     assert torch.equal(one, two)
     assert metrics == again
     assert metrics["evaluations"] == 16
     assert metrics["shortfall"] > 0
+    assert metrics["kl_old"] == 0
     one.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in policy.trunk.parameters() if p.requires_grad)
 
 
+def test_a_second_pass_reads_the_first_ones_draws_at_the_policy_as_it_is_now(tiny):
+    """Its ratio and its KL leave one and zero; clipped draws give nothing."""
+    policy = make_policy(tiny, sigma=0.1).train()
+    examples = _examples(policy, tiny, apart=0.0)
+    loss, _ = examples.loss()
+    loss.backward()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-4 * parameter.grad
+    _, stats = examples.loss()
+    assert stats["kl_old"] > 0
+    assert stats["ratio/max"] > 1
+    examples.config.epsilon = examples.config.epsilon_high = 1e-9
+    clipped, _ = examples.batches[0].gradient(examples.batches[0].means + 0.02, examples.config)
+    examples.config.epsilon = examples.config.epsilon_high = 10.0
+    free, _ = examples.batches[0].gradient(examples.batches[0].means + 0.02, examples.config)
+    assert clipped.norm() < 0.7 * free.norm()
+
+
+def test_worst_classes_weigh_more_the_worse_they_are():
+    outputs = torch.zeros(2, 6, 3)
+    outputs[:, :4, 0] = outputs[:, 4:5, 1] = 1.0  # class 0 right, class 1 half, class 2 never
+    outputs[:, 5, 0] = 1.0
+    labels = torch.tensor([0, 0, 0, 0, 1, 1])
+    seen = Seen(outputs, labels, build_task("digits-mlp").objective)
+    given = rewards_of(seen, RewardConfig(accuracy=0.0, bounded_loss=0.0, worst_class=1.0))
+    assert given[0, 4] > 100 * given[0, 0] > 0
+    assert given[0, 5] == 0
+
+
+def test_a_function_of_ones_own_rewards_examples():
+    outputs, labels = torch.randn(4, 6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    seen = Seen(outputs, labels, build_task("digits-mlp").objective)
+    costs = torch.tensor([[0.0, 1.0, 1.0], [5.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+    hook = ExampleHook(lambda outputs, targets: -costs[targets, outputs.argmax(-1)], 0.5)
+    none = RewardConfig(accuracy=0.0, bounded_loss=0.0)
+    assert torch.equal(rewards_of(seen, none, [hook]), -0.5 * costs[labels, outputs.argmax(-1)])
+    for wrong, message in (
+        (lambda outputs, targets: outputs.mean(), "one number for each example"),
+        (lambda outputs, targets: outputs[:, 0] * math.inf, "not finite"),
+        (lambda outputs, targets: 1 / 0, "ZeroDivisionError"),
+    ):
+        with pytest.raises(InputError, match=message):
+            rewards_of(seen, none, [ExampleHook(wrong)])
+
+
+RUN = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "lab.tensorboard=false", "grpo.prompts=4", "grpo.steps=[1]",
+       "grpo.sigma=0.1", "reward.batch=128", "grpo.val_seeds=8", "grpo.signal_every=10", "grpo.loop.validate_every=20",
+       "grpo.loop.checkpoint_every=20", "grpo.optim.learning_rate=2e-3"]  # fmt: skip
+
+
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")
-def test_a_run_learns_from_rewards_alone(tiny, tmp_path):
+def test_a_run_learns_from_rewards_alone_in_several_passes_and_repeats(tiny, tmp_path):
+    """By example unless asked otherwise."""
     from synthnet.lab.fork import run_command
 
     make_policy(tiny, sigma=0.1).save(tmp_path / "p.safetensors")
-    settings = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "lab.tensorboard=false", "grpo.rollout=example",
-                "grpo.num_generations=4", "grpo.prompts=4", "grpo.steps=[1]", "grpo.sigma=0.1", "reward.batch=128",
-                "grpo.val_seeds=8", "grpo.signal_every=0", "grpo.loop.validate_every=20", "grpo.loop.checkpoint_every=20",
-                "grpo.optim.learning_rate=2e-3", "grpo.loop.updates=80", f"policy_from={tmp_path}/p.safetensors"]  # fmt: skip
-    run_command("grpo", [*settings, f"run_dir={tmp_path}/whole"])
-    rows = records(tmp_path / "whole" / "metrics.jsonl")
-    rewards = [row["reward"] for row in rows if "loss" in row]
+    settings = [*RUN, "grpo.num_iterations=2", "grpo.target_kl=1", "grpo.beta=1e-4", "grpo.loop.updates=40"]
+    settings += [f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/whole"]
+    run_command("grpo", settings)
+    rows = [row for row in records(tmp_path / "whole" / "metrics.jsonl") if "loss" in row]
+    rewards = [row["reward"] for row in rows]
     assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.05
-    run_command("grpo", [*settings, f"run_dir={tmp_path}/whole"])
-    assert records(tmp_path / "whole" / "metrics.jsonl") == rows
+    assert all(row["evaluations"] == 16 for row in rows)
+    assert rows[-1]["kl_old"] > 0
+    assert rows[-1]["kl"] > 0
+    assert "signal/half_batch_cosine" in rows[0]
+    run_command("grpo", settings)
+    assert [row for row in records(tmp_path / "whole" / "metrics.jsonl") if "loss" in row] == rows
+
+
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+def test_terms_of_both_kinds_are_learned_in_one_update(tiny, tmp_path):
+    from synthnet.lab.fork import run_command
+
+    make_policy(tiny, sigma=0.1).save(tmp_path / "p.safetensors")
+    settings = [*RUN, "reward.calibration=1", "grpo.num_generations=6", "grpo.loop.updates=2"]
+    run_command("grpo", [*settings, f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/both"])
+    rows = [row for row in records(tmp_path / "both" / "metrics.jsonl") if "loss" in row]
+    assert all("rewards/calibration" in row and row["evaluations"] == 16 for row in rows)
+
+
+def test_what_rollouts_are_follows_from_rewards_and_nets(tiny):
+    policy, mine = make_policy(tiny), lambda **changes: (GrpoConfig(**changes), RewardConfig())
+    assert check(*mine(), policy, tiny) == Kinds(True, False)
+    assert check(*mine(rollout="net"), policy, tiny) == Kinds(False, True)
+    assert check(*mine(grouping="process"), policy, tiny) == Kinds(False, True)
+    assert check(*mine(), policy, tiny, has_hooks=True) == Kinds(True, True)
+    assert check(GrpoConfig(), RewardConfig(diversity=1.0), policy, tiny) == Kinds(True, True)
+    both = Kinds(True, True).shares(RewardConfig(diversity=3.0), ())
+    assert both == (0.25, 0.75)
 
 
 @pytest.mark.parametrize(
     ("changes", "reward", "reason"),
     [
-        ({"num_generations": 2}, {}, "two pairs"),
-        ({"grouping": "process"}, {}, "grpo.grouping=inter"),
-        ({"num_iterations": 2, "target_kl": 1.0}, {}, "grpo.num_iterations=1"),
-        ({"beta": 0.1}, {}, "grpo.beta=0"),
-        ({"current_states": 0.5}, {}, "grpo.current_states=0"),
-        ({}, {"calibration": 1.0}, "reward.calibration is of a whole net"),
-        ({"rollout": "net", "apart": 1.0}, {}, "grpo.apart goes with"),
+        ({"draws": 5}, {}, "mirrored pairs"),
+        ({"rollout": "example", "grouping": "process"}, {}, "grpo.grouping=inter"),
+        ({"rollout": "example", "current_states": 0.5}, {}, "grpo.current_states=0"),
+        ({"rollout": "example"}, {"calibration": 1.0}, "reward.calibration is of a whole net"),
+        ({"rollout": "net", "apart": 1.0}, {}, "grpo.apart needs"),
+        ({"rollout": "net"}, {"examples": ["x.py:f"]}, "reward.examples needs"),
     ],
 )
-def test_what_is_not_built_by_example_is_refused(tiny, changes, reward, reason):
-    config = replace(GrpoConfig(rollout="example", num_generations=4), **changes)
+def test_what_has_no_meaning_by_example_is_refused(tiny, changes, reward, reason):
     with pytest.raises(InputError, match=reason):
-        check(config, RewardConfig(**reward), make_policy(tiny), tiny)
+        check(GrpoConfig(**changes), RewardConfig(**reward), make_policy(tiny), tiny)
 
 
-def test_a_net_that_is_no_chain_is_refused(tmp_path):
-    task = build_task("mnist5k-cnn", channels=[2, 3])
-    config = GrpoConfig(rollout="example", num_generations=4)
-    with pytest.raises(InputError, match="chains of Linear layers only"):
-        train_grpo(make_policy(task), task, config, RewardConfig(), setup_at(tmp_path / "run"))
+def test_layers_without_a_rule_are_named_and_such_nets_are_rolled_out_whole(tmp_path):
+    net = Network(nn.Sequential(nn.PReLU(), nn.Linear(4, 3)), torch.zeros(2, 4))
+    with pytest.raises(InputError, match="cannot feel noise on 0, PReLU"):
+        check_felt(net)
+    task = build_task("digits-mlp", hidden=[4])
+    with pytest.raises(InputError, match="mirrored pairs"):
+        train_grpo(make_policy(task), task, GrpoConfig(draws=5), RewardConfig(), setup_at(tmp_path / "run"))

@@ -8,8 +8,9 @@ import torch
 from conftest import TINY_TRUNK, make_policy
 from synthnet.grpo.agreement import effective_dimension, half_batch_cosine, reward_snr
 from synthnet.grpo.config import GrpoConfig
+from synthnet.grpo.experience import experience
 from synthnet.grpo.hooks import Hook
-from synthnet.grpo.loop import experience, mix_reference
+from synthnet.grpo.loop import mix_reference
 from synthnet.grpo.objective import policy_loss
 from synthnet.grpo.sample import Cohort, Rollouts, current_states, draw_cohorts, group_noise, sample_cohort
 from synthnet.grpo.score import RewardConfig, measure, step_gains

@@ -13,7 +13,7 @@ from synthnet.commands.lab import calibrate
 from synthnet.engine.objective import cross_entropy
 from synthnet.errors import InputError
 from synthnet.grpo.config import GrpoConfig
-from synthnet.grpo.loop import experience
+from synthnet.grpo.experience import experience
 from synthnet.grpo.objective import policy_loss
 from synthnet.grpo.score import RewardConfig
 from synthnet.lab.fork import run_command

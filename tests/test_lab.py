@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from conftest import make_policy, wait_for
 from synthnet.cli import main
 from synthnet.errors import InputError
-from synthnet.grpo.loop import Estimator, train_grpo
+from synthnet.grpo.experience import Estimator
+from synthnet.grpo.loop import train_grpo
 from synthnet.grpo.objective import policy_loss
 from synthnet.lab.fork import fork, run_command
 from synthnet.policy.file import read_policy

@@ -42,7 +42,7 @@ def test_each_role_alone_spreads_rewards_as_much_as_any_other(shipped):
 
     def spread(role: int, sigma: float) -> float:
         nudges = sigma * noise * (columns == role)
-        variances = [quality(*score(net, w + nudges, images, labels), task.n_classes).var() for w in nets]
+        variances = [quality(*score(net, w + nudges, images, labels), task.objective.chance).var() for w in nets]
         return torch.stack(variances).mean().sqrt().item()
 
     even = [spread(role, 0.03 * shares[role].item()) for role in range(len(shares)) if shares[role] < MOST]

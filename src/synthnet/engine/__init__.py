@@ -12,7 +12,7 @@ from synthnet.engine.netfiles import (
     write_all,
 )
 from synthnet.engine.network import Nets, Network, arch_of, network_of
-from synthnet.engine.objective import CLASSES, Measure, Objective, cross_entropy
+from synthnet.engine.objective import CLASSES, Measure, Objective, ask_each, cross_entropy
 from synthnet.engine.plan import set_memory_budget
 from synthnet.engine.population import Recipe, Training, train_population, train_while
 from synthnet.engine.quality import bounded, counted, quality

@@ -63,19 +63,25 @@ class Objective:
         """
         if self.loss is None and self.kind == "classes":
             return cross_entropy(outputs, targets)
-        if self.loss is None:
-            return _of_numbers(outputs, targets)[2].mean(-1)
-        return self._ask(self.loss, "loss", outputs, targets).mean(-1)
+        return self.each_loss(outputs, targets).mean(-1)
+
+    def each_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each example [net example]; as `losses`."""
+        if self.loss is not None:
+            return ask_each(self.loss, "the task's loss", outputs, targets)
+        if self.kind == "classes":
+            return F.cross_entropy(outputs.movedim(-1, 1), targets.expand(outputs.shape[:2]), reduction="none")
+        return _of_numbers(outputs, targets)[2]
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What each example adds to the metric [net example], float64: its mean over examples is the metric. Of r2, targets
         are all of a split, since what they vary by is read off them."""
         if self.metric is not None:
-            return self._ask(self.metric, "metric", outputs, targets).double()
+            return ask_each(self.metric, "the task's metric", outputs, targets).double()
         if self.kind == "classes":
             return (outputs.argmax(-1) == targets).double()
         if self.kind == "own":
-            return -self._ask(self.loss, "loss", outputs, targets).double()
+            return -ask_each(self.loss, "the task's loss", outputs, targets).double()
         _, targets, squares = _of_numbers(outputs, targets)
         spread = (targets - targets.mean(-2, keepdim=True)).square().mean((-2, -1), keepdim=True)
         return 1 - (squares.double() / spread[..., 0])
@@ -93,21 +99,23 @@ class Objective:
         """What a net says of each example: class probabilities, or its outputs as they are."""
         return outputs.softmax(-1) if self.kind == "classes" else outputs
 
-    def _ask(self, function: Measure, what: str, outputs: Tensor, targets: Tensor) -> Tensor:
-        """A function of the user's own on all nets' examples end to end [net example]."""
-        n_nets, n_examples = outputs.shape[:2]
-        own = targets.ndim == (3 if targets.is_floating_point() else 2)  # labels are [example], numbers [example out]
-        spread = targets.flatten(0, 1) if own else targets.repeat(n_nets, *(1,) * (targets.ndim - 1))
-        found = function(outputs.flatten(0, 1), spread)
-        if not isinstance(found, Tensor) or found.shape != (n_nets * n_examples,):
-            came = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise InputError(
-                f"the task's {what} should give one number for each example [{n_nets * n_examples}], got {came}: "
-                "no mean over examples, as in reduction='none'"
-            )
-        if torch.isnan(found).any() and not torch.isnan(outputs).any():
-            raise InputError(f"the task's {what} gave NaN for outputs that have none")
-        return found.view(n_nets, n_examples)
+
+def ask_each(function: Measure, what: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """What a function of the user's own gives for all nets' examples end to end [net example]; `what`: how messages call it.
+    Raises: InputError for another shape, or NaN for outputs that have none."""
+    n_nets, n_examples = outputs.shape[:2]
+    own = targets.ndim == (3 if targets.is_floating_point() else 2)  # labels are [example], numbers [example out]
+    spread = targets.flatten(0, 1) if own else targets.repeat(n_nets, *(1,) * (targets.ndim - 1))
+    found = function(outputs.flatten(0, 1), spread)
+    if not isinstance(found, Tensor) or found.shape != (n_nets * n_examples,):
+        came = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"{what} should give one number for each example [{n_nets * n_examples}], got {came}: "
+            "no mean over examples, as in reduction='none'"
+        )
+    if torch.isnan(found).any() and not torch.isnan(outputs).any():
+        raise InputError(f"{what} gave NaN for outputs that have none")
+    return found.view(n_nets, n_examples)
 
 
 CLASSES = Objective()

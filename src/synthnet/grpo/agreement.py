@@ -19,9 +19,8 @@ class Agreement:
 
     cosines: deque = field(default_factory=lambda: deque(maxlen=WINDOW))
 
-    def measure(self, policy: Policy, seen, config, longest: int, loss: Callable) -> dict[str, float | None]:
-        """The cosine of this update's experience; warns once when a window of them shows no agreement."""
-        cosine = half_agreement(policy, seen, config, longest, loss)
+    def measure(self, cosine: float, n_rollouts: int) -> dict[str, float | None]:
+        """The cosine of this update's experience, to log; warns once when a window of them shows no agreement."""
         self.cosines.append(cosine)
         values = torch.tensor(list(self.cosines))
         if len(values) == WINDOW and values.mean() < 2 * values.std() / WINDOW**0.5:
@@ -31,7 +30,7 @@ class Agreement:
                 stacklevel=2,
             )
             self.cosines.clear()
-        dimension = effective_dimension(cosine, len(seen.advantages))
+        dimension = effective_dimension(cosine, n_rollouts)
         return {"signal/half_batch_cosine": cosine, "signal/effective_dimension": dimension}
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import effective_dimension, half_agreement
 from synthnet.grpo.config import GrpoConfig, check
+from synthnet.grpo.experience import experience
 from synthnet.grpo.hooks import Hook, load_hooks
-from synthnet.grpo.loop import experience, most_tokens, prepare
+from synthnet.grpo.loop import most_tokens, prepare
 from synthnet.grpo.noise import noise_shares, set_sigma
 from synthnet.grpo.objective import policy_loss
 from synthnet.grpo.score import RewardConfig, terms
@@ -45,7 +46,7 @@ def calibrate(
     """Measure the policy at each sigma, on rollouts that no run uses. Accepted is a sigma whose noise costs at most a tenth of
     the reward's head-room and whose spread is at least three times the minibatch noise: take the largest such."""
     config = replace(config, sigma=SIGMAS[0])  # what is asked for here need not be given
-    hooks = load_hooks(reward.python, reward.python_weights)
+    hooks = load_hooks("reward.python", reward.python, reward.python_weights)
     check(config, reward, policy, task, bool(hooks))
     policy = prepare(policy, config, seed).to(place)
     best = sum(weight * getattr(terms()[name], "BEST", 1.0) for name, weight in reward.weights.items())

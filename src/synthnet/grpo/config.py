@@ -1,13 +1,16 @@
 """Settings of the GRPO stage, and the refusal of unsound ones before any work."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from synthnet.engine import check_warp
 from synthnet.errors import InputError
-from synthnet.grpo.example import check_example
+from synthnet.grpo.example import no_examples
+from synthnet.grpo.felt import USES
+from synthnet.grpo.hooks import Hook
 from synthnet.grpo.objective import CONTROLS, GROUPINGS, LEVELS, LOSS_TYPES, check_mix
 from synthnet.grpo.score import RewardConfig, check_reward
 from synthnet.policy import PARTS, Policy
@@ -22,10 +25,15 @@ class GrpoConfig:
     """Settings of `synthnet grpo`; names as in TRL where the meaning is the same."""
 
     prompts: int = setting(16, "start states an update, of each member of a family in mixed updates", COUNT, hot=True)
-    rollout: str = setting(
-        "net",
-        "what a rollout is: a net on the whole minibatch, or one example under its own draw of the weights (`example.py`)",
-        choices=("net", "example"),
+    rollout: str | None = setting(
+        None,
+        "what a rollout is: a net on the whole minibatch, or an example under its own draw of weights (`example.py`); null: "
+        "examples for the rewards that each has by itself, nets for the rest",
+        choices=(None, "net", "example"),
+    )
+    draws: int = setting(4, "by example: draws of each, its group", (4, 10_000), hot=True)
+    uses: str = setting(
+        "auto", "by example: what noise of a weight is that an example uses often (`felt.py`)", choices=USES, hot=True
     )
     apart: float = setting(
         0.0, "by example: weight of what nets of different seeds lack in distance, which reads no reward", WEIGHT, hot=True
@@ -105,19 +113,57 @@ class GrpoConfig:
         return self.steps_by == "rollout" or (self.steps_by is None and reward.needs("COUNTS_STEPS"))
 
 
-def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, has_hooks: bool = False) -> None:
-    """Refuse unsound settings before any work, with the reason."""
+@dataclass(frozen=True)
+class Kinds:
+    """What the rollouts of a run are."""
+
+    example: bool
+    net: bool
+
+    def shares(self, reward: RewardConfig, hooks: Sequence[Hook]) -> tuple[float, float]:
+        """How much of an update's loss is of examples and of nets: as their rewards are weighted."""
+        if not (self.example and self.net):
+            return float(self.example), float(self.net)
+        whole = sum(abs(reward.weights[name]) for name in reward.whole) + sum(abs(hook.weight) for hook in hooks)
+        each = sum(map(abs, reward.weights.values())) - sum(abs(reward.weights[name]) for name in reward.whole)
+        each += sum(map(abs, reward.examples_weights or [1.0] * len(reward.examples)))
+        return each / (whole + each), whole / (whole + each)
+
+
+def kinds_of(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, has_hooks: bool) -> Kinds:
+    """What rollouts are under these settings. Raises: InputError where they cannot be what is asked for."""
+    reason = None if config.rollout == "net" else no_examples(config, policy, task)
+    whole = has_hooks or bool(reward.whole)
+    each = bool(reward.examples) or any(weight and name not in reward.whole for name, weight in reward.weights.items())
+    if config.rollout == "example" and (reason or whole):
+        name = f"reward.{reward.whole[0]} is" if reward.whole else "functions of reward.python are"
+        raise InputError(
+            f"grpo.rollout=example: {reason or f'{name} of a whole net, not of an example'}; use grpo.rollout=null"
+        )
+    by_example = config.rollout != "net" and reason is None and each
+    if reward.examples and not by_example:
+        raise InputError(f"reward.examples needs rollouts by example: {reason or 'grpo.rollout=net was asked for'}")
+    if config.apart and not by_example:
+        raise InputError(
+            f"grpo.apart needs rollouts by example: {reason or 'no gradient of distances goes through whole nets'}"
+        )
+    return Kinds(by_example, whole or not by_example)
+
+
+def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, has_hooks: bool = False) -> Kinds:
+    """Refuse unsound settings before any work, with the reason; what the rollouts are."""
     check_settings("grpo", config)
     check_reward(reward, has_hooks)
-    if config.rollout == "example":
-        check_example(config, reward, policy, task, has_hooks)
-    elif config.apart:
-        raise InputError("grpo.apart goes with grpo.rollout=example: through whole nets no gradient of distances is taken")
+    kinds = kinds_of(config, reward, policy, task, has_hooks)
+    if reward.needs("NEEDS_PREDICTIONS") and any(m.data is not None and m.objective.kind != "classes" for m in task.members):
+        raise InputError("a reward term in use reads class probabilities, which this task's nets do not give")
+    if config.draws % 2:
+        raise InputError(f"grpo.draws come in mirrored pairs, so their number is even, got {config.draws}")
     _check_sampling(config, policy)
     _check_loss(config, policy)
     if reward.step_cost and (config.steps_by == "group" or len(set(config.steps)) == 1):
         raise InputError("reward.step_cost is the same for a whole group, and cancels, unless K is drawn for each rollout")
-    if config.select == "reward" and (has_hooks or not any(reward.weights.values())):
+    if config.select == "reward" and (has_hooks or reward.examples or not any(reward.weights.values())):
         raise InputError(
             "grpo.select=reward reads built-in terms only; with reward functions of your own choose accuracy or last"
         )
@@ -129,14 +175,15 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
         raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
     if task.data is None and not task.joint:
         _check_rewards_alone(config)
-        return
+        return kinds
     for member in task.members:
         check_warp("reward.warp", reward.warp, member.examples(reward.split)[0])
+    return kinds
 
 
 def _check_rewards_alone(config: GrpoConfig) -> None:
     """Refuse what reads data, for a task that has none."""
-    fixed = {"rollout": "net", "grouping": "inter", "sigma_by": "weight", "signal_every": 0, "mixed": False, "control": None}
+    fixed = {"grouping": "inter", "sigma_by": "weight", "signal_every": 0, "mixed": False, "control": None}
     for name, only in fixed.items():
         if getattr(config, name) != only:
             raise InputError(f"a task of rewards alone needs grpo.{name}={str(only).lower()}, got {getattr(config, name)}")

@@ -1,124 +1,203 @@
 """GRPO by example: each example of the minibatch sees its own draw of the action, and is a rollout of its own.
 
 For rewards that are sums over examples, E_W[Σ R_n(W)] = Σ E[R_n(W_n)]: the objective is that of whole nets, where all examples
-share one noise. A Linear layer's own draw for each example need never be made: with mean weights M, b, noise of deviations S, s
-and input h, what the example feels is exactly z = M h + b + √(h² S²ᵀ + s²) ∘ ξ (local reparameterisation: Kingma, Salimans and
-Welling 2015, arXiv 1506.02557), and the score of the weights given z is ∇_M log p(z | h) = (ξ / sd) hᵀ. Conditioning on z (Rao
-and Blackwell) leaves out all noise that the example did not feel: units count, not weights. The group of an example is its
-draws, in mirrored pairs; its baseline is the mean of the other pairs. Exact where every weight is used once per example: chains
-of Linear layers. The chain of steps is one macro-action: the mean steps, noise on the last.
+share one noise. What an example feels, and its score, is the matter of `felt.py`. The group of an example is its draws, in
+mirrored pairs; its baseline is the mean of the other pairs. The chain of steps is one macro-action: the mean steps, noise on
+the last. Everything of GRPO holds on top: the ratio of a later pass is that of the probabilities of what was felt, at inputs as
+they were recorded, over all layers together; the KL is that between Gaussians over weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from synthnet.engine import Variation, bounded
+from synthnet.engine import Network, Variation
 from synthnet.errors import InputError
-from synthnet.grpo.objective import controlled, spread_figures
-from synthnet.grpo.score import RewardConfig
-from synthnet.nets import ACTIVATIONS, Chain, WeightSpec, shortfall
-from synthnet.policy import Policy, draw_prompt, rollout
+from synthnet.grpo.agreement import half_batch_cosine
+from synthnet.grpo.felt import Draws, Score, check_felt, feel
+from synthnet.grpo.hooks import ExampleHook
+from synthnet.grpo.objective import clip_shares, controlled, spread_figures, surrogate
+from synthnet.grpo.score import RewardConfig, terms
+from synthnet.grpo.scored import Seen
+from synthnet.nets import shortfall
+from synthnet.policy import Policy, Prompt, draw_prompt, rollout
 from synthnet.runs import ranks
 from synthnet.seeds import generator
 from synthnet.tasks import Task
 
-BY_EXAMPLE = ("accuracy", "bounded_loss")  # terms that are means over examples
 FLOOR = 1e-3  # of the root mean square of a prompt's advantages, which divides them
 APART = 0.9  # how far apart nets of different seeds are held, as a share of SGD twins
+FIXED = {"grouping": "inter", "action": "weights", "mirrored": True, "current_states": 0}  # what by example goes with
 
-Reward = Callable[[Tensor], Tensor]  # outputs [draw example class] -> rewards [draw example]
 
-
-def check_example(config, reward: RewardConfig, policy: Policy, task: Task, has_hooks: bool) -> None:
-    """Refuse what has no meaning, or is not built, by example. Raises: InputError."""
-    if whole := [name for name, weight in reward.weights.items() if weight and name not in BY_EXAMPLE]:
-        raise InputError(f"reward.{whole[0]} is of a whole net, not of an example: use grpo.rollout=net, or only {BY_EXAMPLE}")
-    if has_hooks:
-        raise InputError("reward functions of your own score whole nets: use grpo.rollout=net")
-    if loose := [member.arch for member in task.members if member.network.chain is None]:
-        raise InputError(
-            f"grpo.rollout=example is exact for chains of Linear layers only, {loose[0]} is none: use grpo.rollout=net"
-        )
-    fixed = {"grouping": "inter", "action": "weights", "num_iterations": 1, "beta": 0, "mirrored": True, "mixed": False}
-    for name, only in {**fixed, "current_states": 0}.items():
+def no_examples(config, policy: Policy, task: Task) -> str | None:
+    """Why rollouts cannot be examples, whatever the rewards; None where they can."""
+    if task.data is None and not task.joint:
+        return "a task of rewards alone has none"
+    for name, only in FIXED.items():
         if getattr(config, name) != only:
-            raise InputError(f"grpo.rollout=example needs grpo.{name}={str(only).lower()}, got {getattr(config, name)}")
-    if config.num_generations < 4 or policy.config.action.learn_sigma or ranks.world() > 1:
-        raise InputError(
-            "grpo.rollout=example needs two pairs of draws (num_generations of 4 or more), a fixed sigma, one process"
-        )
+            return f"they need grpo.{name}={str(only).lower()}, got {getattr(config, name)}"
+    if policy.config.action.learn_sigma:
+        return "they need a fixed sigma"
+    try:
+        for member in task.members:
+            check_felt(member.network)
+    except InputError as error:
+        return str(error)
+    return None
 
 
-def example_loss(
-    policy: Policy, member: Task, config, reward: RewardConfig, wanted: float, seed: int, update: int
-) -> tuple[Tensor, dict[str, float]]:
-    """The loss of one update and what to log. No gradient passes through the target network: it ends in the mean weights that
-    the policy gave, which take `example_gradient` for theirs. `wanted`: the aligned distance that grpo.apart holds."""
-    vary, drawn = Variation(reward.input_noise, reward.warp), (config.steps, config.prompts, reward.batch, seed, update)
-    n_steps, start, images, labels = draw_prompt("grpo", member, reward.split, policy.device, *drawn, vary=vary)
+@dataclass(frozen=True)
+class Batch:
+    """The examples of an update for one member: start weights [prompt weights], K, and for each prompt the mean weights that
+    were sampled around, what was felt, and the advantages [draw example]."""
+
+    net: Network
+    n_steps: int
+    start: Tensor
+    means: Tensor
+    sigma: Tensor
+    felt: list[Score]
+    advantages: list[Tensor]
+    metrics: dict[str, float]
+
+    def gradient(self, now: Tensor, config) -> tuple[Tensor, dict[str, float]]:
+        """The estimate of the gradient of the clipped objective with respect to the mean weights [prompt weights] as they are
+        now, over the root mean square of the advantages; and what to log."""
+        found, stats = [], dict.fromkeys(("ratio/max", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
+        for mean, then, felt, advantages in zip(now, self.means, self.felt, self.advantages, strict=True):
+            with torch.enable_grad():
+                change = (mean - then).detach().requires_grad_()
+                level = felt(self.net.spec.unflatten(change))[:, None]
+                rows = advantages.flatten()
+                lost = surrogate(level, rows, config.epsilon, config.epsilon_high, config.delta).mean()
+                found.append(-torch.autograd.grad(lost, change)[0])
+            clips = clip_shares(level.detach(), rows[:, None], config.epsilon, config.epsilon_high)
+            stats["ratio/max"] = max(stats["ratio/max"], level.max().exp().item())
+            stats |= {name: stats[name] + share / len(now) for name, share in clips.items()}
+        return torch.stack(found), stats
+
+
+def sample_examples(
+    policy: Policy,
+    member: Task,
+    prompt: Prompt,
+    final: Tensor,
+    config,
+    reward: RewardConfig,
+    hooks: Sequence[ExampleHook],
+    drawn: Callable[[int], torch.Generator],
+) -> Batch:
+    """Run the minibatch under own draws around the mean weights [prompt weights] of each prompt, and reward every example.
+    `drawn`: a prompt's number -> the generator of its draws."""
     net = member.network
-    final = rollout(policy, start, n_steps, net)[-1]
     sigma = policy.log_sigma.detach().exp()[policy.layout(net).column_of] * policy.scale(net)
-    score = lambda outputs: rewards_of(outputs, labels, reward, member.n_classes)  # noqa: E731
-    gradients, rewards_PGN = [], []
+    felt, kept, rewards_PGN = [], [], []
     for number, mean in enumerate(final.detach()):
-        draw = generator(seed, "grpo-example", update, number)
-        gradient, rewards_GN = example_gradient(net.chain, net.spec, mean, sigma, images, score, config, draw)
-        gradients.append(gradient)
+        draw = drawn(number)
+        draws = Draws(config.draws, len(prompt.images), config.uses, draw)
+        outputs, score = feel(net, mean, sigma, prompt.images, draws)
+        rewards_GN = rewards_of(Seen(outputs, prompt.labels, net.objective), reward, hooks)
+        felt.append(score)
+        kept.append(advantages_of(rewards_GN, config, draw))
         rewards_PGN.append(rewards_GN)
-    loss = -(torch.stack(gradients) * final).sum() / len(final)
     groups = torch.stack(rewards_PGN).transpose(1, 2).flatten(0, 1)  # an example's draws under one prompt
-    metrics = {**spread_figures(groups), "n_steps": float(n_steps), "evaluations": float(len(final) * config.num_generations)}
-    if config.apart:
-        lack = shortfall(net.alignment, final, APART * wanted)
-        loss, metrics["shortfall"] = loss + config.apart * lack, lack.item()
-    return loss, metrics
+    metrics = {**spread_figures(groups), "n_steps": float(prompt.n_steps), "evaluations": float(len(final) * config.draws)}
+    return Batch(net, prompt.n_steps, prompt.start, final.detach(), sigma, felt, kept, metrics)
 
 
-def rewards_of(outputs: Tensor, labels: Tensor, reward: RewardConfig, n_classes: int) -> Tensor:
-    """The reward of each example [draw example] from its outputs [draw example class]."""
-    labels = labels.expand(outputs.shape[:2])
-    right = (outputs.argmax(-1) == labels).to(outputs)
-    loss = F.cross_entropy(outputs.movedim(-1, 1), labels, reduction="none")
-    return reward.accuracy * right + reward.bounded_loss * bounded(loss, n_classes).to(outputs)
+class Examples:
+    """The examples of one update, and the loss of a pass over them."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        members: Sequence[Task],
+        wanted: Sequence[float],
+        config,
+        reward: RewardConfig,
+        hooks: Sequence[ExampleHook],
+        seed: int,
+        update: int,
+    ):
+        """`wanted`: the aligned distance of each member that grpo.apart holds."""
+        self.policy, self.config, self.wanted = policy, config, wanted
+        self.batches, self._finals = [], []
+        mine = ranks.own_share(config.prompts, "grpo.prompts")
+        vary, drawn = Variation(reward.input_noise, reward.warp), (config.steps, config.prompts, reward.batch, seed, update)
+        for turn, member in enumerate(members):
+            prompt = draw_prompt("grpo", member, reward.split, policy.device, *drawn, vary=vary)
+            prompt = prompt._replace(start=prompt.start[mine])
+            final = rollout(policy, prompt.start, prompt.n_steps, member.network)[-1]
+            generators = lambda n, turn=turn: generator(seed, "grpo-example", update, mine.start + n, turn)  # noqa: E731
+            self.batches.append(sample_examples(policy, member, prompt, final, config, reward, hooks, generators))
+            self._finals.append(final)
+        self.metrics = mean_of([batch.metrics for batch in self.batches])
+        self.n_rollouts = sum(len(batch.start) * config.draws for batch in self.batches)
+
+    def loss(self, reference: Policy | None = None) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a pass and what to log. No gradient passes through the target network: it ends in the mean weights that
+        the policy gives, which take `Batch.gradient` for theirs."""
+        finals, self._finals = self._finals or [self._run(batch) for batch in self.batches], []
+        parts = [self._loss(*each, reference) for each in zip(self.batches, finals, self.wanted, strict=True)]
+        return sum(lost for lost, _ in parts) / len(parts), {**self.metrics, **mean_of([stats for _, stats in parts])}
+
+    def _run(self, batch: Batch, rows: slice = slice(None), policy: Policy | None = None) -> Tensor:
+        return rollout(policy or self.policy, batch.start[rows], batch.n_steps, batch.net)[-1]
+
+    def _loss(self, batch: Batch, final: Tensor, wanted: float, reference: Policy | None) -> tuple[Tensor, dict]:
+        config, net = self.config, batch.net
+        gradients, stats = batch.gradient(final, config)
+        loss = -(gradients * final).sum() / len(final)
+        per_token = 1 / (2 * len(final) * self.policy.layout(net).n_action_tokens)
+        stats["kl_old"] = per_token * ((final.detach() - batch.means) / batch.sigma).square().sum().item()
+        if reference is not None and config.beta:
+            with torch.no_grad():
+                held = self._run(batch, policy=reference)
+            kl = per_token * ((final - held) / batch.sigma).square().sum()
+            loss, stats["kl"] = loss + config.beta * kl, kl.item()
+        if config.apart:
+            lack = shortfall(net.alignment, final, APART * wanted)
+            loss, stats["shortfall"] = loss + config.apart * lack, lack.item()
+        return loss, stats
+
+    def cosine(self) -> float:
+        """Between the reward gradients of two halves of the prompts, at the first pass; no part of the update."""
+        gradients = [batch.gradient(batch.means, self.config)[0] for batch in self.batches]
+
+        def half(which: int) -> Tensor:
+            rows, pairs = slice(which, None, 2), zip(self.batches, gradients, strict=True)
+            return -sum((gradient[rows] * self._run(batch, rows)).sum() for batch, gradient in pairs)
+
+        cosine = half_batch_cosine(self.policy, half)
+        self.policy.auxiliary_loss()
+        return cosine
 
 
-@torch.no_grad()
-def example_gradient(
-    chain: Chain, spec: WeightSpec, mean: Tensor, sigma: Tensor, images: Tensor, score: Reward, config, draw: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """An estimate of the gradient of the reward, mean over examples, with respect to one net's mean weights [weights] under
-    noise of deviation sigma [weights], over the root mean square of the advantages; and the rewards [draw example]."""
-    tensors, deviations = spec.unflatten(mean), spec.unflatten(sigma)
-    seen, felt = images.expand(config.num_generations, *images.shape), []
-    for layer in chain.layers:
-        outputs, score_of_mean = _feel(layer, tensors, deviations, seen, draw)
-        felt.append((layer, seen, score_of_mean))
-        seen = ACTIVATIONS[layer.activation](outputs) if layer.activation else outputs
-    rewards_GN = score(seen)
+def mean_of(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over members."""
+    return {name: sum(each[name] for each in metrics) / len(metrics) for name in metrics[0]}
+
+
+def rewards_of(seen: Seen, reward: RewardConfig, hooks: Sequence[ExampleHook] = ()) -> Tensor:
+    """The reward of each example [draw example]: the terms that have a weight, and the user's own functions."""
+    found = torch.zeros(seen.outputs.shape[:2], device=seen.outputs.device)
+    for name, weight in reward.weights.items():
+        if weight and name not in reward.whole:
+            found = found + weight * terms()[name].each(seen).to(found)
+    for hook in hooks:
+        found = found + hook.weight * hook(seen.outputs, seen.targets).to(found)
+    return found
+
+
+def advantages_of(rewards_GN: Tensor, config, draw: torch.Generator) -> Tensor:
+    """Advantages [draw example] over their root mean square."""
     advantages_GN = others_baseline(rewards_GN)
     if config.control:
         advantages_GN = controlled(advantages_GN.t()[..., None], config.control, draw)[..., 0].t()
-    advantages_GN = advantages_GN / advantages_GN.square().mean().sqrt().clamp_min(FLOOR)
-    found = {}
-    for layer, inputs, score_of_mean in felt:
-        weighed = (advantages_GN[..., None] * score_of_mean).flatten(0, 1) / advantages_GN.numel()
-        found[layer.weight] = weighed.t() @ inputs.flatten(0, 1)
-        if layer.bias:
-            found[layer.bias] = weighed.sum(0)
-    return spec.flatten(found), rewards_GN
-
-
-def _feel(layer, tensors: dict, deviations: dict, seen: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pre-activations [draw example unit] of mirrored pairs of own draws, and ξ / sd: the score of what each unit's mean is."""
-    bias, spread = (tensors[layer.bias], deviations[layer.bias].square()) if layer.bias else (0.0, 0.0)
-    deviation = (seen.square() @ deviations[layer.weight].square().t() + spread).clamp_min(1e-24).sqrt()
-    half = torch.randn((len(seen) // 2, *deviation.shape[1:]), generator=draw).to(seen)
-    noise = torch.stack([half, -half], 1).flatten(0, 1)
-    return seen @ tensors[layer.weight].t() + bias + deviation * noise, noise / deviation
+    return advantages_GN / advantages_GN.square().mean().sqrt().clamp_min(FLOOR)
 
 
 def others_baseline(rewards_GN: Tensor) -> Tensor:

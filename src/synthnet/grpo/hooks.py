@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from synthnet.engine import ask_each
 from synthnet.errors import InputError, said
-from synthnet.nets import load_function, split_name
+from synthnet.nets import asked, load_function, split_name
 
 LARGEST = 1e12  # of a reward: float32 squares of what a group differs by stay finite
 
@@ -54,14 +55,29 @@ class Hook:
         return getattr(self.function, "__name__", type(self.function).__name__)
 
 
-def load_hooks(names: list[str], weights: list[float]) -> list[Hook]:
-    """Hooks from FILE.py:FUNCTION names. Raises: InputError where a file or function is missing, or weights do not match."""
+@dataclass(frozen=True)
+class ExampleHook(Hook):
+    """A reward function of examples: (outputs [example out…], targets [example …]) -> [example], higher is better."""
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The rewards [draw example] of outputs [draw example out…]. Raises: InputError for whatever it raises, another shape,
+        or numbers that are not finite."""
+        what = f"reward function {self.name}"
+        found = asked(what, ask_each, self.function, what, outputs, targets).float()
+        if not torch.isfinite(found).all():
+            raise InputError(f"{what} gave a number that is not finite")
+        return found
+
+
+def load_hooks(option: str, names: list[str], weights: list[float], kind: type[Hook] = Hook) -> list[Hook]:
+    """Hooks from the FILE.py:FUNCTION names of a setting. Raises: InputError where a file or function is missing, or weights do
+    not match."""
     if weights and len(weights) != len(names):
-        raise InputError(f"reward.python_weights has {len(weights)} numbers for {len(names)} functions of reward.python")
+        raise InputError(f"{option}_weights has {len(weights)} numbers for {len(names)} functions of {option}")
     hooks = []
     for name, weight in zip(names, weights or [1.0] * len(names), strict=True):
-        path, function = split_name(name, "reward.python", "FUNCTION")
-        hooks.append(Hook(load_function(Path(path), function, "reward.python"), weight))
+        path, function = split_name(name, option, "FUNCTION")
+        hooks.append(kind(load_function(Path(path), function, option), weight))
     return hooks
 
 

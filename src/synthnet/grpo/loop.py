@@ -1,7 +1,8 @@
 """The GRPO stage: rewards alone make the policy better. No gradient ever passes through the target network.
 
-Per update: a batch of fresh start weights (prompts), G rollouts of whole sequences W0 → W1..WK each, one shared reward
-minibatch, group-relative advantages, one clipped policy-gradient step. Axes: P prompts, G rollouts of each, K steps, R = P·G.
+Per update: a batch of fresh start weights (prompts), one reward minibatch, and rollouts: its examples, each under own draws of
+the action (`example.py`), or whole nets, G sequences W0 → W1..WK of each prompt (`experience.py`), or both; group-relative
+advantages, one clipped policy-gradient step a pass.
 What is left out: a value network (the group is the baseline), generalised advantages, a replay buffer; and, where beta is 0, a
 reference policy.
 """
@@ -9,36 +10,25 @@ reference policy.
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from synthnet.engine import Variation
 from synthnet.errors import InputError
-from synthnet.grpo.agreement import Agreement, reward_snr
+from synthnet.grpo.agreement import Agreement
 from synthnet.grpo.config import GrpoConfig, check
-from synthnet.grpo.example import example_loss
-from synthnet.grpo.hooks import Hook, load_hooks
+from synthnet.grpo.example import Examples
+from synthnet.grpo.experience import Estimator, Nets
+from synthnet.grpo.hooks import ExampleHook, Hook, load_hooks
 from synthnet.grpo.noise import noise_shares, set_noise, set_sigma
-from synthnet.grpo.objective import GROUPINGS, controlled, policy_loss, spread_figures
-from synthnet.grpo.sample import Cohort, NoisyStep, Rollouts, sample
-from synthnet.grpo.score import RewardConfig, Scored, measure, score, step_gains, total
-from synthnet.policy import Policy, Prompt, draw_prompt, freeze_all_but
+from synthnet.grpo.sample import Cohort, Rollouts
+from synthnet.grpo.score import RewardConfig, measure, total
+from synthnet.policy import Policy, freeze_all_but
 from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
 from synthnet.tasks import Task
 from synthnet.train import Anchor, CollapseWatch, Run, Validation
-
-
-class Estimator(NamedTuple):
-    """What turns rewards into a gradient: three functions with the signatures of those below."""
-
-    sample: Callable = sample
-    score: Callable = score
-    loss: Callable = policy_loss
 
 
 def train_grpo(
@@ -53,9 +43,10 @@ def train_grpo(
 ) -> Path:
     """Run the stage; returns the path of the policy it wrote. `reward_funcs`: reward functions of your own, or (function,
     weight) pairs, beside those of the settings (`hooks.py` has their signature)."""
-    hooks = load_hooks(reward.python, reward.python_weights)
+    hooks = load_hooks("reward.python", reward.python, reward.python_weights)
     hooks += [Hook(*each) if isinstance(each, tuple) else Hook(each) for each in reward_funcs]
-    check(config, reward, policy, task, bool(hooks))
+    example_hooks = load_hooks("reward.examples", reward.examples, reward.examples_weights, ExampleHook)
+    kinds = check(config, reward, policy, task, bool(hooks))
     seed, members = setup.seed, task.members
     policy = prepare(policy, config, seed).to(setup.place)
     shares = noise_shares(policy, members, config, reward, seed)
@@ -77,7 +68,8 @@ def train_grpo(
         return {**metrics, "watched": metrics["score"], "score": scores[config.select]}
 
     def sound() -> None:
-        check(config, reward, policy, task, bool(hooks))
+        if check(config, reward, policy, task, bool(hooks)) != kinds:
+            raise InputError("other rewards would change what rollouts are, nets or examples: fork the run with them")
         if policy.config.action.learn_sigma and config.sigma != started_with:
             raise InputError("grpo.sigma cannot be patched where sigma is learned (action.learn_sigma)")
         if config.beta and not held:
@@ -94,22 +86,28 @@ def train_grpo(
             if not policy.config.action.learn_sigma:
                 set_noise(policy, config.sigma, shares, own_sigma)
             turn = update % len(members)
-            if config.rollout == "example":
-                run.step(*example_loss(policy, members[turn], config, reward, watch.references[turn], seed, update))
-                continue
-            longest = most_tokens(policy, members, config)
-            chosen = members if config.mixed else [members[turn]]
+            chosen = range(len(members)) if config.mixed else [turn]
             signal = config.signal_every > 0 and update % config.signal_every == 0
-            seen = experience(policy, chosen, config, reward, hooks, seed, update, signal, estimator)
-            updates, flat = updates + 1, flat + (seen.metrics["frac_reward_zero_std"] == 1)
+            parts, (of_examples, of_nets) = [], kinds.shares(reward, hooks)
+            if of_examples:
+                wanted = [watch.references[number] for number in chosen]
+                drawn = [members[number] for number in chosen], wanted, config, reward, example_hooks, seed, update
+                parts.append((of_examples, Examples(policy, *drawn)))
+            if of_nets:
+                whole = reward if not of_examples else reward.of_nets
+                picked = [members[number] for number in chosen], config, whole, hooks, seed, update
+                parts.append((of_nets, Nets(policy, *picked, signal, most_tokens(policy, members, config), estimator)))
+            updates, flat = updates + 1, flat + all(part.metrics["frac_reward_zero_std"] == 1 for _, part in parts)
             if signal:
-                seen.metrics.update(agreement.measure(policy, seen, config, longest, estimator.loss))
+                parts[0][1].metrics.update(agreement.measure(parts[0][1].cosine(), parts[0][1].n_rollouts))
             for iteration in range(config.num_iterations):
-                loss, stats = estimator.loss(policy, reference, seen.noisy, seen.advantages, config, longest)
-                if iteration and ranks.average({"kl": stats["kl_old"]})["kl"] > config.target_kl:
+                passes = [(share, *part.loss(reference)) for share, part in parts]
+                kl_old = max(stats["kl_old"] for _, _, stats in passes)
+                if iteration and ranks.average({"kl": kl_old})["kl"] > config.target_kl:
                     policy.auxiliary_loss()  # this forward is not part of an update
                     break
-                if not run.step(loss, {**seen.metrics, **stats}):
+                loss = sum(share * lost for share, lost, _ in passes)
+                if not run.step(loss, {name: value for _, _, stats in reversed(passes) for name, value in stats.items()}):
                     break
             if reference and config.sync_ref_model and (update + 1) % config.ref_model_sync_steps == 0:
                 mix_reference(reference, policy, config.ref_model_mixup_alpha)
@@ -117,79 +115,6 @@ def train_grpo(
             warnings.warn("no group of any update had a spread of rewards: nothing could be learned from them", stacklevel=2)
         run.best.record["best_k"] = validation.best_steps(run.best)
         return run.finish({"before": before, "after": validation(run.best)})
-
-
-@dataclass(frozen=True)
-class Experience:
-    """What an update learns from: its noisy steps; advantages [R K], or [R 1]; and what to log."""
-
-    noisy: list[NoisyStep]
-    advantages: Tensor
-    metrics: dict[str, float]
-
-    def half(self, half: int, group: int) -> Tensor:
-        """The advantages with those of every second prompt set to zero."""
-        prompt = torch.arange(len(self.advantages), device=self.advantages.device) // group
-        return self.advantages * (prompt % 2 == half)[:, None]
-
-
-def experience(
-    policy: Policy,
-    members: Sequence[Task],
-    config: GrpoConfig,
-    reward: RewardConfig,
-    hooks: Sequence[Hook],
-    seed: int,
-    update: int,
-    signal: bool = False,
-    estimator: Estimator = Estimator(),  # noqa: B008
-) -> Experience:
-    """Sample the sequences of one update for these members, which have one data set, and score them on one minibatch that all
-    share. `signal`: measure how much of the rewards' spread is more than noise of that minibatch."""
-    vary, drawn = Variation(reward.input_noise, reward.warp), (config.steps, config.prompts, reward.batch, seed, update)
-    prompts = [draw_prompt("grpo", each, reward.split, policy.device, *drawn, vary=vary) for each in members]
-    images, labels = prompts[0].images, prompts[0].labels
-    if members[0].data is None:
-        return rewarded(policy, members[0], prompts[0], config, seed, update, estimator)
-    nets, by_step = [each.network for each in members], config.grouping != "inter" or reward.needs("NEEDS_STEPS")
-    rollouts = estimator.sample(policy, nets, prompts, config, config.k_by_rollout(reward), seed, update)
-    rewards_R, scored, metrics = estimator.score(rollouts, images, labels, reward, by_step, hooks, seed, update)
-    rewards_PG = rewards_R.view(-1, config.num_generations)
-    gains_PGK = step_gains(scored, rewards_R, config.step_rewards).view(*rewards_PG.shape, -1) if by_step else None
-    if signal and any(reward.weights.values()):
-        halves = [estimator.score(rollouts, images[i::2], labels[i::2], reward, by_step, (), seed, update)[0] for i in (0, 1)]
-        metrics["signal/reward_snr"] = reward_snr(*(half.view_as(rewards_PG) for half in halves))
-    everywhere = (ranks.gathered(rewards_PG), None if gains_PGK is None else ranks.gathered(gains_PGK))
-    advantages_PGK = GROUPINGS[config.grouping](*everywhere, config)
-    if config.control:
-        advantages_PGK = controlled(advantages_PGK, config.control, generator(seed, "control", update))
-    mine = advantages_PGK[ranks.own_share(len(advantages_PGK), "grpo.prompts")]
-    noisy = [step for part in rollouts for step in part.noisy]
-    figures = {**metrics, **_summary(rewards_PG, scored), "evaluations": len(rewards_R)}
-    return Experience(noisy, mine.flatten(0, 1).to(images.device), figures)
-
-
-def rewarded(
-    policy: Policy, task: Task, prompt: Prompt, config: GrpoConfig, seed: int, update: int, estimator: Estimator
-) -> Experience:
-    """`experience` of a task of rewards alone: whole nets, scored by its own reward, all on one draw."""
-    rollouts = estimator.sample(policy, [task.network], [prompt], config, False, seed, update)
-    finals = torch.cat([part.states[-1] for part in rollouts])[torch.cat([part.cohort.rows for part in rollouts]).argsort()]
-    rewards_R = task.rewards(finals, generator(seed, "own-reward", update))
-    rewards_PG = rewards_R.view(-1, config.num_generations)
-    advantages_PGK = GROUPINGS["inter"](ranks.gathered(rewards_PG), None, config)
-    mine = advantages_PGK[ranks.own_share(len(advantages_PGK), "grpo.prompts")]
-    noisy = [step for part in rollouts for step in part.noisy]
-    figures = {**spread_figures(rewards_PG), "accuracy": rewards_R.mean().item(), "n_steps": float(prompt.n_steps)}
-    return Experience(noisy, mine.flatten(0, 1).to(finals.device), {**figures, "evaluations": len(rewards_R)})
-
-
-def _summary(rewards_PG: Tensor, scored: Scored) -> dict[str, float]:
-    return {
-        **spread_figures(rewards_PG),
-        "accuracy": scored.accuracy[:, -1].mean().item(),
-        "n_steps": scored.n_steps.double().mean().item(),
-    }
 
 
 def validation_reward(validation: Validation, made: dict[int, list[Tensor]], reward: RewardConfig, seed: int) -> float:

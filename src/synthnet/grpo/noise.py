@@ -46,7 +46,8 @@ def role_shares(policy: Policy, members: Sequence[Task], split: str, seed: int) 
 
 def _variance(member: Task, nets: Tensor, nudges: Tensor, images: Tensor, labels: Tensor) -> float:
     """Variance of quality over the nudges [draw weights], mean over nets."""
-    spreads = [quality(*score(member.network, weights + nudges, images, labels), member.n_classes).var() for weights in nets]
+    net = member.network
+    spreads = [quality(*score(net, weights + nudges, images, labels), net.objective.chance).var() for weights in nets]
     return torch.stack(spreads).mean().item()
 
 

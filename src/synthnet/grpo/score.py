@@ -5,99 +5,32 @@ It may set WEIGHT (its default, else 0), NEEDS_STEPS (every state of a sequence 
 (class probabilities of the last states are kept), NEEDS_COPIES (the last states are scored on noisy copies of the images too),
 NEEDS_HEALTH (dead units and collapsed layers of the last states are counted) or COUNTS_STEPS (so K is drawn for each rollout,
 or it could not move an advantage). A net with non-finite weights or loss gets a term's FLOOR. BEST: the most that it can give,
-if not 1.
+if not 1. A term that is a mean over examples also says what one of them adds: `each(seen) -> [draw example]`.
 """
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, make_dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from functools import lru_cache
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine import LARGEST_WARP, Network, Variation, bounded, counted, leading, predictions, quality
+from synthnet.engine import LARGEST_WARP, Network, Variation, leading, predictions, quality
 from synthnet.engine import score as score_nets
 from synthnet.errors import InputError
 from synthnet.grpo import rewards
 from synthnet.grpo.hooks import Hook, ask_all
 from synthnet.grpo.sample import Rollouts
+from synthnet.grpo.scored import Scored, join
 from synthnet.nets import init_scale
 from synthnet.seeds import generator
 from synthnet.settings import check_settings, option, options, setting
 
 SICK_IMAGES = 64  # on how many images a unit must stay silent to count as dead
 COLLAPSED = 0.05  # root mean square in scale units below which a layer counts as collapsed (a uniform start has 0.58)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Sequences as measured on one reward minibatch.
-
-    accuracy, loss [R state]: of W0..WK, or of WK alone where no term needs steps; norm [R state]: root mean square
-    of the weights in scale units, moved [R step]: of the changes between states. A sequence shorter than the longest
-    repeats its last state. n_steps [R]: K. group [R]: which prompt a rollout belongs to. probabilities [R
-    example class] of WK, copies [R copy]: quality of WK on noisy images, ill [R]: share of its hidden units that
-    are dead plus share of its layers that have collapsed; all three None where no term needs them; labels [example].
-    """
-
-    n_classes: int
-    accuracy: Tensor
-    loss: Tensor
-    norm: Tensor
-    moved: Tensor
-    n_steps: Tensor
-    group: Tensor
-    labels: Tensor
-    probabilities: Tensor | None = None
-    copies: Tensor | None = None
-    ill: Tensor | None = None
-
-    def take(self, rows: Tensor) -> "Scored":
-        """These rollouts alone."""
-        kept = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("n_classes", "labels")}
-        return replace(self, **{name: value if value is None else value[rows] for name, value in kept.items()})
-
-    @property
-    def finite(self) -> Tensor:
-        """[R] whether WK has finite weights and a finite loss."""
-        return torch.isfinite(self.loss[:, -1]) & torch.isfinite(self.norm[:, -1])
-
-    def bounded_loss(self) -> Tensor:
-        """`bounded` loss of each state [R state]."""
-        return bounded(self.loss, self.n_classes)
-
-    def right(self) -> Tensor:
-        """`counted` accuracy of each state [R state]."""
-        return counted(self.accuracy, self.loss)
-
-    def quality(self) -> Tensor:
-        """`quality` of each state [R state]: what a step is said to have gained."""
-        return quality(self.accuracy, self.loss, self.n_classes)
-
-
-def join(parts: Sequence[Scored], rows: Sequence[Tensor]) -> Scored:
-    """Several measured parts as one, in the order that `rows` [R] give them; shorter sequences repeat their last
-    state."""
-    longest = max(part.accuracy.shape[1] for part in parts)
-    order = torch.cat(list(rows)).argsort()
-
-    def joined(name: str, pad: str = "") -> Tensor | None:
-        values = [getattr(part, name) for part in parts]
-        if values[0] is None:
-            return None
-        if pad:
-            width = longest - (pad == "zero")
-            missing = [width - value.shape[1] for value in values]
-            fill = [value[:, -1:] if pad == "last" else torch.zeros(len(value), 1).to(value) for value in values]
-            values = [torch.cat([v, f.expand(-1, n)], 1) for v, f, n in zip(values, fill, missing, strict=True)]
-        return torch.cat(values)[order]
-
-    padded = {name: joined(name, "last") for name in ("accuracy", "loss", "norm")} | {"moved": joined("moved", "zero")}
-    rest = {name: joined(name) for name in ("n_steps", "group", "probabilities", "copies", "ill")}
-    return Scored(parts[0].n_classes, labels=parts[0].labels, **padded, **rest)
 
 
 @lru_cache(maxsize=1)
@@ -136,11 +69,23 @@ class _RewardConfig:
     dtype: str = setting("float32", "what the rewarded nets compute in", choices=("float32", "bfloat16"), hot=True)
     python: list[str] = setting([], "reward functions of your own, as FILE.py:FUNCTION (`hooks.py`)")
     python_weights: list[float] = setting([], "their weights")
+    examples: list[str] = setting([], "functions (outputs, targets) -> reward of each example, as FILE.py:FUNCTION, by example")
+    examples_weights: list[float] = setting([], "their weights")
 
     @property
     def weights(self) -> dict[str, float]:
         """Term name -> weight."""
         return {name: getattr(self, name) for name in terms()}
+
+    @property
+    def whole(self) -> list[str]:
+        """The terms with a weight that only a whole net has."""
+        return [name for name, weight in self.weights.items() if weight and not hasattr(terms()[name], "each")]
+
+    @property
+    def of_nets(self) -> "RewardConfig":
+        """The same without what examples have by themselves."""
+        return replace(self, examples=[], **{name: 0.0 for name in self.weights if name not in self.whole})
 
     def needs(self, what: str) -> bool:
         """Whether any term with weight sets such a flag: NEEDS_… or COUNTS_STEPS."""
@@ -239,6 +184,7 @@ def measure(
         probabilities,
         _copies(net, final, images, labels, reward, draw) if reward.needs("NEEDS_COPIES") else None,
         illness(net, final, images[:SICK_IMAGES], scale) if reward.needs("NEEDS_HEALTH") else None,
+        net.objective.chance,
     )
 
 
@@ -257,7 +203,7 @@ def _copies(net: Network, final: Tensor, images: Tensor, labels: Tensor, reward:
     found = []
     for _ in range(reward.copies):
         noisy = Variation(reward.copy_noise)(images, draw)
-        found.append(quality(*score_nets(net, final, noisy, labels, dtype=getattr(torch, reward.dtype)), net.n_classes))
+        found.append(quality(*score_nets(net, final, noisy, labels, dtype=getattr(torch, reward.dtype)), net.objective.chance))
     return torch.stack(found, 1)
 
 

@@ -80,5 +80,5 @@ def prospects(policy: Policy, states: Tensor, net: Network, images: Tensor, labe
     found = []
     for k in range(policy.config.k_max + 1):
         ahead = rollout(policy, states, k, net)[-1] if k else states
-        found.append(quality(*score(net, ahead, images, labels), net.n_classes))
+        found.append(quality(*score(net, ahead, images, labels), net.objective.chance))
     return torch.stack(found, 1).float().to(states.device)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from synthnet.grpo.score import Scored
+from synthnet.grpo.scored import Scored, Seen
 
 WEIGHT = 0.5
 FLOOR = 0.0
@@ -10,3 +10,7 @@ FLOOR = 0.0
 
 def reward(scored: Scored) -> Tensor:
     return scored.right()[:, -1]
+
+
+def each(seen: Seen) -> Tensor:
+    return seen.right

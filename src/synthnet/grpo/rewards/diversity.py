@@ -4,7 +4,7 @@ and the others' group means, mean over images and groups, in [0, 1]. 0 where the
 import torch
 from torch import Tensor
 
-from synthnet.grpo.score import Scored
+from synthnet.grpo.scored import Scored
 
 NEEDS_PREDICTIONS = True
 FLOOR = 0.0

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from synthnet.grpo.score import Scored
+from synthnet.grpo.scored import Scored
 
 NEEDS_STEPS = COUNTS_STEPS = True
 FLOOR = -0.5

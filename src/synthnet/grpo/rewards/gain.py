@@ -6,7 +6,7 @@ beyond the best so far nothing is earned twice, and what is not kept until the e
 
 from torch import Tensor
 
-from synthnet.grpo.score import Scored
+from synthnet.grpo.scored import Scored
 
 NEEDS_STEPS = True
 FLOOR = -1.5

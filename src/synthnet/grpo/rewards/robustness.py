@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from synthnet.grpo.score import Scored
+from synthnet.grpo.scored import Scored
 
 NEEDS_COPIES = True
 FLOOR = -0.5

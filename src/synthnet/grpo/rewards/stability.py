@@ -8,7 +8,7 @@ units that no image excites and layers whose weights have all but vanished.
 import torch
 from torch import Tensor
 
-from synthnet.grpo.score import Scored
+from synthnet.grpo.scored import Scored
 
 NEEDS_STEPS = NEEDS_HEALTH = True
 LONGEST = 2.0
