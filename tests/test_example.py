@@ -306,7 +306,6 @@ def test_what_rollouts_are_follows_from_rewards_and_nets(tiny):
         ({"rollout": "example", "grouping": "process"}, {}, "grpo.grouping=inter"),
         ({"rollout": "example", "current_states": 0.5}, {}, "grpo.current_states=0"),
         ({"rollout": "example"}, {"calibration": 1.0}, "reward.calibration is of a whole net"),
-        ({"rollout": "net", "apart": 1.0}, {}, "grpo.apart needs"),
         ({"rollout": "net"}, {"examples": ["x.py:f"]}, "reward.examples needs"),
     ],
 )

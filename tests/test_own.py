@@ -229,3 +229,64 @@ def test_a_recipe_that_was_found_for_one_loss_is_not_anothers(cache):
     remember(tasks[0], "twins", {"epochs": 3})
     assert recall(tasks[0], "twins") == {"epochs": 3}
     assert recall(tasks[1], "twins") is None
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.two.weight, self.out = self.one.weight, nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.out(self.two(self.one(x)))
+
+
+SAME = net()
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"module": lambda: SAME}, "returns the same net each time"),
+        ({"module": Tied}, "shares one weight as one.weight and two.weight"),
+        ({"module": lambda: nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))}, "lazy layers"),
+        ({"module": nn.Flatten}, "has no weights"),
+        ({"recipe": {"epochs": 3}}, "Task.recipe should be a synthnet.Recipe"),
+        ({"module": lambda: net(3)}, "task of yours: its module puts out 3 numbers"),
+    ],
+)
+def test_parts_of_the_wrong_kind_are_named(parts, message):
+    x, y = blobs()
+    with pytest.raises(InputError, match=message):
+        synthnet.Task(**{"module": net, "data": synthnet.Data(x, y), **parts})
+
+
+def test_functions_of_ones_own_that_fail_are_named_whatever_they_raise():
+    x, y = blobs()
+
+    def leaving(outputs, targets):
+        raise SystemExit(0)
+
+    task = synthnet.Task(module=net, data=synthnet.Data(x, y), metric=leaving)
+    with pytest.raises(InputError, match="the task's metric: SystemExit"):
+        score(task.network, task.draw_start("val", [0]), *task.examples("val"))
+    flat = synthnet.Task(module=net, data=synthnet.Data(x, y), loss=lambda outputs, targets: outputs.argmax(1) != targets)
+    with pytest.raises(InputError, match="has no gradient with respect to outputs"):
+        grow_twins(flat, flat.draw_start("val", [0]))
+    words = synthnet.Task(module=net, reward=lambda nets, draw: "good", example=torch.zeros(1, 5))
+    with pytest.raises(InputError, match=r"the reward of task .* fails"):
+        words.mean_reward(words.draw_start("val", [0]), 1)
+    nothing = synthnet.Task(module=net, data=synthnet.Data(x, y), start=lambda draw: 3)
+    with pytest.raises(InputError, match=r"start should return a torch.nn.Module"):
+        nothing.draw_start("val", [0])
+
+
+def test_a_last_batch_of_one_is_no_batch_for_running_statistics():
+    x, y = blobs(100)  # 65 to train on, in batches of 64
+    task = synthnet.Task(
+        module=lambda: nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2)),
+        data=synthnet.Data(x, y),
+        recipe=Recipe(2e-3, 64, 3),
+    )
+    assert len(task.examples("train")[1]) % 64 == 1
+    assert grow_twins(task, task.draw_start("val", [0, 1])).isfinite().all()

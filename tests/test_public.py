@@ -6,6 +6,7 @@ import os
 import resource
 import struct
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from synthnet.errors import InputError
 from synthnet.grpo.hooks import LARGEST, Hook, ask
 from synthnet.lab.space import parse_space
 from synthnet.nets import read_weights
+from synthnet.runs import list_runs
 from synthnet.tasks import build_task
 
 QUICK = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1]",
@@ -339,3 +341,51 @@ def test_a_file_is_described_by_its_header(tmp_path, capsys):
     save_file({f"layer.{n}.w": torch.zeros(300) for n in range(3000)}, tmp_path / "many.safetensors")
     assert main(["inspect", str(tmp_path / "many.safetensors"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tokens"]["tokens"] == 6000
+
+
+def test_what_a_reward_function_does_to_the_working_directory_is_undone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def wandering(**_):
+        os.chdir("/")
+        return [0.0, 1.0, 2.0]
+
+    _ask(wandering)
+    assert Path.cwd() == tmp_path
+
+
+def test_complex_rewards_are_refused():
+    with pytest.raises(InputError, match="expected real numbers"):
+        _ask(lambda **_: [1j, 1.0, 2.0])
+
+
+def test_names_that_are_no_utf8_are_refused_before_any_work(tmp_path, capsys):
+    """Files of weights could be written under them and never read again."""
+    name = os.fsdecode(str(tmp_path).encode() + b"/i\xff")
+    assert main(["init", "--task", "digits-mlp", "-o", f"{name}.safetensors"]) == 2
+    assert main(["grpo", *QUICK, f"run_dir={name}"]) == 2
+    assert "is no UTF-8" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_memory_has_no_room_for_is_refused(tmp_path, capsys):
+    header = {"fc1.weight": {"dtype": "F32", "shape": [1 << 20, 1 << 30], "data_offsets": [0, 1 << 52]}}
+    text = json.dumps(header).encode()
+    with (tmp_path / "huge.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        try:
+            file.truncate(8 + len(text) + (1 << 52))
+        except OSError:
+            pytest.skip("this disk holds no file of that size")
+    assert main(["inspect", str(tmp_path / "huge.safetensors")]) == 2
+    assert "cannot be opened" in capsys.readouterr().err
+
+
+def test_a_pipe_in_a_run_directory_blocks_nobody(tmp_path):
+    for name in ("config.yaml", "run.json"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text('{"command": []}')
+    for name in ("metrics.jsonl", "applied.jsonl", "lock"):
+        os.mkfifo(tmp_path / "run" / name)
+    (status,) = list_runs(tmp_path)
+    assert (status.name, status.update) == ("run", 0)

@@ -77,8 +77,10 @@ def test_a_grid_runs_every_combination_once_and_keeps_failures_apart(settings, t
     assert trials[0]["score"] >= trials[1]["score"]
     assert (folder / "sweep.png").stat().st_size > 10_000
     capsys.readouterr()
-    assert main(sweep) == 0  # again: nothing is left to do
-    assert [t["trial"] for t in _results(folder)] == [t["trial"] for t in trials]
+    done = {path: path.stat().st_mtime_ns for path in folder.glob("trial-000[0-3]/grpo/metrics.jsonl")}
+    assert main(sweep) == 0  # again: only what failed is tried once more
+    assert [t["trial"] for t in _results(folder)] == [*(t["trial"] for t in trials[:2]), 4, 5]
+    assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,7 @@ def test_a_grid_runs_every_combination_once_and_keeps_failures_apart(settings, t
         (["grpo.epsilon=0.1,0.2", "sweep.sampler=magic"], "sweep.sampler must be one of"),
         (["grpo.epsilon=0.1,0.2", "sweep.workers=64"], "this machine has"),
         (["grpo.epsilonn=0.1,0.2"], "did you mean"),
+        (["grpo.epsilon=0.1,0.2", "sweep.metric=nope"], "sweep.metric is a figure of validations"),
         (["grpo.epsilon=0.1,0.2", "stages=[dance]"], "stages must list"),
     ],
 )

@@ -8,6 +8,7 @@ _FACE = {  # name -> where it is; imported on first use, so that asking for help
     "Data": "tasks.dataset",
     "InputError": "errors",
     "Policy": "policy.policy",
+    "Recipe": "engine",
     "Task": "tasks.task",
     "WeightSpec": "nets.weights",
     "WeightState": "nets.weights",
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from synthnet.bundled import load_policy as load_policy
     from synthnet.bundled import policies as policies
     from synthnet.commands.learn import learn as learn
+    from synthnet.engine import Recipe as Recipe
     from synthnet.errors import InputError as InputError
     from synthnet.nets.weights import WeightSpec as WeightSpec
     from synthnet.nets.weights import WeightState as WeightState

@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        if strange := [each for each in arguments if any("\ud800" <= char <= "\udfff" for char in each)]:
+            raise InputError(f"{strange[0]!a} is no UTF-8, in which files of weights are named: rename it")
         if arguments and arguments[0] in TRAINING and not {"-h", "--help"} & set(arguments):
             return _train(arguments[0], arguments[1:])
         options, rest = (parser := _parser()).parse_known_args(arguments)

@@ -18,7 +18,7 @@ from synthnet.policy import ActionConfig, PolicyConfig, tokens, trunks
 from synthnet.runs import LabConfig, SweepConfig, read_settings
 from synthnet.settings import PATH, Knob, check_settings, knobs_of, option, options, setting
 from synthnet.stages import STAGES, live_sections
-from synthnet.tasks import OwnConfig, Task, build_task, is_own, problems
+from synthnet.tasks import OwnConfig, Task, build_task, names_itself, problems
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 PACKAGES = {"task": problems, "tokens": tokens, "backbone": trunks}
@@ -88,7 +88,7 @@ def plain_path(text: str) -> tuple[str, str | None] | None:
     """Name and value of a `key=value` text whose setting is a path: the value as it stands, whatever is in it, less quotes
     around it. None for any other setting. Raises: InputError for an empty one."""
     name, is_setting, value = text.partition("=")
-    if not is_setting or (name not in _paths() and not (name == "task" and is_own(value))):
+    if not is_setting or (name not in _paths() and not (name == "task" and names_itself(value))):
         return None
     if not value:
         raise InputError(f"{name}= names no path: name one, or leave the setting away")
@@ -142,7 +142,7 @@ def compose(given: Mapping[str, object] | list[str]):
     _register(ConfigStore.instance())
     known, selected = groups(), []
     for name in (each for each in given if each in known):
-        if name == "task" and is_own(given[name]):
+        if name == "task" and names_itself(given[name]):
             selected.append("task=own")
             continue
         if given[name] not in known[name]:
@@ -154,7 +154,7 @@ def compose(given: Mapping[str, object] | list[str]):
         with hydra.initialize_config_dir(config_dir=str(CONFIG_DIR), **version):
             composed = hydra.compose("config", overrides=selected)
         keys = set(flat(OmegaConf.to_container(composed)))
-        if is_own(given.get("task")):
+        if names_itself(given.get("task")):
             composed.task.name = literal(given["task"])
         for name, value in given.items():
             if name in known:
@@ -198,7 +198,7 @@ def read_config(folder: Path):
         schema = OmegaConf.structured(Config)
         for group in PACKAGES:
             name = tree[group]["name"]
-            schema[group] = OmegaConf.structured(OwnConfig if is_own(name) else plugins(group)[name])
+            schema[group] = OmegaConf.structured(OwnConfig if names_itself(name) else plugins(group)[name])
         return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(literal(tree))))
     except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]

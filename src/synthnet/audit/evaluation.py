@@ -14,17 +14,7 @@ from synthnet.errors import InputError
 from synthnet.nets import Arch, aligned_distance, identity_report, own_twin_rank
 from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
-from synthnet.tasks import (
-    REWARD_DRAWS,
-    Task,
-    build_task,
-    check_same_data,
-    data_settings,
-    grow_strong,
-    grow_twins,
-    is_own,
-    task_names,
-)
+from synthnet.tasks import Task, build_task, check_same_data, data_settings, grow_strong, grow_twins, is_gym, is_own, task_names
 
 BOOTSTRAP_DRAWS = 2000
 
@@ -47,6 +37,8 @@ def task_of(arch: Arch, recorded: str | None = None, **settings: Any) -> Task:
         return task
     fits = [task for name in task_names() if _single(task := build_task(name)) and task.arch.kind == arch.kind]
     if recorded is not None:
+        if is_gym(recorded):
+            return build_task(recorded).with_arch(arch)
         if recorded not in task_names():
             raise InputError(f"{arch} is a net of task {recorded}, which is none of ours: pass --task FILE.py:{recorded}")
         task = build_task(recorded, **settings)
@@ -88,8 +80,9 @@ def evaluate(
     for file in opened:
         owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
         if owner.data is None:
-            row = {"file": str(file.path), "task": owner.name, "split": None, "n": REWARD_DRAWS, "metric": "reward"}
-            results.append({**row, "value": owner.mean_reward(file.flat[None]).item()})
+            value, n_draws = owner.judged(file.flat[None])
+            row = {"file": str(file.path), "task": owner.name, "split": None, "n": n_draws, "metric": owner.objective.name}
+            results.append({**row, "value": value.item()})
             continue
         inputs, labels = split_data(owner, split)
         values, losses = (part.item() for part in score(owner.network, file.flat[None], inputs, labels))
@@ -182,12 +175,13 @@ def _evaluate_rewards(policy: Policy, task: Task, n_seeds: int, steps: Sequence[
     """`evaluate_policy` of a task of rewards alone: mean rewards over draws of fixed seeds, beside start weights; nets of
     different seeds are compared with those."""
     start = task.draw_start("test", list(range(n_seeds))).to(policy.device)
-    told = {"task": task.name, "metric": "reward", "split": None, "seeds": n_seeds, "n_images": REWARD_DRAWS}
-    report: dict[str, Any] = {**told, "start": summary(task.mean_reward(start)), "steps": {}}
+    before, n_draws = task.judged(start)
+    told = {"task": task.name, "metric": task.objective.name, "split": None, "seeds": n_seeds, "n_images": n_draws}
+    report: dict[str, Any] = {**told, "start": summary(before), "steps": {}}
     apart = aligned_distance(task.network.alignment, start)
     for n_steps in steps:
         outputs = synthesize_flat(policy, start, n_steps, task.network)[:, -1]
         ratio = aligned_distance(task.network.alignment, outputs) / apart
-        row = {"accuracy": summary(task.mean_reward(outputs)), "identity": {"aligned_distance": {"ratio": ratio}}}
+        row = {"accuracy": summary(task.judged(outputs)[0]), "identity": {"aligned_distance": {"ratio": ratio}}}
         report["steps"][str(n_steps)] = row
     return report

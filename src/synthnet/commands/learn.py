@@ -17,10 +17,10 @@ def run(options) -> None:
     """The command with its parsed flags."""
     from synthnet.config import parse
     from synthnet.console import as_json
-    from synthnet.tasks import is_own, task_names
+    from synthnet.tasks import names_itself, task_names
 
     given, name = parse(options.settings), options.task
-    if not is_own(name) and name not in task_names():
+    if not names_itself(name) and name not in task_names():
         name = problem_of(options, given)
     report = learn_task(name, options.minutes, given, options.out, options.rewards_only)
     if options.json:

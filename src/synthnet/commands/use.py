@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from synthnet.errors import InputError
+from synthnet.errors import InputError, one_line
 
 
 def _as_json(value, indent=None) -> str:
@@ -60,7 +60,7 @@ def init(options) -> None:
         whole = {t.name: torch.zeros(t.shape, dtype=torch.int64) for t in task.network.spec.tensors if t.integer}
         states.append(WeightState({**task.network.spec.unflatten(flat), **whole}, metadata))
     write_all(targets, states, options.count == 1)
-    print(f"wrote {len(targets)} start state(s) of {task.name} to {options.out}", file=sys.stderr)
+    print(f"wrote {len(targets)} start state(s) of {task.name} to {one_line(str(options.out))}", file=sys.stderr)
 
 
 def synthesize(options) -> None:
@@ -81,7 +81,7 @@ def synthesize(options) -> None:
     states = done if isinstance(done, list) else [done]
     taken = [json.loads(state.metadata["synthnet.provenance"])["steps"] for state in states]
     steps = f"{taken[0]} step(s) each" if min(taken) == max(taken) else f"{min(taken)} to {max(taken)} steps"
-    print(f"synthesised {len(states)} net(s) in {steps}, without data -> {options.out}", file=sys.stderr)
+    print(f"synthesised {len(states)} net(s) in {steps}, without data -> {one_line(str(options.out))}", file=sys.stderr)
 
 
 def evaluate(options) -> None:
@@ -221,7 +221,7 @@ def exr(options) -> None:
     else:
         states, names = [read_weights(path) for path in paths], [path.stem for path in paths]
     made = export(states, names, options.out)
-    print(f"wrote {len(made)} .exr file(s) to {options.out}", file=sys.stderr)
+    print(f"wrote {len(made)} .exr file(s) to {one_line(str(options.out))}", file=sys.stderr)
 
 
 def demo(options) -> None:

@@ -74,6 +74,11 @@ class Network:
         """How many numbers it puts out for an example."""
         return self.recorded.n_outputs if self.recorded else self.module.n_classes
 
+    @cached_property
+    def has_statistics(self) -> bool:
+        """Whether it has running statistics (BatchNorm), which training takes from batches."""
+        return any(tensor.name.endswith("running_var") for tensor in self.spec.floats)
+
     def of_task(self, task: str, objective: Objective = CLASSES) -> "Network":
         """The same network for a named task."""
         same = copy.copy(self)
@@ -247,6 +252,10 @@ def arch_of(module: nn.Module, example: Tensor) -> Arch:
     if not isinstance(outputs, Tensor) or outputs.shape[:1] != example.shape[:1]:
         came = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise InputError(f"{name} should give outputs [example …] for {len(example)} examples, got {came}")
+    if not net.spec.floats:
+        raise InputError(f"{name} has no weights")
+    if outputs.isnan().any():
+        raise InputError(f"{name} gives NaN for inputs of shape {list(example.shape)}")
     if not torch.equal(outputs, again):
         raise InputError(f"{name} gives other outputs for the same inputs in eval mode: it must not be random")
     if not torch.allclose(outputs[:1], alone, rtol=1e-3, atol=1e-4):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from synthnet.errors import InputError
+from synthnet.nets import asked
 
 Measure = Callable[[Tensor, Tensor], Tensor]  # outputs [example out…], targets [example …] -> [example]
 
@@ -68,7 +69,10 @@ class Objective:
     def each_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each example [net example]; as `losses`."""
         if self.loss is not None:
-            return ask_each(self.loss, "the task's loss", outputs, targets)
+            found = ask_each(self.loss, "the task's loss", outputs, targets)
+            if outputs.requires_grad and not found.requires_grad:
+                raise InputError("the task's loss has no gradient with respect to outputs: nets cannot be trained down it")
+            return found
         if self.kind == "classes":
             return F.cross_entropy(outputs.movedim(-1, 1), targets.expand(outputs.shape[:2]), reduction="none")
         return _of_numbers(outputs, targets)[2]
@@ -106,7 +110,7 @@ def ask_each(function: Measure, what: str, outputs: Tensor, targets: Tensor) -> 
     n_nets, n_examples = outputs.shape[:2]
     own = targets.ndim == (3 if targets.is_floating_point() else 2)  # labels are [example], numbers [example out]
     spread = targets.flatten(0, 1) if own else targets.repeat(n_nets, *(1,) * (targets.ndim - 1))
-    found = function(outputs.flatten(0, 1), spread)
+    found = asked(what, function, outputs.flatten(0, 1), spread)
     if not isinstance(found, Tensor) or found.shape != (n_nets * n_examples,):
         came = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise InputError(
@@ -115,7 +119,7 @@ def ask_each(function: Measure, what: str, outputs: Tensor, targets: Tensor) -> 
         )
     if torch.isnan(found).any() and not torch.isnan(outputs).any():
         raise InputError(f"{what} gave NaN for outputs that have none")
-    return found.view(n_nets, n_examples)
+    return (found if found.is_floating_point() else found.float()).view(n_nets, n_examples)
 
 
 CLASSES = Objective()

@@ -152,6 +152,8 @@ def _epochs(
     all_steps = recipe.epochs * -(-len(inputs) // recipe.batch_size) if recipe.cosine else 0
     for epoch in itertools.count(1):
         for chosen in batch_orders(training, epoch, len(inputs), run_ids).split(recipe.batch_size, dim=-1):
+            if chosen.shape[-1] == 1 and network.has_statistics:
+                continue  # one example has no deviation
             x, y = inputs[chosen.to(inputs.device)], labels[chosen.to(labels.device)]
             if recipe.cosine:
                 learners.set_rate(recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * learners.taken / all_steps)))

@@ -36,7 +36,7 @@ class GrpoConfig:
         "auto", "by example: what noise of a weight is that an example uses often (`felt.py`)", choices=USES, hot=True
     )
     apart: float = setting(
-        0.0, "by example: weight of what nets of different seeds lack in distance, which reads no reward", WEIGHT, hot=True
+        0.0, "weight of what nets of different seeds lack in distance, which reads no reward", WEIGHT, hot=True
     )
     num_generations: int = setting(32, "rollouts of each: its group", (2, 100_000), hot=True)
     steps: list[int] = setting([1, 2], "the K that sequences may have", STEPS, hot=True)
@@ -143,10 +143,6 @@ def kinds_of(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Tas
     by_example = config.rollout != "net" and reason is None and each
     if reward.examples and not by_example:
         raise InputError(f"reward.examples needs rollouts by example: {reason or 'grpo.rollout=net was asked for'}")
-    if config.apart and not by_example:
-        raise InputError(
-            f"grpo.apart needs rollouts by example: {reason or 'no gradient of distances goes through whole nets'}"
-        )
     return Kinds(by_example, whole or not by_example)
 
 

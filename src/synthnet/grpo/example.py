@@ -18,7 +18,7 @@ from synthnet.errors import InputError
 from synthnet.grpo.agreement import half_batch_cosine
 from synthnet.grpo.felt import Draws, Score, check_felt, feel
 from synthnet.grpo.hooks import ExampleHook
-from synthnet.grpo.objective import clip_shares, controlled, spread_figures, surrogate
+from synthnet.grpo.objective import APART, clip_shares, controlled, spread_figures, surrogate
 from synthnet.grpo.score import RewardConfig, terms
 from synthnet.grpo.scored import Seen
 from synthnet.nets import shortfall
@@ -28,7 +28,6 @@ from synthnet.seeds import generator
 from synthnet.tasks import Task
 
 FLOOR = 1e-3  # of the root mean square of a prompt's advantages, which divides them
-APART = 0.9  # how far apart nets of different seeds are held, as a share of SGD twins
 FIXED = {"grouping": "inter", "action": "weights", "mirrored": True, "current_states": 0}  # what by example goes with
 
 

@@ -7,15 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from synthnet.engine import Variation
+from synthnet.engine import Network, Variation
 from synthnet.grpo.agreement import half_agreement, reward_snr
 from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.hooks import Hook
-from synthnet.grpo.objective import GROUPINGS, controlled, policy_loss, spread_figures
+from synthnet.grpo.objective import APART, GROUPINGS, controlled, policy_loss, spread_figures
 from synthnet.grpo.sample import NoisyStep, sample
 from synthnet.grpo.score import RewardConfig, score, step_gains
 from synthnet.grpo.scored import Scored
-from synthnet.policy import Policy, Prompt, draw_prompt
+from synthnet.nets import shortfall
+from synthnet.policy import Policy, Prompt, draw_prompt, rollout
 from synthnet.runs import ranks
 from synthnet.seeds import generator
 from synthnet.tasks import Task
@@ -32,15 +33,23 @@ class Estimator(NamedTuple):
 class Nets:
     """The whole nets of one update, and the loss of a pass over them."""
 
-    def __init__(self, policy, members, config, reward, hooks, seed, update, signal, longest, estimator):
-        self.policy, self.config, self.longest, self.estimator = policy, config, longest, estimator
+    def __init__(self, policy, members, wanted, config, reward, hooks, seed, update, signal, longest, estimator):
+        """`wanted`: the aligned distance of each member that grpo.apart holds; empty where something else does."""
+        self.policy, self.wanted, self.config, self.longest, self.estimator = policy, wanted, config, longest, estimator
         self.seen = experience(policy, members, config, reward, hooks, seed, update, signal, estimator)
         self.metrics, self.n_rollouts = self.seen.metrics, len(self.seen.advantages)
 
     def loss(self, reference: Policy | None) -> tuple[Tensor, dict[str, float]]:
         seen = self.seen
         loss, stats = self.estimator.loss(self.policy, reference, seen.noisy, seen.advantages, self.config, self.longest)
+        if self.config.apart and self.wanted:
+            lack = sum(self._lack(*each) for each in zip(seen.starts, self.wanted, strict=True)) / len(self.wanted)
+            loss, stats["shortfall"] = loss + self.config.apart * lack, lack.item()
         return loss, {**self.metrics, **stats}
+
+    def _lack(self, prompt: tuple[Network, Prompt], wanted: float) -> Tensor:
+        net, (n_steps, start, *_) = prompt
+        return shortfall(net.alignment, rollout(self.policy, start, n_steps, net)[-1], APART * wanted)
 
     def cosine(self) -> float:
         """Between the reward gradients of two halves of the prompts."""
@@ -49,11 +58,13 @@ class Nets:
 
 @dataclass(frozen=True)
 class Experience:
-    """What an update learns from: its noisy steps; advantages [R K], or [R 1]; and what to log."""
+    """What an update learns from: its noisy steps; advantages [R K], or [R 1]; what to log; and each member's network and
+    prompt."""
 
     noisy: list[NoisyStep]
     advantages: Tensor
     metrics: dict[str, float]
+    starts: list[tuple[Network, Prompt]]
 
     def half(self, half: int, group: int) -> Tensor:
         """The advantages with those of every second prompt set to zero."""
@@ -94,7 +105,7 @@ def experience(
     mine = advantages_PGK[ranks.own_share(len(advantages_PGK), "grpo.prompts")]
     noisy = [step for part in rollouts for step in part.noisy]
     figures = {**metrics, **_summary(rewards_PG, scored), "evaluations": len(rewards_R)}
-    return Experience(noisy, mine.flatten(0, 1).to(images.device), figures)
+    return Experience(noisy, mine.flatten(0, 1).to(images.device), figures, list(zip(nets, prompts, strict=True)))
 
 
 def rewarded(
@@ -103,13 +114,14 @@ def rewarded(
     """`experience` of a task of rewards alone: whole nets, scored by its own reward, all on one draw."""
     rollouts = estimator.sample(policy, [task.network], [prompt], config, False, seed, update)
     finals = torch.cat([part.states[-1] for part in rollouts])[torch.cat([part.cohort.rows for part in rollouts]).argsort()]
-    rewards_R = task.rewards(finals, generator(seed, "own-reward", update))
+    rewards_R = task.rewards(finals, generator(seed, "own-reward", update), shaped=True)
     rewards_PG = rewards_R.view(-1, config.num_generations)
     advantages_PGK = GROUPINGS["inter"](ranks.gathered(rewards_PG), None, config)
     mine = advantages_PGK[ranks.own_share(len(advantages_PGK), "grpo.prompts")]
     noisy = [step for part in rollouts for step in part.noisy]
     figures = {**spread_figures(rewards_PG), "accuracy": rewards_R.mean().item(), "n_steps": float(prompt.n_steps)}
-    return Experience(noisy, mine.flatten(0, 1).to(finals.device), {**figures, "evaluations": len(rewards_R)})
+    figures["evaluations"] = len(rewards_R)
+    return Experience(noisy, mine.flatten(0, 1).to(finals.device), figures, [(task.network, prompt)])
 
 
 def _summary(rewards_PG: Tensor, scored: Scored) -> dict[str, float]:

@@ -12,6 +12,7 @@ import asyncio
 import inspect
 import itertools
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from synthnet.engine import ask_each
 from synthnet.errors import InputError, said
-from synthnet.nets import asked, load_function, split_name
+from synthnet.nets import load_function, split_name
 
 LARGEST = 1e12  # of a reward: float32 squares of what a group differs by stay finite
 
@@ -63,7 +64,7 @@ class ExampleHook(Hook):
         """The rewards [draw example] of outputs [draw example out…]. Raises: InputError for whatever it raises, another shape,
         or numbers that are not finite."""
         what = f"reward function {self.name}"
-        found = asked(what, ask_each, self.function, what, outputs, targets).float()
+        found = ask_each(self.function, what, outputs, targets).float()
         if not torch.isfinite(found).all():
             raise InputError(f"{what} gave a number that is not finite")
         return found
@@ -89,6 +90,7 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
     logged: dict[str, float] = {}
     note = lambda name, value: logged.__setitem__(f"hook/{name}", float(value))  # noqa: E731
     dtype, autocast, n_rollouts = torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), len(completions)
+    folder = Path.cwd()
     lent = {name: value.clone() if isinstance(value, Tensor) else value for name, value in columns.items()}
     try:
         with torch.set_grad_enabled(torch.is_grad_enabled()):  # whatever it switches, the training goes on as it was
@@ -99,7 +101,7 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
                 given = asyncio.run(_wait(given))
         if isinstance(given, str | bytes | Mapping | Set):
             raise TypeError(f"expected a list of numbers, got a {type(given).__name__}")
-        values = [None if value is None else float(value) for value in itertools.islice(given, n_rollouts + 1)]
+        values = [None if value is None else _real(value) for value in itertools.islice(given, n_rollouts + 1)]
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # the user's own code: whatever it raises is the user's to read
@@ -107,6 +109,7 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
     finally:
         torch.set_default_dtype(dtype)
         torch.set_autocast_enabled("cpu", autocast)
+        os.chdir(folder)  # run directories are named from here
     if len(values) != n_rollouts:
         expected = f"{n_rollouts} numbers, one per rollout"
         raise InputError(f"reward function {hook.name} should return {expected}, got {len(values)}")
@@ -116,6 +119,12 @@ def ask(hook: Hook, prompts: list, completions: list, state: dict, columns: dict
     if all(value is None for value in values):
         warnings.warn(f"reward function {hook.name} gave None for all rollouts of an update", stacklevel=2)
     return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64), logged
+
+
+def _real(value: object) -> float:
+    if isinstance(value, complex) or getattr(getattr(value, "dtype", None), "is_complex", False):
+        raise TypeError(f"expected real numbers, got {value}")
+    return float(value)
 
 
 def ask_all(

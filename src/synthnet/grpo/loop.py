@@ -88,15 +88,15 @@ def train_grpo(
             turn = update % len(members)
             chosen = range(len(members)) if config.mixed else [turn]
             signal = config.signal_every > 0 and update % config.signal_every == 0
+            picked, wanted = [members[number] for number in chosen], [watch.references[number] for number in chosen]
             parts, (of_examples, of_nets) = [], kinds.shares(reward, hooks)
             if of_examples:
-                wanted = [watch.references[number] for number in chosen]
-                drawn = [members[number] for number in chosen], wanted, config, reward, example_hooks, seed, update
+                drawn = picked, wanted, config, reward, example_hooks, seed, update
                 parts.append((of_examples, Examples(policy, *drawn)))
             if of_nets:
-                whole = reward if not of_examples else reward.of_nets
-                picked = [members[number] for number in chosen], config, whole, hooks, seed, update
-                parts.append((of_nets, Nets(policy, *picked, signal, most_tokens(policy, members, config), estimator)))
+                whole, wanted = (reward.of_nets, []) if of_examples else (reward, wanted)
+                drawn = picked, wanted, config, whole, hooks, seed, update
+                parts.append((of_nets, Nets(policy, *drawn, signal, most_tokens(policy, members, config), estimator)))
             updates, flat = updates + 1, flat + all(part.metrics["frac_reward_zero_std"] == 1 for _, part in parts)
             if signal:
                 parts[0][1].metrics.update(agreement.measure(parts[0][1].cosine(), parts[0][1].n_rollouts))

@@ -13,6 +13,7 @@ from synthnet.policy import Policy, replayed_experts
 
 ADVANTAGE_EPS = 1e-8
 ADVANTAGE_CLIP = 5.0
+APART = 0.9  # how far apart nets of different seeds are held, as a share of SGD twins
 CONTROLS = ("constant", "flip", "random")
 LEVELS = ("token", "sequence", "normalized")
 

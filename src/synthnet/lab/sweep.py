@@ -8,6 +8,7 @@ waits for the trials that outlived it, gives the others again, and loses or repe
 import itertools
 import json
 import math
+import re
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from synthnet.settings import check_settings
 
 POLL_S = 0.2
 INTERRUPTED = 130
+AGAIN = "again"  # of a trial that repeats one which failed: that one's number
+METRICS = r"score|reward|drift/(kl|norm)|(accuracy|loss)_k\d+(/.+)?|aligned_ratio_k\d+"
 RUNG = 4  # validations before Hyperband may end a trial
 
 
@@ -64,6 +67,10 @@ def run_sweep(setup: Setup, config: SweepConfig, space: dict[str, Axis], fixed: 
     Raises: InputError for settings that no sweep can run with, and where optuna is missing.
     """
     check_settings("sweep", config)
+    if not re.fullmatch(METRICS, config.metric):
+        raise InputError(
+            f"sweep.metric is a figure of validations, as score or accuracy_k2 (docs/logged.md), got {config.metric!r}"
+        )
     fixed = {name: value for name, value in fixed.items() if name != "run_dir" and not name.startswith("sweep.")}
     if not space:
         raise InputError("a sweep needs a setting with several values, as in grpo.epsilon=0.1,0.2")
@@ -109,6 +116,7 @@ def _study(folder: Path, config: SweepConfig, space: dict[str, Axis]):
             pruner=pruner,
         )
         study.sampler = kind(seed=config.seed + len(study.get_trials(deepcopy=False)))  # resumed: not the same draws again
+        _again(study)
         if config.sampler == "grid":  # all of it queued at once: Optuna's own grid sampler ends studies that are asked and told
             for values in itertools.product(*(axis.choices for axis in space.values())):
                 named = {name: json.dumps(value) for name, value in zip(space, values, strict=True)}
@@ -116,16 +124,32 @@ def _study(folder: Path, config: SweepConfig, space: dict[str, Axis]):
         return study
 
 
+def _again(study) -> None:
+    """Queue what failed once more, in a folder of its own: what it failed by may be mended."""
+    from optuna.trial import TrialState
+
+    for trial in _standing(study):
+        if trial.state == TrialState.FAIL:
+            study.enqueue_trial(trial.params, user_attrs={AGAIN: trial.number})
+
+
+def _standing(study) -> list:
+    """The trials that count: not those that were queued once more."""
+    trials = study.get_trials(deepcopy=False)
+    replaced = {trial.user_attrs.get(AGAIN) for trial in trials}
+    return [trial for trial in trials if trial.number not in replaced]
+
+
 def _work(sweep: Sweep, stop: StopRequest) -> None:
     from optuna.trial import TrialState
 
-    left = [frozen for frozen in sweep.study.get_trials(deepcopy=False) if frozen.state == TrialState.RUNNING]
-    over = [frozen for frozen in sweep.study.get_trials(deepcopy=False) if frozen.state.is_finished()]
+    left = [frozen for frozen in _standing(sweep.study) if frozen.state == TrialState.RUNNING]
+    over = [frozen for frozen in _standing(sweep.study) if frozen.state.is_finished()]
     with Bar(f"sweep {sweep.folder.name}", sweep.total, len(over)) as bar:
         while not stop.asked:
             while left and len(sweep.active) < sweep.config.workers:
                 _resume(sweep, left.pop(0))
-            n_known = len([t for t in sweep.study.get_trials(deepcopy=False) if t.state != TrialState.WAITING])
+            n_known = len([t for t in _standing(sweep.study) if t.state != TrialState.WAITING])
             if not left and len(sweep.active) < sweep.config.workers and n_known < sweep.total:
                 _launch(sweep, sweep.study.ask())
                 continue
@@ -234,7 +258,7 @@ def _best_note(sweep: Sweep) -> str:
 def summary(sweep: Sweep) -> dict:
     """Every trial, best first, failed and ended ones after the rest with their reason."""
     rows = []
-    for trial in sweep.study.get_trials(deepcopy=False):
+    for trial in _standing(sweep.study):
         params = {name: json.loads(value) if isinstance(value, str) else value for name, value in trial.params.items()}
         seconds = (trial.datetime_complete - trial.datetime_start).total_seconds() if trial.datetime_complete else None
         rows.append(

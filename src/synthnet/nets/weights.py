@@ -254,7 +254,9 @@ def _opened(path: str | Path) -> Any:
             if name != "__metadata__" and len(entry["shape"]) > MOST_AXES:
                 raise ValueError(f"{name} has {len(entry['shape'])} axes, torch knows at most {MOST_AXES}")
         return opened
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except RuntimeError as error:  # of the system, which has no room for it
+        raise InputError(f"{path} cannot be opened: {' '.join(str(error).split())[:120]}") from error
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is not a valid .safetensors file: {error}") from error
 
 

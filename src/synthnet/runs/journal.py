@@ -40,8 +40,8 @@ def _write_all(handle: int, data: bytes) -> None:
 
 
 def complete_lines(path: Path) -> list[bytes]:
-    """The lines that end in a newline; none where there is no file."""
-    if not path.exists():
+    """The lines that end in a newline; none where there is no regular file."""
+    if not path.is_file():
         return []
     return path.read_bytes().split(b"\n")[:-1]
 

@@ -140,7 +140,7 @@ def _state(folder: Path, outcome: str | None, age: float | None) -> str:
 def is_locked(folder: Path) -> bool:
     """Whether a process works in a run directory. The lock dies with its process, so a killed run is not locked."""
     try:
-        handle = os.open(folder / "lock", os.O_RDONLY)
+        handle = os.open(folder / "lock", os.O_RDONLY | os.O_NONBLOCK)  # whatever it is, a pipe even
     except OSError:
         return False
     try:
@@ -151,7 +151,7 @@ def is_locked(folder: Path) -> bool:
 
 def _tail(path: Path) -> list[dict]:
     """The records in the last part of a file; a half-written last line is none."""
-    if not path.exists():
+    if not path.is_file():
         return []
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - TAIL_BYTES, 0))

@@ -3,7 +3,7 @@
 from synthnet.tasks.dataset import Data
 from synthnet.tasks.recipes import Strong, recipe_of, strong_recipe, val_score
 from synthnet.tasks.registry import build_task, name_of, own_arch, task_names
-from synthnet.tasks.settings import OwnConfig, is_own
+from synthnet.tasks.settings import OwnConfig, is_gym, is_own, names_itself
 from synthnet.tasks.source import Source
 from synthnet.tasks.task import REWARD_DRAWS, Task, check_same_data, data_settings
 from synthnet.tasks.twins import grow_strong, grow_twins, twins_apart

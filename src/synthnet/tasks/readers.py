@@ -55,6 +55,8 @@ def _table(path: Path, target: str | None) -> tuple[np.ndarray, np.ndarray]:
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise InputError(f"{path} is no table of text with a header: {str(error)[:120]}") from error
     rows = [row for row in rows if row]
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise InputError(f"{path} has two columns named {twice[0]!r}: rename one")
     target = header[-1] if target is None else target
     if target not in header:
         raise InputError(f"{path} has no column {target!r}; it has {', '.join(header)[:300]}")

@@ -14,7 +14,8 @@ from synthnet.engine import arch_of
 from synthnet.errors import InputError, unknown
 from synthnet.nets import Arch, asked, load_function, split_name
 from synthnet.tasks import problems
-from synthnet.tasks.settings import is_own
+from synthnet.tasks.controllers import gym_task
+from synthnet.tasks.settings import is_gym, is_own
 from synthnet.tasks.task import Task
 
 
@@ -28,6 +29,8 @@ def build_task(name: str, split_seed: int = 0, data_dir: str | None = None, **co
     """The task of that name, or of FILE.py:NAME. Raises: InputError for an unknown name or setting, or what is no problem."""
     if is_own(name):
         return _own_task(name, split_seed, config)
+    if is_gym(name):
+        return gym_task(name)
     if name not in task_names():
         raise unknown("task", name, task_names())
     module = importlib.import_module(f"synthnet.tasks.problems.{name.replace('-', '_')}")

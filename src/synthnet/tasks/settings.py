@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from synthnet.settings import PATH, setting
 
+GYM = "gym:"  # before an environment's name, where a task is named
+
 
 @dataclass
 class DataConfig:
@@ -19,7 +21,7 @@ class DataConfig:
 
 @dataclass
 class OwnConfig(DataConfig):
-    """Of a problem file: its name is FILE.py:NAME."""
+    """Of a problem file, FILE.py:NAME, or an environment of Gymnasium, gym:ENV_ID."""
 
     name: str = ""
 
@@ -27,3 +29,13 @@ class OwnConfig(DataConfig):
 def is_own(name: object) -> bool:
     """Whether a task's name is that of a problem of the user's own, FILE.py:NAME."""
     return isinstance(name, str) and ".py:" in name
+
+
+def is_gym(name: object) -> bool:
+    """Whether a task's name is that of an environment of Gymnasium, gym:ENV_ID."""
+    return isinstance(name, str) and name.startswith(GYM)
+
+
+def names_itself(name: object) -> bool:
+    """Whether a task's name says what it is: no option of the task group does."""
+    return is_own(name) or is_gym(name)

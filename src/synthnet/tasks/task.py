@@ -13,10 +13,12 @@ from synthnet.engine import CHANNELS, PICTURE, Measure, Nets, Network, Objective
 from synthnet.errors import InputError, unknown
 from synthnet.nets import Arch, asked, draw_init, init_scale, match_start
 from synthnet.seeds import generator, start_generator
+from synthnet.tasks.checks import check_fit, check_own, made
 from synthnet.tasks.dataset import Data
 from synthnet.tasks.source import Source
 
 REWARD_DRAWS = 64  # of fixed seeds, which a reward is averaged over in evaluation
+EPISODES = range(10_000, 10_020)  # seeds of those that controllers are judged by
 OWN_RECIPE = Recipe(2e-3, 64, None)  # of tasks that give none: its epochs are found by patience on val
 
 
@@ -57,8 +59,11 @@ class Task:
 
     def __post_init__(self):
         if self.arch is None:
-            _check_own(self)
-            object.__setattr__(self, "arch", arch_of(_made(self.module), self._inputs()))
+            check_own(self)
+            first, second = made(self.module), made(self.module)
+            if first is second:
+                raise InputError("the task's module returns the same net each time: let it make a new one, as a lambda does")
+            object.__setattr__(self, "arch", arch_of(first, self._inputs()))
             self._check_outputs()
 
     @property
@@ -71,7 +76,7 @@ class Task:
         """Loss and metric. Of real targets a net that has learnt nothing has a loss of 1: they are standardised."""
         classes = self.data.classes if isinstance(self.data, Data) else ()
         if self.data is None:
-            return Objective("own", "reward")
+            return Objective("own", getattr(self.reward, "metric", "reward"))
         kind = "classes" if classes is not None else "numbers"
         name = "r2" if kind == "numbers" else "accuracy"
         if self.metric is not None:
@@ -170,16 +175,18 @@ class Task:
             raise InputError(f"task {self.name} has no data, only a reward: train it with synthnet grpo or learn")
         chosen = _chosen(self.data, self.split_seed, self.held_back, parts)
         if not self.own:
-            _check_fit(self.name, self.network.module, self.data_set, *chosen)
+            check_fit(self.name, self.network.module, self.data_set, *chosen)
         return chosen
 
-    def rewards(self, flat: Tensor, draw: torch.Generator) -> Tensor:
-        """What the reward of the user's own gives for nets [net weights] [net], float64; `draw` is shared by all of them.
+    def rewards(self, flat: Tensor, draw: torch.Generator, shaped: bool = False) -> Tensor:
+        """What the task's reward gives for nets [net weights] [net], float64; `draw` is shared by all of them. shaped: as
+        training has it, where a plant says more than what counts in the end.
 
         Raises: InputError where it fails, or gives no finite number for each net.
         """
-        found = asked(f"the reward of task {self.name} fails", self.reward, Nets(self.network, flat), draw)
-        found = found.detach().double().cpu() if isinstance(found, Tensor) else torch.as_tensor(found, dtype=torch.float64)
+        reward = getattr(self.reward, "shaped", self.reward) if shaped else self.reward
+        what = f"the reward of task {self.name} fails"
+        found = asked(what, lambda: torch.as_tensor(reward(Nets(self.network, flat), draw), dtype=torch.float64).detach().cpu())
         if found.shape != (len(flat),):
             raise InputError(f"the reward of task {self.name} should be [net], here [{len(flat)}], got {list(found.shape)}")
         if not torch.isfinite(found).all():
@@ -187,8 +194,16 @@ class Task:
         return found
 
     def mean_reward(self, flat: Tensor, n_draws: int = REWARD_DRAWS) -> Tensor:
-        """The mean reward of each net [net weights] [net] over draws of fixed seeds, as evaluation has it."""
-        return torch.stack([self.rewards(flat, generator(0, "reward", index)) for index in range(n_draws)]).mean(0)
+        """The mean reward of each net [net weights] [net] over draws of fixed seeds."""
+        draws = [generator(0, "reward", index) for index in range(n_draws)]
+        return torch.stack([self.rewards(flat, draw) for draw in draws]).mean(0)
+
+    def judged(self, flat: Tensor) -> tuple[Tensor, int]:
+        """The reward of each net [net weights] [net] as evaluation has it, and over how many draws: of controllers, episodes of
+        fixed seeds in Gymnasium."""
+        if not hasattr(self.reward, "play"):
+            return self.mean_reward(flat), REWARD_DRAWS
+        return self.reward.play(Nets(self.network, flat), list(EPISODES)).mean(1), len(EPISODES)
 
     def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
         """Start weights [seed weights] (`draw_init`). Each seed has a generator of its own, so a net does not depend on which
@@ -211,42 +226,19 @@ class Task:
         """Refuse a module whose outputs are not as many as there are classes or targets."""
         if isinstance(self.data, Data) and self.loss is None and self.arch.n_outputs != self.data.n_targets:
             what = "classes" if self.data.classes is not None else "targets"
+            name = self.name or "of yours"
             raise InputError(
-                f"task {self.name}: its module puts out {self.arch.n_outputs} numbers, data have {self.data.n_targets} {what}"
+                f"task {name}: its module puts out {self.arch.n_outputs} numbers, data have {self.data.n_targets} {what}"
             )
-
-
-def _check_own(task: Task) -> None:
-    """Refuse a problem of the user's own that lacks a part, or has one of the wrong kind."""
-    if not callable(task.module) or isinstance(task.module, nn.Module):
-        raise InputError(
-            "Task takes module=a function without arguments that returns a new nn.Module, as in lambda: nn.Linear(4, 2)"
-        )
-    if (task.data is None) == (task.reward is None):
-        raise InputError("Task takes data=synthnet.Data(…), or reward=a function of (nets, draw) and no data")
-    if task.data is not None and not isinstance(task.data, Data | Source):
-        raise InputError(f"data should be synthnet.Data(x, y), got {type(task.data).__name__}")
-    if task.reward is not None and not (isinstance(task.example, Tensor) and task.example.shape[:1] == (1,)):
-        raise InputError("a task of rewards alone takes example=a batch of one of its inputs, as in torch.zeros(1, 4)")
-    for name in ("loss", "metric", "reward", "start"):
-        if getattr(task, name) is not None and not callable(getattr(task, name)):
-            raise InputError(f"Task.{name} should be a function, got {type(getattr(task, name)).__name__}")
-
-
-def _made(factory: Callable[[], nn.Module]) -> nn.Module:
-    module = asked("the task's module fails", factory)
-    if not isinstance(module, nn.Module):
-        raise InputError(f"the task's module should return a torch.nn.Module, got {type(module).__name__}")
-    return module
 
 
 def _started(task: Task, draw: torch.Generator) -> nn.Module:
     """A module with start weights that depend on the generator alone."""
     if task.start is not None:
-        return task.start(draw)
+        return made(lambda: task.start(draw), "start")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw.initial_seed())
-        return _made(task.module)
+        return made(task.module)
 
 
 def data_settings(recorded: dict | None) -> dict:
@@ -279,15 +271,3 @@ def _chosen(data: Data | Source, split_seed: int, held_back: int, parts: tuple[s
             raise unknown("split", part, splits.indices)
     chosen = torch.cat([splits.indices[part] for part in parts])
     return splits.inputs[chosen], splits.targets[chosen]
-
-
-def _check_fit(task: str, module: nn.Module, source: str, inputs: Tensor, labels: Tensor) -> None:
-    """Refuse data that are not for a task's network, where that says its sizes. Raises: InputError."""
-    n_inputs, n_classes = (getattr(module, name, None) for name in ("n_inputs", "n_classes"))
-    if n_inputs not in (None, inputs.shape[1]):
-        raise InputError(f"task {task}: its network takes {n_inputs} inputs, an example of {source} has {inputs.shape[1]}")
-    if n_classes is not None and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
-        raise InputError(
-            f"task {task}: its network tells {n_classes} classes apart (labels 0 to {n_classes - 1}), "
-            f"{source} has labels {int(labels.min())} to {int(labels.max())}"
-        )

@@ -25,7 +25,7 @@ def run_folder(root: Path, name: str) -> Path:
 def metric_rows(folder: Path, after: int) -> dict:
     """The rows of metrics.jsonl after so many bytes, and where to go on; from the start again where the file was cut back."""
     path = folder / "metrics.jsonl"
-    size = path.stat().st_size if path.exists() else 0
+    size = path.stat().st_size if path.is_file() else 0
     begin = after if 0 <= after <= size else 0
     if not size or begin == size:
         return {"rows": [], "next": begin, "reset": begin != after}

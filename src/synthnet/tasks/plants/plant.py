@@ -1,0 +1,70 @@
+"""A plant simulated for many controllers at once: all nets from the same starts, and what each of them earned."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synthnet.engine import Nets
+from synthnet.tasks.plants.gym import play
+
+STARTS = 8  # that one draw of a reward averages over
+
+
+@dataclass(frozen=True)
+class Plant:
+    """One environment: its name in Gymnasium, sizes, and its dynamics for states [net start number], float64.
+
+    begin: draws states [start number]; observe: what a net is given; act: what outputs [net start output] do; advance: the next
+    states, their rewards and whether they end [net start]; came: how far a state is on the way, from 0 to 1, where returns
+    alone tell nothing of nets that never arrive.
+    """
+
+    environment: str
+    n_inputs: int
+    n_outputs: int
+    horizon: int
+    begin: Callable[[int, torch.Generator], Tensor]
+    observe: Callable[[Tensor], Tensor]
+    act: Callable[[Tensor], Tensor]
+    advance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    came: Callable[[Tensor], Tensor] | None = None
+    metric: str = "return"
+
+    def __call__(self, nets: Nets, draw: torch.Generator) -> Tensor:
+        """The mean return of each net [net] over the starts that are drawn."""
+        return self.simulate(nets, draw)[0].mean(1)
+
+    def shaped(self, nets: Nets, draw: torch.Generator) -> Tensor:
+        """As returns, and a hundredth of the horizon for how far each episode came, which breaks the ties of nets that never
+        arrive and cannot outweigh arriving a few steps sooner."""
+        returns, came = self.simulate(nets, draw)
+        return (returns + 0.01 * self.horizon * came).mean(1)
+
+    @torch.no_grad()
+    def simulate(self, nets: Nets, draw: torch.Generator, n_starts: int = STARTS) -> tuple[Tensor, Tensor]:
+        """Returns, and how far episodes came at most [net start]."""
+        state = self.begin(n_starts, draw).to(nets.device).expand(len(nets), n_starts, -1)
+        returns = torch.zeros(state.shape[:2], dtype=torch.float64, device=state.device)
+        best, alive = torch.zeros_like(returns), torch.ones_like(returns, dtype=torch.bool)
+        for _ in range(self.horizon):
+            moved, reward, over = self.advance(state, self.act(nets(self.observe(state).float()).double()))
+            returns = returns + torch.where(alive, reward, 0.0)
+            state = torch.where(alive[..., None], moved, state)
+            if self.came is not None:
+                best = torch.where(alive, torch.maximum(best, self.came(state)), best)
+            alive = alive & ~over
+            if not alive.any():
+                break
+        return returns, best
+
+    def play(self, nets: Nets, seeds: list[int]) -> Tensor:
+        """Returns in Gymnasium's own environment [net episode], an episode for each seed. Raises: InputError where it is not
+        installed."""
+        return play(self.environment, nets, seeds, self.act)
+
+
+def chosen(outputs: Tensor) -> Tensor:
+    """Of several actions the one with the largest output."""
+    return outputs.argmax(-1)
