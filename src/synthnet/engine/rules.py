@@ -28,6 +28,7 @@ from synthnet.engine.stacks import (
     replace_values,
 )
 from synthnet.errors import InputError
+from synthnet.nets import step
 
 
 class Call(NamedTuple):
@@ -250,7 +251,7 @@ RULES: dict[Any, Callable] = {
     **dict.fromkeys((nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d), _pool),
     **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout2d), _same),
     **dict.fromkeys((nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU), _activation_module),
-    **{f: _elementwise(f) for f in (torch.relu, F.relu, torch.tanh, torch.sigmoid, F.gelu, F.silu)},
+    **{f: _elementwise(f) for f in (torch.relu, F.relu, torch.tanh, torch.sigmoid, F.gelu, F.silu, step)},
     **{name: _elementwise(getattr(torch, name)) for name in ("relu", "tanh", "sigmoid")},
     **{f: _binary(f) for f in (operator.add, operator.mul, operator.sub, torch.add, torch.mul)},
 }

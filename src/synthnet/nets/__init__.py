@@ -2,7 +2,7 @@
 
 from synthnet.nets.arch import Arch, recognise
 from synthnet.nets.axes import Axis, UntraceableError
-from synthnet.nets.chain import ACTIVATIONS, Chain, trace
+from synthnet.nets.chain import ACTIVATIONS, Chain, step, trace
 from synthnet.nets.exr import to_image
 from synthnet.nets.identity import (
     ACCURACY_MARGIN,

@@ -12,15 +12,25 @@ from torch import Tensor, fx, nn
 
 from synthnet.nets.axes import UntraceableError
 
+
+def step(x: Tensor) -> Tensor:
+    """1 above 0, else 0. It has no gradient; backwards it passes as half a ramp between −1 and 1 (straight through: Bengio,
+    Léonard and Courville 2013, arXiv 1308.3432)."""
+    ramp = 0.5 * x.clamp(-1, 1)
+    return (x > 0).to(x) + (ramp - ramp.detach())
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
     "gelu": F.gelu,
     "silu": F.silu,
+    "step": step,
 }
 _MODULES = {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.GELU: "gelu", nn.SiLU: "silu"}
 _FUNCTIONS = {torch.relu: "relu", F.relu: "relu", torch.tanh: "tanh", torch.sigmoid: "sigmoid", F.gelu: "gelu", F.silu: "silu"}
+_FUNCTIONS |= {step: "step"}
 _NEUTRAL_MODULES = (nn.Identity, nn.Dropout, nn.Flatten)
 
 

@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from synthnet.errors import InputError
+from synthnet.nets.chain import step
 
+fx.wrap("step")  # one operation to whoever traces
 MAX_LAYERS, MAX_WIDTH = 64, 1 << 20
 
 
@@ -34,6 +36,16 @@ class MLP(nn.Module):
         x = x.flatten(1)
         for index in range(1, self.n_layers):
             x = torch.relu(self.get_submodule(f"fc{index}")(x))
+        return self.get_submodule(f"fc{self.n_layers}")(x)
+
+
+class StepMLP(MLP):
+    """As MLP, but hidden units are on or off: 1 where what they sum up is above 0, else 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        for index in range(1, self.n_layers):
+            x = step(self.get_submodule(f"fc{index}")(x))
         return self.get_submodule(f"fc{self.n_layers}")(x)
 
 
@@ -201,4 +213,4 @@ class ViT(nn.Module):
         return self.fc(self.norm(self.blocks(x)).mean(1))
 
 
-BUILDERS = {"mlp": MLP, "cnn": CNN, "resnet": ResNet, "resnet18": ResNet18, "vit": ViT}
+BUILDERS = {"mlp": MLP, "step-mlp": StepMLP, "cnn": CNN, "resnet": ResNet, "resnet18": ResNet18, "vit": ViT}
