@@ -140,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     _shared(sub, device=False)
 
     sub = command("demo", use.demo, "the main job with the bundled policy, or --train to rebuild one from nothing")
+    sub.add_argument("what", nargs="?", default="images", choices=["images", "control"], help="what the nets are for")
     sub.add_argument("--train", action="store_true", help="zoo, pairs and GRPO from nothing (up to 20 minutes on two cores)")
     sub.add_argument("--distil", action="store_true", help="with --train: add the distil stage")
     sub.add_argument("--task", default="digits-mlp")

@@ -225,8 +225,12 @@ def exr(options) -> None:
 
 
 def demo(options) -> None:
+    from synthnet.commands.carts import demo_control
     from synthnet.commands.demo import demo
 
+    if options.what == "control":
+        demo_control(options.nets, options.out)
+        return
     demo(options.task, options.nets, options.out, options.train, options.distil, options.device)
 
 

@@ -22,7 +22,7 @@ PACE_UPDATES, FEWEST, MOST = 12, 120, 2000  # updates of a leg
 SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "leg": 0.2}  # of all the time there is
 GAIN = 5e-4  # in the score on val, below which a leg gained nothing
 PATIENCE = 2  # legs in a row without a gain
-TEACHERS = (8, 64)
+TEACHERS, LARGE = (8, 64), 20_000  # nets; weights
 BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
 
 
@@ -182,7 +182,8 @@ class Course:
         noise = max(found["noise"], 0.3) if task.floating else 0.0
         warp = max(found["warp"], 0.03) if task.images else 0.0
         labels = "soft" if task.objective.loss is None else "hard"  # a loss of the task's own is of its own targets
-        return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels}
+        nets = 8 if task.network.spec.n_weights < LARGE else 4  # of a large net, more updates are worth more than more starts
+        return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, "distil.nets": nets}
 
     def how_many_teachers(self) -> tuple[int, str]:
         """As many strong nets as the time for them allows, judged by how long a few took to be searched for."""
@@ -267,7 +268,7 @@ class Course:
         return run_stage(kind, compose(told), told, ["synthnet", kind, *as_text(told)])
 
 
-FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.nets": 8, "distil.val_seeds": 32}
+FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.val_seeds": 32}
 BEGIN = {**FORCES, "distil.images": 192, "distil.optim.learning_rate": BEGIN_RATES[0]}
 TEACH = {"zoo.heldout": 0, "zoo.states": [0.0, 1.0], "zoo.strong": True}
 RACES = ((0.3, 1e-3), (0.1, 1e-3), (0.3, 3e-3), (1.0, 1e-3))  # noise and rate

@@ -1,0 +1,120 @@
+"""Controllers by a policy that learned from returns alone, beside a search for each net: returns in Gymnasium, steps taken.
+
+    pip install cmaes
+    python benchmarks/control.py cartpole=runs/cartpole/policy.safetensors … -o benchmarks/results/control.json
+
+Returns: 256 unseen seeds, 20 episodes each. Search: separable CMA-ES (cmaes) from the same random nets, in units of each
+tensor's initial scale, until the mean return on starts that no generation saw reaches the policy's own (less the margin below),
+or to a limit. Environment steps of a policy are read off its run's log: rollouts x starts x mean length.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from cmaes import SepCMA
+
+from synthnet.audit import summary
+from synthnet.bundled import load_policy
+from synthnet.engine import Nets
+from synthnet.files import write_atomic
+from synthnet.nets import aligned_distance, init_scale
+from synthnet.policy import synthesize_flat
+from synthnet.progress import Bar
+from synthnet.runs import records
+from synthnet.seeds import generator
+from synthnet.tasks import build_task
+from synthnet.tasks.plants.plant import STARTS
+
+MARGIN = 0.02  # of the policy's own return, from which a search counts as level
+SIGMA, GENERATIONS, SEARCHES = 0.5, 200, 16
+WIDTHS = ([8], [24], [64])
+
+
+def searched(task, start: torch.Tensor, wanted: float, seed: int) -> dict:
+    """CMA-ES from one net's start weights [weights]: evaluations and environment steps until it is level, and its weights."""
+    scale = init_scale(task.network.spec)
+    search, spent = SepCMA(mean=np.zeros(len(start)), sigma=SIGMA, seed=seed), {"evaluations": 0, "steps": 0}
+    best, reached = start, -np.inf
+    for generation in range(GENERATIONS):
+        asked = np.stack([search.ask() for _ in range(search.population_size)])
+        nets = Nets(task.network, start + scale * torch.as_tensor(asked).float())
+        draw = generator(seed, "cma", generation)
+        returns = task.reward.shaped(nets, draw)
+        search.tell([(x, -value) for x, value in zip(asked, returns.tolist(), strict=True)])
+        spent["evaluations"] += len(asked)
+        spent["steps"] += int(STARTS * lengths(task, returns).sum())
+        candidate = start + scale * torch.as_tensor(asked[int(returns.argmax())]).float()
+        fresh = task.reward.simulate(Nets(task.network, candidate[None]), generator(seed, "cma-check", generation), 20)[0]
+        if fresh.mean() > reached:
+            best, reached = candidate, fresh.mean().item()
+        if reached >= wanted:
+            break
+    return {**spent, "reached": reached, "level": reached >= wanted, "weights": best}
+
+
+def lengths(task, returns: torch.Tensor) -> torch.Tensor:
+    """Steps an episode took, from its return: a step pays 1 or costs 1, but for Pendulum, which never ends early."""
+    return torch.full_like(returns, task.reward.horizon) if task.name == "pendulum" else returns.abs()
+
+
+def measure(name: str, path: str, n_searches: int) -> dict:
+    policy, task = load_policy(path), build_task(name)
+    start = task.draw_start("test", list(range(256)))
+    before, _ = task.judged(start)
+    found = {"start": summary(before), "best_k": policy.record["best_k"], "steps": {}}
+    for k in (1, 2):
+        made = synthesize_flat(policy, start, k, task.network)[:, -1]
+        found["steps"][str(k)] = summary(task.judged(made)[0])
+    made = synthesize_flat(policy, start, policy.record["best_k"], task.network)[:, -1]
+    mean = task.judged(made)[0].mean().item()
+    rows = [row for row in records(Path(path).parent / "metrics.jsonl") if "evaluations" in row]
+    found["training"] = {
+        "evaluations": sum(row["evaluations"] for row in rows),
+        "environment_steps": int(sum(row["evaluations"] * STARTS * lengths(task, torch.tensor(row["reward"])) for row in rows)),
+        "seconds": rows[-1]["elapsed_s"] if rows else None,
+    }
+    wanted = mean - MARGIN * abs(mean)
+    with Bar(f"CMA-ES for {name}", n_searches) as bar:
+        searches = []
+        for number in range(n_searches):
+            searches.append(searched(task, start[number], wanted, number))
+            bar.advance()
+    nets = torch.stack([each.pop("weights") for each in searches])
+    for key in ("evaluations", "steps"):
+        found[f"cma_{key}_median"] = float(np.median([each[key] for each in searches]))
+    found["cma_level"] = sum(each["level"] for each in searches)
+    found["searches"] = searches
+    found["break_even_nets"] = found["training"]["environment_steps"] / found["cma_steps_median"]
+    distance = aligned_distance(task.network.alignment, nets)
+    found["aligned_distance_to_cma"] = aligned_distance(task.network.alignment, made[:n_searches]) / distance
+    found["widths"] = {}
+    for hidden in WIDTHS:
+        other = build_task(name, hidden=hidden)
+        wide = synthesize_flat(policy, other.draw_start("test", list(range(64))), policy.record["best_k"], other.network)[:, -1]
+        found["widths"][str(hidden)] = summary(other.judged(wide)[0])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("policies", nargs="+", metavar="TASK=POLICY")
+    parser.add_argument("-o", "--out", required=True)
+    parser.add_argument("--searches", type=int, default=SEARCHES)
+    options = parser.parse_args()
+    results = {}
+    for each in options.policies:
+        name, _, path = each.partition("=")
+        results[path if name in results else name] = measure(name, path, options.searches)
+    write_atomic(options.out, json.dumps(results, indent=1) + "\n")
+    for name, row in results.items():
+        steps = ", ".join(f"K = {k}: {r['mean']:.1f} ± {r['sd']:.1f}, worst {r['min']:.1f}" for k, r in row["steps"].items())
+        print(f"{name}: start {row['start']['mean']:.1f}; {steps}; trained on {row['training']['environment_steps']:,} steps")
+        searched = f"CMA-ES {row['cma_steps_median']:,.0f} steps a net ({row['cma_level']} of {options.searches} level)"
+        print(f"  {searched}, break-even after {row['break_even_nets']:.0f} nets")
+
+
+if __name__ == "__main__":
+    main()
