@@ -3,8 +3,8 @@
     python benchmarks/estimators.py -o benchmarks/results/estimators.json
 
 From committed policies, eight start states an update, K = 1, one core; the reward is bounded loss. Direction: its gradient with
-respect to the policy, through the net at its mean weights, summed over twelve updates. Cosines are means over six other updates,
-of which each estimator has the same images and start weights.
+respect to the policy, through the net at its mean weights, summed over twelve updates. Cosines are means over six others, of
+which each estimator has the same images and start weights.
 """
 
 import argparse

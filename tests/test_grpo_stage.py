@@ -342,15 +342,26 @@ def test_calibration_takes_the_largest_sigma_it_accepts():
         Measured(s, 0.9, d, 0.01, snr, 0.1, 5.0, d < 0.01 and snr >= 9)
         for s, d, snr in ((0.1, 0, 4), (0.2, 0, 18), (0.4, 1, 90))
     ]
-    assert recommended(rows, RewardConfig(batch=500), 1300) == (0.2, 250)
-    assert recommended(rows[:1], RewardConfig(batch=500), 1000) == (0.1, 1000)
+    assert recommended(rows, RewardConfig(batch=500), 1300) == {"grpo.sigma": 0.2, "reward.batch": 250}
+    assert recommended(rows[:1], RewardConfig(batch=500), 1000) == {"grpo.sigma": 0.1, "reward.batch": 1000}
     with pytest.raises(InputError, match="more than noise"):
         recommended([Measured(0.1, 0.9, 0, 0.01, -1.0, 0.0, None, False)], RewardConfig(), 1300)
 
 
-def test_calibrate_prints_settings_that_the_stage_takes(tmp_path, tiny, capsys):
+def test_calibration_by_example_takes_what_agrees_with_itself_most():
+    rows = [
+        Measured(sigma, 0.9, drop, 0.01, None, cosine, 5.0, drop < 0.01, uses)
+        for sigma, drop, cosine, uses in ((0.1, 0, 0.2, "node"), (0.2, 0, 0.3, "tied"), (0.4, 1, 0.9, "tied"))
+    ]
+    assert recommended(rows, RewardConfig(), 1000) == {"grpo.sigma": 0.2, "grpo.uses": "tied"}
+    with pytest.raises(InputError, match="agree at all"):
+        recommended([Measured(0.1, 0.9, 0, 0.01, None, -0.1, None, True, "auto")], RewardConfig(), 1000)
+
+
+@pytest.mark.parametrize("rollout", ["net", "example"])
+def test_calibrate_prints_settings_that_the_stage_takes(tmp_path, tiny, capsys, rollout):
     make_policy(tiny).save(tmp_path / "p.safetensors")
-    calibrate([*SMALL, f"policy_from={tmp_path}/p.safetensors"])
+    calibrate([*SMALL, f"grpo.rollout={rollout}", f"policy_from={tmp_path}/p.safetensors"])
     said = capsys.readouterr().out
     assert "half-batch cosine" in said
     line = said.splitlines()[-1]

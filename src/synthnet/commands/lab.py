@@ -116,7 +116,7 @@ def calibrate(settings: list[str]) -> None:
     from synthnet.config import compose, parse
     from synthnet.console import table
     from synthnet.grpo.calibrate import calibrate, recommended
-    from synthnet.stages import check_schedules, setup_of, start_policy, use_resources
+    from synthnet.stages import as_text, check_schedules, setup_of, start_policy, use_resources
 
     given = parse(settings)
     config = compose(given)
@@ -131,19 +131,20 @@ def calibrate(settings: list[str]) -> None:
             f"{row.reward:.4f}",
             f"{row.drop:.4f}",
             f"{row.spread:.5f}",
-            f"{row.snr:.1f}",
+            "–" if row.snr is None else f"{row.snr:.1f}",
             f"{row.cosine:.3f}",
             dimension,
         ]
-        rows.append([f"{row.sigma:g}", *numbers, "yes" if row.accepted else ""])
+        rows.append([f"{row.sigma:g} {row.uses}".strip(), *numbers, "yes" if row.accepted else ""])
     heads = ["sigma", "reward", "drop", "spread", "signal/noise", "half-batch cosine", "effective dimension", "accepted"]
     table(f"calibration of GRPO on {task.name}", heads, rows)
     if not any(row.accepted for row in measured):
         warnings.warn(
             "no sigma meets both rules (cost, signal to noise); this is the one with the most agreement", stacklevel=2
         )
-    sigma, batch = recommended(measured, config.reward, len(task.members[0].examples(config.reward.split)[1]))
-    print(f"grpo.sigma={sigma:g} reward.batch={batch}{' grpo.sigma_by=role' if config.grpo.sigma_by == 'role' else ''}")
+    found = recommended(measured, config.reward, len(task.members[0].examples(config.reward.split)[1]))
+    found |= {"grpo.sigma_by": "role"} if config.grpo.sigma_by == "role" else {}
+    print(" ".join(as_text(found)))
 
 
 def shard(options) -> None:

@@ -276,7 +276,8 @@ RACE_UPDATES = 40
 ALONE = {
     "grpo.steps": [1],
     "grpo.prompts": 8,
-    "grpo.num_generations": 32,
+    "grpo.num_generations": 16,
+    "grpo.apart": 0.3,
     "grpo.signal_every": 0,
     "grpo.val_seeds": 32,
     "grpo.guard.kl": None,
