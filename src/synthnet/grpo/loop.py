@@ -17,7 +17,7 @@ from torch import Tensor
 
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import Agreement
-from synthnet.grpo.config import GrpoConfig, check
+from synthnet.grpo.config import GrpoConfig, check, kinds_of
 from synthnet.grpo.example import Examples
 from synthnet.grpo.experience import Estimator, Nets
 from synthnet.grpo.hooks import ExampleHook, Hook, load_hooks
@@ -46,7 +46,7 @@ def train_grpo(
     hooks = load_hooks("reward.python", reward.python, reward.python_weights)
     hooks += [Hook(*each) if isinstance(each, tuple) else Hook(each) for each in reward_funcs]
     example_hooks = load_hooks("reward.examples", reward.examples, reward.examples_weights, ExampleHook)
-    kinds = check(config, reward, policy, task, bool(hooks))
+    check(config, reward, policy, task, bool(hooks))
     seed, members = setup.seed, task.members
     policy = prepare(policy, config, seed).to(setup.place)
     shares = noise_shares(policy, members, config, reward, seed)
@@ -68,8 +68,7 @@ def train_grpo(
         return {**metrics, "watched": metrics["score"], "score": scores[config.select]}
 
     def sound() -> None:
-        if check(config, reward, policy, task, bool(hooks)) != kinds:
-            raise InputError("other rewards would change what rollouts are, nets or examples: fork the run with them")
+        check(config, reward, policy, task, bool(hooks))
         if policy.config.action.learn_sigma and config.sigma != started_with:
             raise InputError("grpo.sigma cannot be patched where sigma is learned (action.learn_sigma)")
         if config.beta and not held:
@@ -89,6 +88,7 @@ def train_grpo(
             chosen = range(len(members)) if config.mixed else [turn]
             signal = config.signal_every > 0 and update % config.signal_every == 0
             picked, wanted = [members[number] for number in chosen], [watch.references[number] for number in chosen]
+            kinds = kinds_of(config, reward, policy, task, bool(hooks))  # rewards are hot
             parts, (of_examples, of_nets) = [], kinds.shares(reward, hooks)
             if of_examples:
                 drawn = picked, wanted, config, reward, example_hooks, seed, update
