@@ -78,7 +78,7 @@ def test_a_balancing_controller_stands_to_the_end_and_an_energy_pump_arrives():
     assert balance.reward(Nets(balance.network, flat[None]), torch.Generator().manual_seed(0)).item() > 150
     flat = pump.network.spec.flatten(
         {
-            "fc1.weight": torch.tensor([[0.0, 1.0], [0.0, -1.0]]),
+            "fc1.weight": torch.tensor([[0.0, 0.07], [0.0, -0.07]]),
             "fc1.bias": torch.zeros(2),
             "fc2.weight": torch.tensor([[0.0, 1.0], [-1.0, -1.0], [1.0, 0.0]]),
             "fc2.bias": torch.tensor([0.0, -1.0, 1e-6]),

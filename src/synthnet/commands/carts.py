@@ -75,7 +75,7 @@ def played(task: Task, nets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     for step in range(FRAMES * EVERY):
         if step % EVERY == 0:
             yield state[:, 0], alive
-        moved, _, over = plant.advance(state, plant.act(controllers(plant.observe(state).float())))
+        moved, _, over = plant.advance(state, plant.act(controllers(plant.see(plant.observe(state)).float())))
         state = torch.where(alive[:, None, None], moved, state)
         alive = alive & ~over[:, 0]
 

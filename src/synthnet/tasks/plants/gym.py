@@ -32,10 +32,16 @@ def make(environment: str, times: int = 1) -> list:
 
 
 @torch.no_grad()
-def play(environment: str, nets: Nets, seeds: list[int], act: Callable[[Tensor], Tensor]) -> Tensor:
+def play(
+    environment: str,
+    nets: Nets,
+    seeds: list[int],
+    act: Callable[[Tensor], Tensor],
+    see: Callable[[Tensor], Tensor] = lambda observed: observed,
+) -> Tensor:
     """Returns [net episode] of each net from the start of each seed, to the environment's own end or time limit.
 
-    act: outputs [net episode output] -> actions, as the environment takes them. All episodes go on together, so nets run as one
+    see: what is observed -> what a net is given. act: outputs [net episode output] -> actions, as the environment takes them. All episodes go on together, so nets run as one
     population.
     """
     n_nets, n_seeds = len(nets), len(seeds)
@@ -44,7 +50,7 @@ def play(environment: str, nets: Nets, seeds: list[int], act: Callable[[Tensor],
     returns, alive = np.zeros(len(environments)), np.ones(len(environments), dtype=bool)
     while alive.any():
         observed = torch.as_tensor(seen, dtype=torch.float32).view(n_nets, n_seeds, -1)
-        actions = act(nets(observed).double().cpu()).flatten(0, 1).numpy()
+        actions = act(nets(see(observed)).double().cpu()).flatten(0, 1).numpy()
         for index in np.flatnonzero(alive):
             seen[index], reward, ended, cut, _ = environments[index].step(actions[index])
             returns[index] += reward

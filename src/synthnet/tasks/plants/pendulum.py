@@ -35,4 +35,4 @@ def advance(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack([angle + DT * speed, speed], -1), reward, torch.zeros_like(angle, dtype=torch.bool)
 
 
-PLANT = Plant("Pendulum-v1", 3, 1, 200, begin, observe, act, advance)
+PLANT = Plant("Pendulum-v1", 3, 1, 200, begin, observe, act, advance, units=(1.0, 1.0, 8.0))

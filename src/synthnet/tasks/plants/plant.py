@@ -16,7 +16,8 @@ STARTS = 8  # that one draw of a reward averages over
 class Plant:
     """One environment: its name in Gymnasium, sizes, and its dynamics for states [net start number], float64.
 
-    begin: draws states [start number]; observe: what a net is given; act: what outputs [net start output] do; advance: the next
+    begin: draws states [start number]; observe: what the environment shows; units: what of it is divided by which, before a net
+    sees it; act: what outputs [net start output] do; advance: the next
     states, their rewards and whether they end [net start]; came: how far a state is on the way, from 0 to 1, where returns
     alone tell nothing of nets that never arrive.
     """
@@ -30,6 +31,7 @@ class Plant:
     act: Callable[[Tensor], Tensor]
     advance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
     came: Callable[[Tensor], Tensor] | None = None
+    units: tuple[float, ...] | None = None
     metric: str = "return"
 
     def __call__(self, nets: Nets, draw: torch.Generator) -> Tensor:
@@ -49,7 +51,7 @@ class Plant:
         returns = torch.zeros(state.shape[:2], dtype=torch.float64, device=state.device)
         best, alive = torch.zeros_like(returns), torch.ones_like(returns, dtype=torch.bool)
         for _ in range(self.horizon):
-            moved, reward, over = self.advance(state, self.act(nets(self.observe(state).float()).double()))
+            moved, reward, over = self.advance(state, self.act(nets(self.see(self.observe(state)).float()).double()))
             returns = returns + torch.where(alive, reward, 0.0)
             state = torch.where(alive[..., None], moved, state)
             if self.came is not None:
@@ -59,10 +61,14 @@ class Plant:
                 break
         return returns, best
 
+    def see(self, observed: Tensor) -> Tensor:
+        """What a net is given of what the environment shows."""
+        return observed if self.units is None else observed / torch.tensor(self.units, dtype=observed.dtype)
+
     def play(self, nets: Nets, seeds: list[int]) -> Tensor:
         """Returns in Gymnasium's own environment [net episode], an episode for each seed. Raises: InputError where it is not
         installed."""
-        return play(self.environment, nets, seeds, self.act)
+        return play(self.environment, nets, seeds, self.act, self.see)
 
 
 def chosen(outputs: Tensor) -> Tensor:
