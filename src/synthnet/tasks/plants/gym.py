@@ -41,8 +41,8 @@ def play(
 ) -> Tensor:
     """Returns [net episode] of each net from the start of each seed, to the environment's own end or time limit.
 
-    see: what is observed -> what a net is given. act: outputs [net episode output] -> actions, as the environment takes them. All episodes go on together, so nets run as one
-    population.
+    see: what is observed -> what a net is given. act: outputs [net episode output] -> actions, as the environment takes them.
+    All episodes go on together, so nets run as one population.
     """
     n_nets, n_seeds = len(nets), len(seeds)
     environments = make(environment, n_nets * n_seeds)
