@@ -21,7 +21,7 @@ from synthnet.policy.file import read_policy
 READS = {
     "pairs": "The pairs stage reads the zoo's weight states and, for its error measure, training images.",
     "distil": "Distil reads training images, how far apart zoo nets lie and, for soft labels, what they predict there.",
-    "grpo": "GRPO reads rewards measured on train + reward images.",
+    "grpo": "GRPO reads rewards alone.",
     "critic": "The critic's stage reads training images.",
 }
 
@@ -31,7 +31,7 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
     policy = read_policy(path)
     record = policy.record
     tasks = f"tasks {', '.join(policy.data_sets)}" if policy.data_sets else f"task {record['task']}"
-    measured = _family_rows if "rows" in report else _rows
+    measured = _family_rows if "rows" in report else _control_rows if "widths" in report else _rows
     lines = [
         f"# Policy {name}",
         "",
@@ -41,7 +41,7 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
         "",
         "## How it was made",
         "",
-        "| stage | command | accuracy on val before → after, K = 1 | K = 2 |",
+        f"| stage | command | {'return' if 'widths' in report else 'accuracy on val'} before → after, K = 1 | K = 2 |",
         "|---|---|---|---|",
         *map(_stage_row, record["stages"]),
         "",
@@ -68,7 +68,9 @@ def _stage_row(stage: dict) -> str:
     for k in (1, 2):
         key = f"accuracy_k{k}"
         was = f"{100 * before[key]:.2f} → " if before and key in before else ""
-        cells.append(f"{was}{100 * after[key]:.2f} %" if key in after else "–")
+        percent = f"{was}{100 * after[key]:.2f} %" if key in after else "–"
+        plain = f"{before[key]:.1f} → {after[key]:.1f}" if before and key in after else "–"
+        cells.append(plain if abs(after.get(key, 0)) > 1 else percent)
     stopped = f", stopped at update {stage['stopped_at_update']}" if "stopped_at_update" in stage else ""
     return f"| {stage['stage']} | `{' '.join(stage['command'])}`{stopped} | {cells[0]} | {cells[1]} |"
 
@@ -108,6 +110,27 @@ def _family_rows(name: str, report: dict, report_path: str) -> list[str]:
     return lines
 
 
+def _control_rows(name: str, report: dict, report_path: str) -> list[str]:
+    shown = lambda stats: f"{stats['mean']:.1f} ± {stats['sd']:.1f} | {stats['min']:.1f}"  # noqa: E731
+    paid = report["training"]
+    return [
+        "## Measured on this file: 256 unseen seeds, 20 episodes each in Gymnasium",
+        "",
+        f"Reproduce: `synthnet evaluate --policy {name} --seeds 256`; beside a search for each net: `{report_path}`.",
+        "",
+        "| nets | return, mean ± sd | worst |",
+        "|---|---|---|",
+        f"| random | {shown(report['start'])} |",
+        *(f"| K = {k} | {shown(row)} |" for k, row in report["steps"].items()),
+        *(f"| hidden {width}, never trained on (64 seeds) | {shown(row)} |" for width, row in report["widths"].items()),
+        "",
+        f"Learned from {paid['evaluations']:,.0f} rollouts, {paid['environment_steps']:,} environment steps. CMA-ES took "
+        f"{report['cma_steps_median']:,.0f} steps for one net (median of {len(report['searches'])}; {report['cma_level']} came level): "
+        f"the policy has paid for itself after {report['break_even_nets']:.0f} nets. Nets of different seeds lie "
+        f"{report['aligned_distance_to_cma']:.2f} times as far apart as those of the search.",
+    ]
+
+
 def _accuracy(stats: dict) -> str:
     return f"{100 * stats['mean']:.2f} ± {100 * stats['sd']:.2f} % | {100 * stats['min']:.2f} %"
 
@@ -128,6 +151,7 @@ def main() -> None:
         policy.save(path, torch.float16)
     else:
         report = json.loads(Path(options.report).read_text())
+        report = report.get(options.name, report)
         write_atomic(path.with_suffix(".md"), card(options.name, path, report, options.report))
 
 

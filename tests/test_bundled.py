@@ -21,6 +21,9 @@ FAMILIES = {
 }
 
 
+CONTROL = {"cartpole", "acrobot", "mountain-car", "pendulum"} & set(policies())
+
+
 def task_of(name):
     """The task of a family's policy, with an architecture that it was not trained on."""
     return build_task(name.partition("-family")[0], **FAMILIES[name])
@@ -47,6 +50,9 @@ def test_a_shipped_policy_keeps_its_card(name):
     assert path.stat().st_size <= 5e6
     policy, card = read_policy(path), path.with_suffix(".md").read_text()
     stages = [stage["stage"] for stage in policy.record["stages"]]
+    if name in CONTROL:
+        assert stages == ["grpo"], "a new policy, and returns alone"
+        return
     assert stages[0] == ("distil" if name == "digits-vit" else "pairs")
     changing = [stage for stage in stages if stage != "critic"]  # the critic stage leaves the policy as it is
     assert changing[-1] == ("grpo" if name == "digits-mlp" else "distil"), "what the README says of its last stage"
@@ -67,7 +73,19 @@ def works(policy, task, share):
     assert torch.pdist(made).min() > 1
 
 
-@pytest.mark.parametrize("name", policies())
+@pytest.mark.parametrize("name", sorted(CONTROL))
+def test_a_shipped_controller_works_on_unseen_seeds(name):
+    """As simulated; each net its own, and far above what it began as."""
+    policy, task = read_policy(POLICY_DIR / f"{name}.safetensors"), build_task(name)
+    start = task.draw_start("heldout", list(range(5000, 5012)))
+    made = synthesize_flat(policy, start, policy.record["best_k"], task.network)[:, -1]
+    before, after = (task.mean_reward(nets, 2) for nets in (start, made))
+    assert after.min() > {"cartpole": 450, "acrobot": -130, "mountain-car": -170, "pendulum": -1400}[name]
+    assert after.mean() > before.mean() + 25
+    assert torch.pdist(made).min() > 0.5
+
+
+@pytest.mark.parametrize("name", sorted(set(policies()) - CONTROL))
 @pytest.mark.slow
 def test_a_shipped_policy_works_on_unseen_seeds(name):
     policy = read_policy(POLICY_DIR / f"{name}.safetensors")
