@@ -125,7 +125,7 @@ def _control_rows(name: str, report: dict, report_path: str) -> list[str]:
         *(f"| hidden {width}, never trained on (64 seeds) | {shown(row)} |" for width, row in report["widths"].items()),
         "",
         f"Learned from {paid['evaluations']:,.0f} rollouts, {paid['environment_steps']:,} environment steps. CMA-ES took "
-        f"{report['cma_steps_median']:,.0f} steps for one net (median of {len(report['searches'])}; {report['cma_level']} came level): "
+        f"{report['cma_steps_median']:,.0f} steps for one net (median of {len(report['searches'])}): "
         f"the policy has paid for itself after {report['break_even_nets']:.0f} nets. Nets of different seeds lie "
         f"{report['aligned_distance_to_cma']:.2f} times as far apart as those of the search.",
     ]

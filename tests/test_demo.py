@@ -62,3 +62,21 @@ def test_a_policy_is_rebuilt_from_nothing(tmp_path, monkeypatch, distil):
     assert made == folder / "grpo" / "policy.safetensors"
     assert made.exists()
     assert (folder / "distil").exists() == distil
+
+
+@pytest.mark.slow
+def test_the_demo_of_controllers_leaves_files_a_table_and_an_animation(tmp_path, capsys):
+    pytest.importorskip("gymnasium", reason="gymnasium is not installed (extra control)")
+    from PIL import Image
+
+    from synthnet.commands.carts import FRAMES, demo_control
+
+    demo_control(8, str(tmp_path / "out"))
+    printed = capsys.readouterr().out
+    assert "random nets" in printed
+    assert "synthesised" in printed
+    with Image.open(tmp_path / "out" / "carts.gif") as animation:
+        assert animation.n_frames == FRAMES
+    assert len(list((tmp_path / "out" / "synthesised").glob("*.safetensors"))) == 8
+    with pytest.raises(InputError, match="at least 8"):
+        demo_control(2, str(tmp_path / "out"))
