@@ -1,9 +1,9 @@
 """What `synthnet learn` reached on problems of the user's own: reports of run directories -> benchmarks/results/own.json.
 
-for problem in wine cancer diabetes tanh batchnorm gelu nobias gru cnn_batchnorm lenet; do
+for problem in wine cancer diabetes tanh batchnorm gelu nobias gru cnn_batchnorm lenet mnist1d_conv mnist1d_mlp; do
     synthnet learn benchmarks/problems.py:$problem --minutes 15 run_dir=runs/learn-$problem
 done
-python benchmarks/own.py runs/learn-*
+python benchmarks/own.py runs/learn-*        # adds to what the file has, by problem and split
 """
 
 import argparse
@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path)
     reports = [json.loads((run / "report.json").read_text()) for run in parser.parse_args().runs]
     kept = {f"{report['task']} {report['split_seed']}": {name: report[name] for name in KEPT} for report in reports}
-    write_atomic(OUT, json.dumps(kept, indent=1) + "\n")
+    before = json.loads(OUT.read_text()) if OUT.exists() else {}
+    write_atomic(OUT, json.dumps({**before, **kept}, indent=1) + "\n")
     columns = ["problem, split", "twins", "strong twins", "SynthNet", "share of twins", "of strong", "learned in"]
     table("learn", columns, [row(report) for report in reports])
 
