@@ -75,7 +75,7 @@ def report_rows(path: tuple, report: dict) -> list[str]:
     for k, step in report["steps"].items():
         identity = step.get("identity", {})
         ratios = [
-            f"{identity[key]['ratio']:.2f}" if key in identity else ""
+            f"{identity[key]['ratio']:.2f}" if identity.get(key, {}).get("ratio") is not None else ""
             for key in ("aligned_distance", "disagreement", "ensemble_gain")
         ]
         over = interval(step["minus_sgd_interval_over_seeds"]), interval(step["minus_sgd_interval_over_images"])
