@@ -116,7 +116,7 @@ def test_three_gradients_in_a_row_that_are_not_finite_go_back_to_the_best(start,
 
     monkeypatch.setattr("synthnet.stages.train_grpo", partial(train_grpo, estimator=Estimator(loss=poisoned)))
     with pytest.warns(UserWarning, match="not finite"):
-        run_command("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=8"))
+        run_command("grpo", _settings(start, tmp_path / "run", "grpo.loop.updates=8", "grpo.rollout=net"))
     rows = [row for row in _rows(tmp_path / "run") if "loss" in row]
     assert [row["skipped"] for row in rows] == [0, 0, 1, 1, 1, 0, 0, 0]
     assert rows[2]["loss"] is None
@@ -348,8 +348,9 @@ def test_no_run_that_names_code_is_run_again_from_its_file(start, tmp_path):
     (run / "run.json").write_text(json.dumps(record))
     text = (run / "config.yaml").read_text()
     assert "  python: []\n" in text
-    (run / "config.yaml").write_text(text.replace("  python: []\n", "  python: [evil.py:f]\n"))
-    assert main(["runs", "resume", str(run)]) == 2
+    for name in ("python", "examples"):
+        (run / "config.yaml").write_text(text.replace(f"  {name}: []\n", f"  {name}: [evil.py:f]\n"))
+        assert main(["runs", "resume", str(run)]) == 2
     assert not (tmp_path / "run-2").exists()
 
 

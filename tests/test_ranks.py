@@ -65,7 +65,7 @@ def test_grpo_on_two_processes_is_grpo_on_one(start, tmp_path):
     one, both = _rows(tmp_path / "one"), _rows(tmp_path / "two")
     assert [row["update"] for row in both] == list(range(1, 21))
     assert both[0]["grad_norm"] == pytest.approx(one[0]["grad_norm"], rel=1e-5)
-    assert both[0]["reward"] == pytest.approx(one[0]["reward"], rel=1e-6)
+    assert both[0]["reward"] == pytest.approx(one[0]["reward"], rel=1e-5)
     assert both[-1]["reward"] == pytest.approx(one[-1]["reward"], abs=1e-3)
     scores = [
         [row["val/score"] for row in records(tmp_path / name / "metrics.jsonl") if "val/score" in row]

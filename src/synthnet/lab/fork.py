@@ -18,7 +18,8 @@ from synthnet.tasks import is_own
 from synthnet.train import policy_of_run
 
 MIXTURE = tuple(f"backbone.{each.name}" for each in fields(MixtureKnobs))  # of what shapes a policy, any one takes these
-CODE = ("reward.python", "task")  # settings that may name code of the user's own: a file never does, a person has to
+REWARDS = ("reward.python", "reward.examples")
+CODE = (*REWARDS, "task")  # settings that may name code of the user's own: a file never does, a person has to
 
 
 def run_command(command: str, overrides: list[str]) -> Path:
@@ -42,22 +43,24 @@ def resume(folder: Path, code: Sequence[str] = ()) -> Path:
     if status.state in ("running", "stalled"):
         raise InputError(f"{folder} is running")
     given, config = read_given(folder), read_config(folder)
-    check_code(folder, config, code)
+    check_code(folder, config, code, given)
     config.run_dir = str(folder)
     return begin(status.stage or "", config, given, list(status.command))
 
 
-def code_of(reward: Sequence[str], task: object) -> list[str]:
-    """The code of the user's own that a run is given by name."""
-    return [*reward, *([str(task)] if is_own(task) else [])]
+def code_of(given: Mapping[str, object]) -> list[str]:
+    """The code of the user's own that settings name."""
+    named = [each for name in REWARDS for each in given.get(name) or ()]
+    return [*named, *([str(given["task"])] if is_own(given.get("task")) else [])]
 
 
-def check_code(folder: Path, config, named: Sequence[str]) -> None:
-    """A run directory never names code, a person has to. Raises: InputError for code in its settings that is not named."""
-    if strange := [each for each in code_of(config.reward.python, config.task.name) if each not in named]:
-        raise InputError(
-            f"{folder} uses code of yours: give its command again, or name it here, as --code {shlex.quote(strange[0])}"
-        )
+def check_code(folder: Path, config, named: Sequence[str], given: Mapping[str, object] | None = None) -> None:
+    """A run directory never names code, a person has to. Raises: InputError for code in its settings, as composed or as given,
+    that is not named."""
+    composed = {"reward.python": config.reward.python, "reward.examples": config.reward.examples, "task": config.task.name}
+    if strange := [each for each in (*code_of(composed), *code_of(given or {})) if each not in named]:
+        named = f"--code {shlex.quote(strange[0])}"
+        raise InputError(f"{folder} uses code of yours: give its command again, or name it here, as {named}")
 
 
 def fork(folder: Path, changes: Mapping[str, object], run_dir: str | None) -> tuple[str, dict[str, object]]:

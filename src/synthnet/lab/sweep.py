@@ -186,7 +186,7 @@ def _launch(sweep: Sweep, trial, reported: int = 0) -> None:
     except InputError as error:
         _fail(sweep, trial, str(error))
         return
-    code = code_of(given.get("reward.python") or [], given.get("task"))
+    code = code_of(given)
     command = ["runs", "resume", str(folder), *(["--code", *code] if code else [])]
     sweep.active[trial.number] = Active(trial, folder, sweep.executor.submit(command, folder / "log.txt"), reported)
 
