@@ -48,7 +48,7 @@ def test_each_role_alone_spreads_rewards_as_much_as_any_other(shipped):
     even = [spread(role, 0.03 * shares[role].item()) for role in range(len(shares)) if shares[role] < MOST]
     uneven = [spread(role, 0.03) for role in range(len(shares)) if shares[role] < MOST]
     assert len(even) == 3  # the bias of the hidden layer is hardly felt at all: it gets the most noise that a role may have
-    assert max(even) < 1.5 * min(even)
+    assert max(even) < 2 * min(even)
     assert max(uneven) > 3 * min(uneven)
 
 

@@ -222,7 +222,7 @@ def test_rewards_alone_teach_and_a_flipped_reward_unteaches(tmp_path, tiny):
     validation = Validation.of_task(tiny, 32, [1], torch.device("cpu"))
     loop = LoopConfig(updates=100, validate_every=100, checkpoint_every=100)
     guard = GuardConfig(norm=None, drop=None)
-    config = GrpoConfig(prompts=4, num_generations=32, steps=[1], val_seeds=8, loop=loop, guard=guard)
+    config = GrpoConfig(rollout="net", prompts=4, num_generations=32, steps=[1], val_seeds=8, loop=loop, guard=guard)
     config.optim = OptimConfig(learning_rate=3e-3, weight_decay=0.0, warmup=5, final_rate=1.0, ema=0.5)
     after = {}
     for name, sign in (("right", 1.0), ("flipped", -1.0)):

@@ -22,6 +22,9 @@ from safetensors.torch import load_file
 from synthnet.cli import main
 
 NETS = {  # policy -> start files: task and its settings
+    "acrobot": ("acrobot", []),
+    "cartpole": ("cartpole", []),
+    "mountain-car": ("mountain-car", ["hidden=[12]"]),
     "digits-mlp": ("digits-mlp", []),
     "digits-mlp-family": ("digits-mlp", ["hidden=[20,12]"]),
     "digits-mlp-family-perceiver": ("digits-mlp", ["hidden=[24,24]"]),

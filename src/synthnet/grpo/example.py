@@ -93,17 +93,20 @@ def sample_examples(
     `drawn`: a prompt's number -> the generator of its draws."""
     net = member.network
     sigma = policy.log_sigma.detach().exp()[policy.layout(net).column_of] * policy.scale(net)
-    felt, kept, rewards_PGN = [], [], []
+    felt, kept, rewards_PGN, parts = [], [], [], []
     for number, mean in enumerate(final.detach()):
         draw = drawn(number)
         draws = Draws(config.draws, len(prompt.images), config.uses, draw)
         outputs, score = feel(net, mean, sigma, prompt.images, draws)
-        rewards_GN = rewards_of(Seen(outputs, prompt.labels, net.objective), reward, hooks)
+        seen = Seen(outputs, prompt.labels, net.objective)
+        parts.append({"accuracy": seen.right.mean().item()})
+        rewards_GN = rewards_of(seen, reward, hooks, parts[-1])
         felt.append(score)
         kept.append(advantages_of(rewards_GN, config, draw))
         rewards_PGN.append(rewards_GN)
     groups = torch.stack(rewards_PGN).transpose(1, 2).flatten(0, 1)  # an example's draws under one prompt
-    metrics = {**spread_figures(groups), "n_steps": float(prompt.n_steps), "evaluations": float(len(final) * config.draws)}
+    metrics = {**mean_of(parts), **spread_figures(groups), "n_steps": float(prompt.n_steps)}
+    metrics["evaluations"] = float(len(final) * config.draws)
     return Batch(net, prompt.n_steps, prompt.start, final.detach(), sigma, felt, kept, metrics)
 
 
@@ -171,7 +174,8 @@ class Examples:
             return -sum((gradient[rows] * self._run(batch, rows)).sum() for batch, gradient in pairs)
 
         cosine = half_batch_cosine(self.policy, half)
-        self.policy.auxiliary_loss()
+        self.policy.auxiliary_loss()  # these forwards, and the first one with them: the loss takes another
+        self._finals = []
         return cosine
 
 
@@ -180,14 +184,18 @@ def mean_of(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(each[name] for each in metrics) / len(metrics) for name in metrics[0]}
 
 
-def rewards_of(seen: Seen, reward: RewardConfig, hooks: Sequence[ExampleHook] = ()) -> Tensor:
-    """The reward of each example [draw example]: the terms that have a weight, and the user's own functions."""
+def rewards_of(
+    seen: Seen, reward: RewardConfig, hooks: Sequence[ExampleHook] = (), logged: dict[str, float] | None = None
+) -> Tensor:
+    """The reward of each example [draw example]: the terms that have a weight, and the user's own functions; the mean of each
+    goes into `logged`."""
     found = torch.zeros(seen.outputs.shape[:2], device=seen.outputs.device)
-    for name, weight in reward.weights.items():
-        if weight and name not in reward.whole:
-            found = found + weight * terms()[name].each(seen).to(found)
-    for hook in hooks:
-        found = found + hook.weight * hook(seen.outputs, seen.targets).to(found)
+    each = [(w, name, terms()[name].each(seen)) for name, w in reward.weights.items() if w and name not in reward.whole]
+    each += [(hook.weight, hook.name, hook(seen.outputs, seen.targets)) for hook in hooks]
+    for weight, name, value in each:
+        found = found + weight * value.to(found)
+        if logged is not None:
+            logged[f"rewards/{name}"] = value.mean().item()
     return found
 
 

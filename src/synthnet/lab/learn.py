@@ -20,8 +20,7 @@ from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_scor
 
 PACE_UPDATES, FEWEST, MOST = 12, 120, 2000  # updates of a leg
 SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "leg": 0.2}  # of all the time there is
-GAIN = 5e-4  # in the score on val, below which a leg gained nothing
-PATIENCE = 2  # legs in a row without a gain
+GAIN, PATIENCE = 5e-4, 2  # a leg gained nothing below this in the score on val; legs in a row without a gain
 TEACHERS, LARGE = (8, 64), 20_000  # nets; weights
 BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
 
@@ -182,8 +181,8 @@ class Course:
         noise = max(found["noise"], 0.3) if task.floating else 0.0
         warp = max(found["warp"], 0.03) if task.images else 0.0
         labels = "soft" if task.objective.loss is None else "hard"  # a loss of the task's own is of its own targets
-        nets = 8 if task.network.spec.n_weights < LARGE else 4  # of a large net, more updates are worth more than more starts
-        return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, "distil.nets": nets}
+        few = task.network.spec.n_weights >= LARGE  # then updates are worth more than start weights
+        return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, "distil.nets": 4 if few else 8}
 
     def how_many_teachers(self) -> tuple[int, str]:
         """As many strong nets as the time for them allows, judged by how long a few took to be searched for."""
