@@ -33,7 +33,7 @@ POLICIES = {
     "mnist5k-mlp": ("benchmarks/policies/pairs-mnist5k-mlp.safetensors", 0.07),
     "mnist5k-cnn": ("benchmarks/policies/pairs-mnist5k-cnn.safetensors", 0.07),
     "digits-resnet": ("benchmarks/policies/distil-digits-resnet.safetensors", 0.05),
-    "digits-vit": ("benchmarks/policies/distil-digits-vit.safetensors", 0.05),
+    "digits-vit": ("digits-vit", 0.05),
 }
 PROMPTS, IMAGES, DIRECTION, UPDATES = 8, 256, 12, 6
 REWARD = RewardConfig(accuracy=0.0, bounded_loss=1.0, batch=IMAGES)
