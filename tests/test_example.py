@@ -295,7 +295,7 @@ def test_what_rollouts_are_follows_from_rewards_and_nets(tiny):
     assert check(*mine(grouping="process"), policy, tiny) == Kinds(False, True)
     assert check(*mine(), policy, tiny, has_hooks=True) == Kinds(True, True)
     assert check(GrpoConfig(), RewardConfig(diversity=1.0), policy, tiny) == Kinds(True, True)
-    both = Kinds(True, True).shares(RewardConfig(diversity=3.0), ())
+    both = Kinds(True, True).shares(RewardConfig(diversity=3.0), (), ())
     assert both == (0.25, 0.75)
 
 

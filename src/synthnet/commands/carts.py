@@ -1,7 +1,7 @@
 """Random controllers in, working ones out, to look at: carts with their poles before and after synthesis, as an animation."""
 
+import itertools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,11 +9,11 @@ from torch import Tensor
 
 from synthnet.audit import summary
 from synthnet.bundled import policy_path
+from synthnet.commands.demo import write_starts
 from synthnet.console import figure_library, table
 from synthnet.engine import Nets
 from synthnet.errors import InputError
-from synthnet.files import make_folder
-from synthnet.nets import WeightState, read_weights, write_weights
+from synthnet.nets import read_weights
 from synthnet.seeds import generator
 from synthnet.synthesis import synthesize
 from synthnet.tasks import Task, build_task
@@ -29,11 +29,7 @@ def demo_control(n_nets: int, out: str) -> None:
     if n_nets < SHOWN:
         raise InputError(f"--nets must be at least {SHOWN}, got {n_nets}")
     folder, task, began = Path(out), build_task("cartpole"), time.perf_counter()
-    make_folder(folder / "start")
-    starts = task.draw_start("user", list(range(n_nets)))
-    names = [folder / "start" / f"net-{index:04d}.safetensors" for index in range(n_nets)]
-    for name, flat in zip(names, starts, strict=True):
-        write_weights(name, WeightState(task.network.spec.unflatten(flat)))
+    starts, names = write_starts(task, n_nets, folder / "start")
     synthesize(names, policy_path("cartpole"), None, folder / "synthesised", like=task.arch)
     made = torch.stack([read_weights(folder / "synthesised" / name.name).flat(task.network.spec) for name in names])
     rows = []
@@ -51,7 +47,7 @@ def animate(task: Task, before: Tensor, after: Tensor, path: Path) -> Path:
     figure_library()
     from PIL import Image, ImageDraw
 
-    rows, frames = [list(played(task, nets)) for nets in (before, after)], []
+    rows, frames = [played(task, nets) for nets in (before, after)], []
     for number in range(FRAMES):
         image = Image.new("RGB", (SHOWN * WIDTH, 2 * (HEIGHT + 22)), "white")
         pen = ImageDraw.Draw(image)
@@ -66,18 +62,13 @@ def animate(task: Task, before: Tensor, after: Tensor, path: Path) -> Path:
     return path
 
 
-@torch.no_grad()
-def played(task: Task, nets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def played(task: Task, nets: Tensor) -> list[tuple[Tensor, Tensor]]:
     """State and whether it stands of every net's cart [net], one for each frame."""
-    plant, controllers = cartpole.PLANT, Nets(task.network, nets)
-    state = plant.begin(1, generator(0, "carts")).expand(len(nets), 1, -1)
-    alive = torch.ones(len(nets), dtype=torch.bool)
-    for step in range(FRAMES * EVERY):
-        if step % EVERY == 0:
-            yield state[:, 0], alive
-        moved, _, over = plant.advance(state, plant.act(controllers(plant.see(plant.observe(state)).float())))
-        state = torch.where(alive[:, None, None], moved, state)
-        alive = alive & ~over[:, 0]
+    start = cartpole.PLANT.begin(1, generator(0, "carts")).expand(len(nets), 1, -1)
+    seen = [(start[:, 0], torch.ones(len(nets), dtype=torch.bool))]
+    for state, _, alive in itertools.islice(cartpole.PLANT.steps(Nets(task.network, nets), start), FRAMES * EVERY):
+        seen.append((state[:, 0], alive[:, 0]))
+    return [seen[min(step, len(seen) - 1)] for step in range(0, FRAMES * EVERY, EVERY)]
 
 
 def _draw_cart(pen, state: Tensor, alive: bool, left: int, top: int) -> None:

@@ -28,23 +28,18 @@ def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, dev
         raise InputError("--distil goes with --train: the bundled policy is already trained")
     folder, task = Path(out), build_task(task_name).members[0]
     choose_device(device)
-    make_folder(folder / "start")
     policy = rebuild_policy(task, folder / "train", distil, device) if rebuild else policy_path(find_policy(task.arch)[0])
     record = read_policy(policy)
     n_steps = max(choose_steps(record, None), 2)
 
     began = time.perf_counter()
-    starts = task.draw_start("user", list(range(n_nets)))
-    names = [f"net-{index:04d}.safetensors" for index in range(n_nets)]
-    for name, flat in zip(names, starts, strict=True):
-        write_weights(folder / "start" / name, WeightState(task.network.spec.unflatten(flat)))  # bare: no metadata is needed
+    starts, starting = write_starts(task, n_nets, folder / "start")
     synthesis_began = time.perf_counter()
     for k in range(1, n_steps + 1):
-        starting = [folder / "start" / name for name in names]
         synthesize(starting, policy, k, folder / f"synthesised-k{k}", like=task.arch, device=device)
     synthesis_s = (time.perf_counter() - synthesis_began) / n_steps
 
-    files = {k: [folder / f"synthesised-k{k}" / name for name in names] for k in range(1, n_steps + 1)}
+    files = {k: [folder / f"synthesised-k{k}" / path.name for path in starting] for k in range(1, n_steps + 1)}
     outputs = {k: torch.stack([read_weights(path).flat(task.network.spec) for path in paths]) for k, paths in files.items()}
     sgd_began = time.perf_counter()
     trained = sgd_states(task, starts, choose_device(device))
@@ -57,6 +52,16 @@ def demo(task_name: str, n_nets: int, out: str, rebuild: bool, distil: bool, dev
     print_table(task, synth, sgd, n_nets, synthesis_s, sgd_s)
     figure = draw(task, synth, sgd, starts[0], outputs[n_steps][0], folder)
     print(f"files in {folder}/start and {folder}/synthesised-k*; figure {figure}; {time.perf_counter() - began:.0f} s in all")
+
+
+def write_starts(task: Task, n_nets: int, folder: Path) -> tuple[Tensor, list[Path]]:
+    """Start weights [net weights], and the files that they were written to, bare: no metadata is needed."""
+    make_folder(folder)
+    starts = task.draw_start("user", list(range(n_nets)))
+    paths = [folder / f"net-{index:04d}.safetensors" for index in range(n_nets)]
+    for path, flat in zip(paths, starts, strict=True):
+        write_weights(path, WeightState(task.network.spec.unflatten(flat)))
+    return starts, paths
 
 
 def rebuild_policy(task: Task, folder: Path, distil: bool, device: str) -> Path:

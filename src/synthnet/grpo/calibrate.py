@@ -76,10 +76,9 @@ def _by_example(
 
     def run(sigma: float, uses: str) -> tuple:
         set_sigma(policy, sigma, shares)
-        found = []
+        found, changed = [], replace(config, uses=uses, apart=0.0)
         for index in range(UPDATES):
-            wanted, changed = [1.0] * len(members), replace(config, uses=uses, apart=0.0)
-            seen = Examples(policy, members, wanted, changed, reward, hooks, seed, -1 - index)
+            seen = Examples(policy, members, [1.0] * len(members), changed, reward, hooks, seed, -1 - index)
             cosine = seen.cosine() if config.prompts > 1 else 0.0
             found.append((seen.metrics["reward"], seen.metrics["reward_std"], cosine, seen.n_rollouts))
         return tuple(torch.tensor(found, dtype=torch.float64).mean(0).tolist())

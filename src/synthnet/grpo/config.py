@@ -120,13 +120,12 @@ class Kinds:
     example: bool
     net: bool
 
-    def shares(self, reward: RewardConfig, hooks: Sequence[Hook]) -> tuple[float, float]:
+    def shares(self, reward: RewardConfig, example_hooks: Sequence[Hook], hooks: Sequence[Hook]) -> tuple[float, float]:
         """How much of an update's loss is of examples and of nets: as their rewards are weighted."""
         if not (self.example and self.net):
             return float(self.example), float(self.net)
-        whole = sum(abs(reward.weights[name]) for name in reward.whole) + sum(abs(hook.weight) for hook in hooks)
-        each = sum(map(abs, reward.weights.values())) - sum(abs(reward.weights[name]) for name in reward.whole)
-        each += sum(map(abs, reward.examples_weights or [1.0] * len(reward.examples)))
+        parts = (reward.of_examples, example_hooks), (reward.whole, hooks)
+        each, whole = (sum(map(abs, [*terms.values(), *(hook.weight for hook in own)])) for terms, own in parts)
         return each / (whole + each), whole / (whole + each)
 
 
@@ -134,9 +133,9 @@ def kinds_of(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Tas
     """What rollouts are under these settings. Raises: InputError where they cannot be what is asked for."""
     reason = None if config.rollout == "net" else no_examples(config, policy, task)
     whole = has_hooks or bool(reward.whole)
-    each = bool(reward.examples) or any(weight and name not in reward.whole for name, weight in reward.weights.items())
+    each = bool(reward.examples or reward.of_examples)
     if config.rollout == "example" and (reason or whole):
-        name = f"reward.{reward.whole[0]} is" if reward.whole else "functions of reward.python are"
+        name = f"reward.{next(iter(reward.whole))} is" if reward.whole else "functions of reward.python are"
         raise InputError(
             f"grpo.rollout=example: {reason or f'{name} of a whole net, not of an example'}; use grpo.rollout=null"
         )

@@ -190,7 +190,7 @@ def rewards_of(
     """The reward of each example [draw example]: the terms that have a weight, and the user's own functions; the mean of each
     goes into `logged`."""
     found = torch.zeros(seen.outputs.shape[:2], device=seen.outputs.device)
-    each = [(w, name, terms()[name].each(seen)) for name, w in reward.weights.items() if w and name not in reward.whole]
+    each = [(weight, name, terms()[name].each(seen)) for name, weight in reward.of_examples.items()]
     each += [(hook.weight, hook.name, hook(seen.outputs, seen.targets)) for hook in hooks]
     for weight, name, value in each:
         found = found + weight * value.to(found)

@@ -23,7 +23,7 @@ from synthnet.tasks import Task
 
 
 class Estimator(NamedTuple):
-    """What turns rewards into a gradient: three functions with the signatures of those below."""
+    """What turns rewards into a gradient: three functions with the signatures of these."""
 
     sample: Callable = sample
     score: Callable = score

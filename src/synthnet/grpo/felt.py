@@ -139,16 +139,16 @@ def _feel_layer(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
         return _norm(layer, draws)
     if isinstance(module, nn.Linear):
         n_uses = inputs[0, ..., 0].numel()
-        alike = all((each == each[:1]).all() for each in layer.deviation.values())
         if n_uses > 1 and uses == "tied":
             return _tied(layer, draws, inputs.flatten(1, -2).mT)
-        return _joint(layer, draws) if 1 < n_uses <= MOST_JOINT and uses == "auto" and alike else _node(layer, draws)
+        joint = 1 < n_uses <= MOST_JOINT and uses == "auto"
+        if joint and all((each == each[:1]).all() for each in layer.deviation.values()):
+            return _joint(layer, draws)
+        return _node(layer, draws)
     small = layer.mean["weight"].numel() <= SMALL
-    return (
-        _tied(layer, draws, _patches(layer))
-        if module.groups == 1 and (uses == "tied" or (uses == "auto" and small))
-        else _node(layer, draws)
-    )
+    if module.groups == 1 and (uses == "tied" or (uses == "auto" and small)):
+        return _tied(layer, draws, _patches(layer))
+    return _node(layer, draws)
 
 
 def _node(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:

@@ -89,7 +89,7 @@ def train_grpo(
             signal = config.signal_every > 0 and update % config.signal_every == 0
             picked, wanted = [members[number] for number in chosen], [watch.references[number] for number in chosen]
             kinds = kinds_of(config, reward, policy, task, bool(hooks))  # rewards are hot
-            parts, (of_examples, of_nets) = [], kinds.shares(reward, hooks)
+            parts, (of_examples, of_nets) = [], kinds.shares(reward, example_hooks, hooks)
             if of_examples:
                 drawn = picked, wanted, config, reward, example_hooks, seed, update
                 parts.append((of_examples, Examples(policy, *drawn)))

@@ -78,14 +78,19 @@ class _RewardConfig:
         return {name: getattr(self, name) for name in terms()}
 
     @property
-    def whole(self) -> list[str]:
+    def of_examples(self) -> dict[str, float]:
+        """The terms with a weight that each example has by itself."""
+        return {name: weight for name, weight in self.weights.items() if weight and hasattr(terms()[name], "each")}
+
+    @property
+    def whole(self) -> dict[str, float]:
         """The terms with a weight that only a whole net has."""
-        return [name for name, weight in self.weights.items() if weight and not hasattr(terms()[name], "each")]
+        return {name: weight for name, weight in self.weights.items() if weight and not hasattr(terms()[name], "each")}
 
     @property
     def of_nets(self) -> "RewardConfig":
         """The same without what examples have by themselves."""
-        return replace(self, examples=[], **{name: 0.0 for name in self.weights if name not in self.whole})
+        return replace(self, examples=[], **dict.fromkeys(self.of_examples, 0.0))
 
     def needs(self, what: str) -> bool:
         """Whether any term with weight sets such a flag: NEEDS_… or COUNTS_STEPS."""

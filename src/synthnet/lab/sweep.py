@@ -18,6 +18,7 @@ from synthnet.errors import InputError, missing_extra, unknown
 from synthnet.files import write_atomic
 from synthnet.lab.fork import code_of, lay_out
 from synthnet.lab.space import Axis
+from synthnet.lab.table import validations
 from synthnet.progress import Bar, StopRequest
 from synthnet.runs import RunDirectory, Setup, SweepConfig, is_run, read_status, records
 from synthnet.runs.executors import Executor, Handle, build_executor
@@ -240,7 +241,7 @@ def scores(folder: Path, metric: str) -> list[float]:
     known = {name.removeprefix("val/") for row in rows for name in row if name.startswith("val/")}
     if known and metric not in known:
         raise unknown("sweep.metric", metric, known)
-    return [value for row in rows if isinstance(value := row.get(f"val/{metric}"), float)]
+    return validations(rows, metric)
 
 
 def _error(folder: Path, code: int) -> str:

@@ -112,6 +112,11 @@ def flat_settings(folder: Path) -> dict[str, object]:
     return by_full_name(read_settings(folder))
 
 
+def validations(rows: list[dict], metric: str) -> list[float]:
+    """What the rows of metrics.jsonl that validate say of a metric, in order."""
+    return [value for row in rows if isinstance(value := row.get(f"val/{metric}"), float)]
+
+
 def best_row(folder: Path) -> dict[str, float]:
     """The validation with the best score."""
     rows = [row for row in records(folder / "metrics.jsonl") if isinstance(row.get("val/score"), float)]

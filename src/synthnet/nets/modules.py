@@ -35,18 +35,18 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(1)
         for index in range(1, self.n_layers):
-            x = torch.relu(self.get_submodule(f"fc{index}")(x))
+            x = self.activate(self.get_submodule(f"fc{index}")(x))
         return self.get_submodule(f"fc{self.n_layers}")(x)
+
+    def activate(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
 
 
 class StepMLP(MLP):
     """As MLP, but hidden units are on or off: 1 where what they sum up is above 0, else 0."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.flatten(1)
-        for index in range(1, self.n_layers):
-            x = step(self.get_submodule(f"fc{index}")(x))
-        return self.get_submodule(f"fc{self.n_layers}")(x)
+    def activate(self, x: Tensor) -> Tensor:
+        return step(x)
 
 
 class CNN(nn.Module):

@@ -173,8 +173,30 @@ def read_header(path: str | Path) -> WeightState:
     Raises: InputError as `read_weights`, but for values.
     """
     with _opened(path) as file:
-        kinds = {name: file.get_slice(name) for name in list(file.keys())}
-        metadata = dict(file.metadata() or {})
+        return _described(path, file)
+
+
+def read_weights(path: str | Path) -> WeightState:
+    """Read a `.safetensors` file strictly.
+
+    Raises: InputError, naming the file, when it is missing, empty, truncated, not a safetensors file, has no tensors,
+    or holds NaN or infinite values or a data type that is not a number.
+    """
+    with _opened(path) as file:
+        state = _described(path, file)
+        try:
+            state.tensors = {name: file.get_tensor(name) for name in state.tensors}
+        except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:
+            raise InputError(f"{path} holds a tensor that cannot be read: {' '.join(str(error).split())[:120]}") from error
+    for name, value in state.tensors.items():
+        if value.dtype.is_floating_point and not torch.isfinite(value).all():
+            raise InputError(f"{path}: {name} holds NaN or infinite values; expected finite weights")
+    return state
+
+
+def _described(path: str | Path, file: Any) -> WeightState:
+    """The tensors of an open file by name, shape and data type, and its metadata."""
+    kinds = {name: file.get_slice(name) for name in list(file.keys())}
     if not kinds:
         raise InputError(f"{path} holds no tensors")
     tensors = {}
@@ -185,25 +207,7 @@ def read_header(path: str | Path) -> WeightState:
         if 0 in shape:
             raise InputError(f"{path}: {name} has shape {shape} and holds no values")
         tensors[name] = torch.empty(shape, dtype=DTYPE_NAMED[told], device="meta")
-    return WeightState(tensors, metadata)
-
-
-def read_weights(path: str | Path) -> WeightState:
-    """Read a `.safetensors` file strictly.
-
-    Raises: InputError, naming the file, when it is missing, empty, truncated, not a safetensors file, has no tensors,
-    or holds NaN or infinite values or a data type that is not a number.
-    """
-    state = read_header(path)
-    try:
-        with _opened(path) as file:
-            state.tensors = {name: file.get_tensor(name) for name in state.tensors}
-    except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:
-        raise InputError(f"{path} holds a tensor that cannot be read: {' '.join(str(error).split())[:120]}") from error
-    for name, value in state.tensors.items():
-        if value.dtype.is_floating_point and not torch.isfinite(value).all():
-            raise InputError(f"{path}: {name} holds NaN or infinite values; expected finite weights")
-    return state
+    return WeightState(tensors, dict(file.metadata() or {}))
 
 
 def write_weights(path: str | Path, state: WeightState) -> None:

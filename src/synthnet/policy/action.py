@@ -66,9 +66,9 @@ LEAST_VARIANCE = 0.01  # of a norm, in scale units: below it a net would divide 
 
 def positive_variances(weights: Tensor, net: Network) -> Tensor:
     """Weights [net weights] whose running variances are positive, as they are elsewhere: the least is 0.01."""
-    names = [tensor.name for tensor in net.spec.floats]
-    if not any(name.endswith("running_var") for name in names):
+    if not net.has_statistics:
         return weights
+    names = [tensor.name for tensor in net.spec.floats]
     parts = weights.split([prod(tensor.shape) for tensor in net.spec.floats], dim=1)
     kept = (
         part.square().add(LEAST_VARIANCE**2).sqrt() if name.endswith("running_var") else part

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from synthnet.errors import InputError
-from synthnet.lab.table import best_row, flat_settings
+from synthnet.lab.table import best_row, flat_settings, validations
 from synthnet.runs import APPLIED, is_run, lies_in, parse, read_given, read_status, records
 from synthnet.settings import hot_knobs
 from synthnet.stages import live_sections
@@ -96,7 +96,6 @@ def sweep_view(folder: Path) -> dict:
 
 
 def _trial(folder: Path, metric: str, last: str) -> dict:
-    rows = records(folder / last / "metrics.jsonl")
-    values = [value for row in rows if isinstance(value := row.get(f"val/{metric}"), float)]
+    values = validations(records(folder / last / "metrics.jsonl"), metric)
     state = read_status(folder).state
     return {"trial": folder.name, "state": state, metric: max(values, default=None), "settings": read_given(folder)}

@@ -1,6 +1,6 @@
 """A plant simulated for many controllers at once: all nets from the same starts, and what each of them earned."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -44,22 +44,27 @@ class Plant:
         returns, came = self.simulate(nets, draw)
         return (returns + 0.01 * self.horizon * came).mean(1)
 
-    @torch.no_grad()
     def simulate(self, nets: Nets, draw: torch.Generator, n_starts: int = STARTS) -> tuple[Tensor, Tensor]:
         """Returns, and how far episodes came at most [net start]."""
-        state = self.begin(n_starts, draw).to(nets.device).expand(len(nets), n_starts, -1)
-        returns = torch.zeros(state.shape[:2], dtype=torch.float64, device=state.device)
-        best, alive = torch.zeros_like(returns), torch.ones_like(returns, dtype=torch.bool)
+        start = self.begin(n_starts, draw).to(nets.device).expand(len(nets), n_starts, -1)
+        returns = torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
+        best = torch.zeros_like(returns)
+        for state, reward, _ in self.steps(nets, start):
+            returns = returns + reward
+            best = best if self.came is None else torch.maximum(best, self.came(state))
+        return returns, best
+
+    @torch.no_grad()
+    def steps(self, nets: Nets, state: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """After each step from states [net start number]: the states, what it paid and which episodes go on [net start]; to the
+        horizon, or until none goes on. What is over stays where it ended, and earns nothing."""
+        alive = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
         for _ in range(self.horizon):
             moved, reward, over = self.advance(state, self.act(nets(self.see(self.observe(state)).float()).double()))
-            returns = returns + torch.where(alive, reward, 0.0)
-            state = torch.where(alive[..., None], moved, state)
-            if self.came is not None:
-                best = torch.where(alive, torch.maximum(best, self.came(state)), best)
-            alive = alive & ~over
+            state, reward, alive = torch.where(alive[..., None], moved, state), torch.where(alive, reward, 0.0), alive & ~over
+            yield state, reward, alive
             if not alive.any():
-                break
-        return returns, best
+                return
 
     def see(self, observed: Tensor) -> Tensor:
         """What a net is given of what the environment shows."""
