@@ -25,7 +25,7 @@ def _config(**changes):
 def _sample(policy, task, n_steps, config, by_rollout=False):
     """What three start states of the task give in update 0: noisy steps, and the states of each cohort."""
     start = task.draw_start("val", [0, 1, 2])
-    cohorts = draw_cohorts([(task.network, start)], n_steps, by_rollout, config, 0, 0)
+    cohorts = draw_cohorts([(task.network, start, None)], n_steps, by_rollout, config, 0, 0)
     made = [sample_cohort(policy, cohort, config, 0, 0) for cohort in cohorts]
     return [step for part in made for step in part.noisy], [part.states for part in made]
 

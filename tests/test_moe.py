@@ -116,15 +116,15 @@ def test_what_experts_make_of_roles_is_measured_on_unit_tokens_alone(deep):
     found = choices(policy, deep.network, start)
     assert set(found) == {"rounds.0.ask.ffn", "rounds.1.ask.ffn"}, "latents are no tokens"
     assert all(len(expert) == len(role) == 2 * 2 * 13 for expert, role in found.values())
-    metrics = role_metrics(policy, [deep.network], [start])
+    metrics = role_metrics(policy, [deep.network], [start], [None])
     assert set(metrics) == {"moe/information", "moe/load/role0", "moe/load/role1", "moe/load/role2"}
     for module in policy.trunk.modules():
         if isinstance(module, MixtureOfExperts):
             torch.nn.init.zeros_(module.gate.weight)
-    assert role_metrics(policy, [deep.network], [start]) == {
+    assert role_metrics(policy, [deep.network], [start], [None]) == {
         "moe/information": pytest.approx(0, abs=1e-6), **{f"moe/load/role{i}": 1.0 for i in range(3)}
     }  # fmt: skip
-    assert role_metrics(make_policy(deep), [deep.network], [start]) == {}
+    assert role_metrics(make_policy(deep), [deep.network], [start], [None]) == {}
 
 
 @pytest.mark.parametrize("settings", [{"experts": 1}, {"experts": 2, "top_k": 3}, {"experts": 2, "temperature": 0.0}])

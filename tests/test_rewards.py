@@ -142,7 +142,7 @@ def _measured(task, reward, steps, n_images=40):
     """Two start states with two rollouts each, as they are, for two steps that change nothing."""
     images, labels = (part[:n_images] for part in task.examples("val"))
     starts, config = task.draw_start("val", [0, 1]), GrpoConfig(prompts=2, num_generations=2)
-    (cohort,) = draw_cohorts([(task.network, starts)], 2, False, config, 0, 0)
+    (cohort,) = draw_cohorts([(task.network, starts, None)], 2, False, config, 0, 0)
     states = [starts.repeat_interleave(2, 0)] * 3
     return measure(Rollouts(cohort, states, []), images, labels, reward, steps, torch.Generator().manual_seed(0))
 

@@ -62,14 +62,14 @@ def known_archs(policy: str | Path | None = None) -> list[Arch]:
     return [Arch.from_dict(arch) for arch in policy_record(policy).get("archs", ())]
 
 
-def find_policy(arch: Arch, task: str | None = None) -> tuple[str, list[str]]:
+def find_policy(arch: Arch, task: str | None = None, has_spec: bool = False) -> tuple[str, list[str]]:
     """The bundled policy that was trained on this architecture, first of all alone, else one that was trained on several of its
     kind and covers it, first of all where its depth is known; where any was trained for the named task, of those alone. And
-    the others that were trained on it.
+    the others that were trained on it. `has_spec`: a spec was given, so of those that are told one.
 
     Raises: InputError when there is none.
     """
-    bundled = _bundled()
+    bundled = {name: entry for name, entry in _bundled().items() if not has_spec or "spec" in entry[0]}
     own = {
         name: entry
         for name, entry in bundled.items()
@@ -82,6 +82,8 @@ def find_policy(arch: Arch, task: str | None = None) -> tuple[str, list[str]]:
     for name in sorted(of_its_kind, key=lambda name: _depth_known(archs[name], arch), reverse=True):
         if _covers(bundled[name][0], archs[name][0], arch):
             return name, []
+    if has_spec:
+        raise InputError(f"no bundled policy that is told a spec was trained on {arch}: leave the spec out, or pass a policy")
     named = f" for the task {task}, which the file's metadata names," if own else ""
     raise InputError(
         f"no bundled policy{named} was trained on {arch}; learn one (synthnet learn FILE.py:NAME, docs/your-own-net.md), "

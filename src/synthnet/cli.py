@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--sample", type=int, metavar="SEED", help="draw actions instead of taking their mean")
     sub.add_argument("--strict", action="store_true", help="refuse architectures that the policy was never trained on")
     sub.add_argument("--memory", metavar="SIZE", help="what the process may take, as in 8G; large nets then go in tiles")
+    _spec(sub)
     _shared(sub, arch_py=True)
 
     sub = command("evaluate", use.evaluate, "accuracy of weight files, or of a policy over fresh seeds")
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--split", default="test", choices=["train", "reward", "val", "test"])
     sub.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="settings of the task, as in hidden=[48] or channels=[6,12]")
     sub.add_argument("--split-seed", type=int, help="by default the one the policy was trained on, else 0")
+    _spec(sub)
     _shared(sub, json=True, data=True)
 
     sub = command("inspect", use.inspect, "what a weight file or policy holds: tensors, architecture, unit groups, tokens")
@@ -100,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("files", nargs="+")
     sub.add_argument("-o", "--out", required=True)
     sub.add_argument("--strong", action="store_true", help="by the best recipe of a search on val: the strongest twin known")
+    _spec(sub)
     _shared(sub, data=True)
 
     sub = command("audit", use.audit, "does a policy make new, different, working nets, or does it copy? Beside every control")
@@ -137,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--import", dest="back", action="store_true", help="turn an .exr file back into .safetensors")
     sub.add_argument("--policy", help="draw W0, W1 … WK of one start file under this policy")
     sub.add_argument("--steps", type=int, help="K; by default the policy's best")
+    _spec(sub)
     _shared(sub, device=False)
 
     sub = command("demo", use.demo, "the main job with the bundled policy, or --train to rebuild one from nothing")
@@ -194,6 +198,10 @@ def _lab(command) -> None:
     sub = command("serve", lab.serve, "a page on 127.0.0.1 to watch, patch, stop, fork and compare runs")
     sub.add_argument("--runs", default="runs", help="the folder of runs")
     sub.add_argument("--port", type=int, default=8642)
+
+
+def _spec(sub) -> None:
+    sub.add_argument("--spec", nargs="+", metavar="NAME=VALUE", help="which variant of its task a net is for, as in length=0.8")
 
 
 def _shared(sub, json: bool = False, data: bool = False, device: bool = True, arch_py: bool = False) -> None:

@@ -16,7 +16,7 @@ from synthnet.bundled import policy_path
 from synthnet.engine import Network, set_memory_budget
 from synthnet.errors import InputError, unknown
 from synthnet.grpo import GrpoConfig, RewardConfig, train_grpo
-from synthnet.policy import MixtureKnobs, Policy, read_policy, tokens, trunks
+from synthnet.policy import MixtureKnobs, Policy, PolicyConfig, read_policy, tokens, trunks
 from synthnet.runs import Dials, RunDirectory, Setup, ranks
 from synthnet.settings import hot_knobs, hot_value, option
 from synthnet.tasks import Task, check_same_data
@@ -41,15 +41,18 @@ SHAPING = ("tokens", "backbone", "action", "k_max", "imagined")  # settings that
 
 
 def zoo(config, task: Task, setup: Setup) -> Path:
+    _refuse_variants("zoo", task)
     anywhere = replace(config, zoo=replace(config.zoo, executor=None, workers=2, threads=1))  # any may go on with it
     return build_zoo(task, config.zoo, replace(setup, text=anywhere.text()))
 
 
 def corrupt(config, task: Task, setup: Setup) -> Path:
+    _refuse_variants("corrupt", task)
     return train_corrupt(first_policy(config, task, setup), task, open_zoos(config, task), config.corrupt, config.pairs, setup)
 
 
 def pairs(config, task: Task, setup: Setup) -> Path:
+    _refuse_variants("pairs", task)
     chains = corrupter(config, task) if config.pairs.corruptor else None
     return train_pairs(first_policy(config, task, setup), task, open_zoos(config, task), config.pairs, setup, chains)
 
@@ -67,6 +70,7 @@ def grpo(config, task: Task, setup: Setup) -> Path:
 
 
 def critic(config, task: Task, setup: Setup) -> Path:
+    _refuse_variants("critic", task)
     return train_critic(start_policy(config, task, setup), task, config.critic, setup)
 
 
@@ -188,6 +192,8 @@ def use_resources(config) -> None:
 def open_zoos(config, task: Task) -> list[Zoo]:
     """The zoo of each member that a stage reads, checked. Raises: InputError for another architecture or other data."""
     folder, zoos = config.zoo_dir or f"runs/zoo-{task.name}-0", []
+    if any(member.variant for member in task.members):
+        return []
     for member in task.members:
         one = Zoo.open(member_path(task, member, folder))
         if wrong := member.network.spec.differences(one.arch.spec()):
@@ -212,7 +218,7 @@ def first_policy(config, task: Task, setup: Setup) -> Policy:
     if config.policy_from:
         return start_policy(config, task, setup)
     archs = list(dict.fromkeys(member.arch for member in task.members))
-    policy = Policy.create(config.policy_config(), archs, config.seed)
+    policy = Policy.create(_with_spec(config.policy_config(), task), archs, config.seed)
     policy.record |= {"task": task.members[0].name, "data": task.data_key, **({} if task.joint else {"inputs": task.inputs})}
     _meet(policy, task)
     return policy
@@ -264,7 +270,28 @@ def _check_same_policy(policy: Policy, config, given: Mapping[str, object]) -> N
             )
 
 
+def _refuse_variants(stage: str, task: Task) -> None:
+    if any(member.variants for member in task.members):
+        raise InputError(f"{stage} is of one task, and {task.name} has variants: train it by distil or grpo, or synthnet learn")
+
+
+def _with_spec(config: PolicyConfig, task: Task) -> PolicyConfig:
+    """What a new policy is made of, told as many numbers of a spec as the task has, or as backbone.spec says: all or none."""
+    variants, asked = task.members[0].variants, config.backbone.get("spec", 0)
+    size = len(variants.names) if variants else 0
+    if asked not in (None, 0, size):
+        raise InputError(f"backbone.spec is {asked}, and a spec of {task.name} has {size} numbers: pass {size}, 0 or null")
+    if "spec" not in config.backbone:  # a trunk that is told nothing
+        return config
+    return replace(config, backbone={**config.backbone, "spec": size if asked is None else asked})
+
+
 def _meet(policy: Policy, task: Task) -> None:
-    """Let a policy that is told of data keep the statistics of the tasks that it is trained for."""
+    """Let a policy keep what its file says of the tasks that it is trained for: the statistics of their data where it is told
+    of these, and what their specs are. Raises: InputError for other specs than it is told."""
+    mine = task.members[0].variants
+    if policy.reads_spec and policy.variants and (mine is None or mine.names != policy.variants.names):
+        raise InputError(f"the policy is told {', '.join(policy.variants.names)}; task {task.name} has other specs, or none")
+    policy.variants = mine
     if policy.reads_data:
         policy.data_sets |= {member.name: [round(x, 4) for x in member.statistics.tolist()] for member in task.members}

@@ -17,7 +17,17 @@ from synthnet.engine import NetFile, input_files, match_net, open_net, result_fi
 from synthnet.errors import InputError, one_line
 from synthnet.files import sha256_of
 from synthnet.nets import Arch, WeightState
-from synthnet.policy import Policy, check_cover, choose_steps, in_memory, read_policy, rollout, start_weights, synthesize_nets
+from synthnet.policy import (
+    Policy,
+    check_cover,
+    choose_steps,
+    in_memory,
+    read_policy,
+    rollout,
+    specs_of,
+    start_weights,
+    synthesize_nets,
+)
 
 Start = str | Path | Mapping[str, Tensor] | nn.Module
 FIXED_BYTES, BYTES_PER_WEIGHT = 1 << 29, 64  # torch itself; a weight's values and index tables on their way through a policy
@@ -52,6 +62,7 @@ def synthesize(
     device: str = "auto",
     strict: bool = False,
     memory: str | None = None,
+    spec: Mapping[str, float] | None = None,
 ) -> Any:
     """Turn randomly initialised weights into working weights, with no data.
 
@@ -62,26 +73,29 @@ def synthesize(
     folder for several. `sample`: a seed to draw actions with instead of taking their mean. `like`: an architecture of the
     files' kind, only where neither metadata nor names and shapes tell it. `strict`: refuse architectures that the policy was
     never trained on. `memory`: what the process may take, as in 8G: nets one at a time, and edges computed again in tiles
-    where their states would not fit; the weights are the same to the bit. Raises: InputError; then nothing has been written.
+    where their states would not fit; the weights are the same to the bit. `spec`: which variant of its task each net is for, by
+    name, where the policy is told; by default as the file's metadata say. Raises: InputError; then nothing has been written.
     """
     if isinstance(start, Mapping | nn.Module):
         if out is not None or sample is not None or memory is not None:
             raise InputError("out, sample and memory are for files; weights in memory are given back")
-        name = policy if policy is not None else _named(match_net("the start weights", in_memory(start), like, known_archs()))
-        return load_policy(name, choose_device(device)).synthesize(start, steps)
+        file = None if policy is not None else match_net("the start weights", in_memory(start), like, known_archs())
+        name = _named(file, spec) if file else policy or ""
+        return load_policy(name, choose_device(device)).synthesize(start, steps, spec)
     paths = input_files(start)
     single = isinstance(start, str | Path) and not Path(start).is_dir()
     targets = result_files(paths, out, single) if out is not None else None
     known = known_archs(policy)
     files = [open_net(path, like, known) for path in paths]
-    trained, source = _serving(files, policy, device, strict)
-    n_steps = choose_steps(trained, steps)
+    trained, source = _serving(files, policy, device, strict, spec)
+    n_steps, specs = choose_steps(trained, steps), specs_of(trained, files, spec)
     if isinstance(n_steps, str) and sample is not None:
         raise InputError(f"--sample draws actions, --steps {n_steps} plans with their means: give one of the two")
     if memory is not None:
         trained.trunk.held_bytes = held_bytes(max(file.net.spec.n_weights for file in files), parse_size(memory))
-    finals, taken = synthesize_nets(trained, files, n_steps, sample, alone=memory is not None)
-    states = [_result(file, final, source, k) for file, final, k in zip(files, finals, taken, strict=True)]
+    finals, taken = synthesize_nets(trained, files, n_steps, sample, alone=memory is not None, specs=specs)
+    told = [{}] * len(files) if specs is None else [_spec_told(trained, each) for each in specs]
+    states = [_result(file, final, source, k, more) for file, final, k, more in zip(files, finals, taken, told, strict=True)]
     for file, state in zip(files, states, strict=True):
         if not all(torch.isfinite(value).all() for value in state.tensors.values() if value.is_floating_point()):
             raise InputError(f"{file.path}: synthesis gave NaN or infinite weights; nothing was written")
@@ -97,14 +111,22 @@ def synthesize_sequence(
     steps: int | None = None,
     like: Arch | None = None,
     device: str = "auto",
+    spec: Mapping[str, float] | None = None,
 ) -> list[WeightState]:
     """The generated weight-state sequence W0, W1 … WK of one file; arguments as in `synthesize`."""
     file = open_net(weights, like, known_archs(policy))
-    trained, source = _serving([file], policy, device, strict=False)
-    n_steps = int(choose_steps(trained, steps))
+    trained, source = _serving([file], policy, device, strict=False, spec=spec)
+    n_steps, specs = int(choose_steps(trained, steps)), specs_of(trained, [file], spec)
     (start,) = start_weights(trained, [file])
-    states = rollout(trained, start[None].to(trained.device), n_steps, file.net)
-    return [file.state, *(_result(file, state[0].cpu(), source, k) for k, state in enumerate(states, 1))]
+    states = rollout(trained, start[None].to(trained.device), n_steps, file.net, spec=specs)
+    told = {} if specs is None else _spec_told(trained, specs[0])
+    return [file.state, *(_result(file, state[0].cpu(), source, k, told) for k, state in enumerate(states, 1))]
+
+
+def _spec_told(policy: Policy, spec: Tensor) -> dict[str, str]:
+    """What an output's metadata say of the spec [number] that it was made for."""
+    names = policy.variants.names if policy.variants else []
+    return {"synthnet.spec": json.dumps(dict(zip(names, spec.tolist(), strict=True)))}
 
 
 @dataclass(frozen=True)
@@ -117,9 +139,11 @@ class Source:
     task: str | None  # None where it was trained for several
 
 
-def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool) -> tuple[Policy, Source]:
+def _serving(
+    files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool, spec: Mapping[str, float] | None
+) -> tuple[Policy, Source]:
     """The policy that was asked for, or the bundled one for these files, checked against each architecture."""
-    name = str(policy) if policy is not None else _named(files[0])
+    name = str(policy) if policy is not None else _named(files[0], spec)
     where = policy_path(name)
     trained = read_policy(where, choose_device(device))
     for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
@@ -128,9 +152,9 @@ def _serving(files: Sequence[NetFile], policy: str | Path | None, device: str, s
     return trained, Source(where.stem, sha256_of(where), inputs_of(name, trained.record), task)
 
 
-def _named(file: NetFile) -> str:
+def _named(file: NetFile, spec: Mapping[str, float] | None) -> str:
     """The bundled policy for a file, said on standard error: what a net's inputs are cannot be read off weights."""
-    name, others = find_policy(file.arch, file.net.task)
+    name, others = find_policy(file.arch, file.net.task, spec is not None)
     more = f"; also trained on this net: {', '.join(others)} (--policy NAME)" if others else ""
     print(f"policy {name}: {one_line(told_inputs(inputs_of(name, policy_record(name)['record'])))}{more}", file=sys.stderr)
     return name
@@ -145,7 +169,7 @@ def told_inputs(inputs: dict) -> str:
     return text + (", each feature standardised on train" if isinstance(shift, list) else "")
 
 
-def _result(file: NetFile, final: Tensor, source: Source, n_steps: int) -> WeightState:
+def _result(file: NetFile, final: Tensor, source: Source, n_steps: int, told: Mapping[str, str]) -> WeightState:
     provenance = {"policy_sha256": source.sha256, "steps": n_steps, "start_sha256": sha256_of(file.path)}
     ours = ("synthnet.task", "synthnet.seed")
     kept = {key: text for key, text in file.state.metadata.items() if key in ours or not key.startswith("synthnet.")}
@@ -158,5 +182,6 @@ def _result(file: NetFile, final: Tensor, source: Source, n_steps: int) -> Weigh
         "synthnet.steps": str(n_steps),
         "synthnet.inputs": json.dumps({**source.inputs, "activations": file.arch.activations}),
         "synthnet.provenance": json.dumps(provenance),
+        **told,
     }
     return file.replaced(final, metadata)

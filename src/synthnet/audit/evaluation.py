@@ -1,6 +1,6 @@
 """Evaluation: the one module that reads the test split. Files against a task's data; policies over fresh seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,23 @@ import torch
 from torch import Tensor
 
 from synthnet.bundled import known_archs
-from synthnet.engine import input_files, open_net, predictions, score
+from synthnet.engine import NetFile, input_files, open_net, predictions
 from synthnet.errors import InputError
-from synthnet.nets import Arch, aligned_distance, identity_report, own_twin_rank
+from synthnet.nets import Arch, aligned_distance, identity_report, metadata_json, own_twin_rank
 from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
-from synthnet.tasks import Task, build_task, check_same_data, data_settings, grow_strong, grow_twins, is_gym, is_own, task_names
+from synthnet.tasks import (
+    Task,
+    build_task,
+    check_same_data,
+    data_settings,
+    grow_strong,
+    grow_twins,
+    is_gym,
+    is_own,
+    judge,
+    task_names,
+)
 
 BOOTSTRAP_DRAWS = 2000
 
@@ -69,9 +80,14 @@ def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
 
 
 def evaluate(
-    files: str | Path | Sequence[str | Path], split: str = "test", task: str | None = None, **settings: Any
+    files: str | Path | Sequence[str | Path],
+    split: str = "test",
+    task: str | None = None,
+    spec: Mapping[str, float] | None = None,
+    **settings: Any,
 ) -> list[dict]:
-    """Metric and loss of weight files: [{file, task, split, n, metric, value, loss}]; accuracy in [0, 1]."""
+    """Metric and loss of weight files: [{file, task, split, n, metric, value, loss}]; accuracy in [0, 1]. spec: which variant
+    of its task each is for, by name; by default as its metadata say."""
     like = build_task(task, **settings).arch if task else None
     known = known_archs()
     opened = [open_net(path, like, known) for path in input_files(files)]
@@ -80,17 +96,27 @@ def evaluate(
     for file in opened:
         owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
         if owner.data is None:
-            value, n_draws = owner.judged(file.flat[None])
+            value, n_draws = owner.judged(file.flat[None], spec_for(file, owner, spec))
             row = {"file": str(file.path), "task": owner.name, "split": None, "n": n_draws, "metric": owner.objective.name}
             results.append({**row, "value": value.item()})
             continue
         inputs, labels = split_data(owner, split)
-        values, losses = (part.item() for part in score(owner.network, file.flat[None], inputs, labels))
+        told = spec_for(file, owner, spec)
+        values, losses = (part.item() for part in judge(owner, file.flat[None], inputs, labels, told))
         row = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels)}
         row["metric"] = owner.objective.name
         own = {"accuracy": values} if owner.objective.name == "accuracy" else {}
         results.append({**row, "value": values, **own, "loss": losses})
     return results
+
+
+def spec_for(file: NetFile, task: Task, told: Mapping[str, float] | None) -> Tensor | None:
+    """Which variant of its task a file's net is for [1 number]. Raises: InputError where the task has none, or none is said."""
+    if task.variants is None:
+        if told:
+            raise InputError(f"task {task.name} has no variants, and takes no spec")
+        return None
+    return task.variants.spec(told or metadata_json(file.state.metadata, "synthnet.spec", file.path))
 
 
 def summary(values: Tensor) -> dict:
@@ -131,10 +157,13 @@ def evaluate_policy(
         return _evaluate_rewards(policy, task, n_seeds, steps)
     net, device, objective = task.network, policy.device, task.objective
     inputs, labels = (part.to(device) for part in split_data(task, split))
-    start = task.draw_start("test", list(range(n_seeds))).to(device)
-    twins = grow_twins(task, start) if twins is None else twins.to(device)
-    judge = lambda predicted: objective.each(predicted, labels).mean(1)  # noqa: E731
-    twin_probs = predictions(net, twins, inputs)
+    seeds = list(range(n_seeds))
+    start, spec = task.draw_start("test", seeds).to(device), task.draw_spec("test", seeds)
+    twins = grow_twins(task, start, spec=spec) if twins is None else twins.to(device)
+    inputs, labels = task.varied(inputs, labels, spec)
+    right = lambda predicted: objective.each(predicted, labels).mean(1)  # noqa: E731
+    predict = lambda nets: _predictions(task, nets, inputs)  # noqa: E731
+    twin_probs = predict(twins)
     references = {"sgd": objective.each(twin_probs, labels)}
     report: dict[str, Any] = {
         "task": task.name,
@@ -142,18 +171,18 @@ def evaluate_policy(
         "split": split,
         "split_seed": task.split_seed,
         "seeds": n_seeds,
-        "n_images": len(labels),
-        "start": summary(score(net, start, inputs, labels)[0]),
+        "n_images": labels.shape[spec is not None],
+        "start": summary(right(predict(start))),
         "sgd_twins": summary(references["sgd"].mean(1)),
         "steps": {},
     }
     if strong:
-        nets, found = grow_strong(task, start)
-        references["strong"] = objective.each(predictions(net, nets, inputs), labels)
+        nets, found = grow_strong(task, start, spec=spec)
+        references["strong"] = objective.each(predict(nets), labels)
         report["strong_twins"] = {**summary(references["strong"].mean(1)), "search": asdict(found)}
     for n_steps in steps:
-        outputs = synthesize_flat(policy, start, n_steps, net)[:, -1]
-        probs = predictions(net, outputs, inputs)
+        outputs = synthesize_flat(policy, start, n_steps, net, spec)[:, -1]
+        probs = predict(outputs)
         each = objective.each(probs, labels)
         row: dict[str, Any] = {"accuracy": summary(each.mean(1))}
         report["steps"][str(n_steps)] = row
@@ -166,22 +195,34 @@ def evaluate_policy(
                 f"minus_{name}_interval_over_images": interval(gain.mean(0)),
             }
         classes = objective.kind == "classes"
-        row["identity"] = identity_report(net.alignment, outputs, twins, probs, twin_probs, judge, classes)
+        if task.variant is None:
+            row["identity"] = identity_report(net.alignment, outputs, twins, probs, twin_probs, right, classes)
+        else:  # what nets of different variants predict is not compared
+            ratio = aligned_distance(net.alignment, outputs) / aligned_distance(net.alignment, twins)
+            row["identity"] = {"aligned_distance": {"ratio": ratio}}
         row["own_twin"] = own_twin_rank(start, outputs, twins)
     return report
+
+
+def _predictions(task: Task, nets: Tensor, inputs: Tensor) -> Tensor:
+    """What nets [net weights] say of examples [example …], or of those of each net where the task has variants."""
+    if task.variant is None:
+        return predictions(task.network, nets, inputs)
+    return torch.cat([predictions(task.network, nets[i : i + 1], inputs[i]) for i in range(len(nets))])
 
 
 def _evaluate_rewards(policy: Policy, task: Task, n_seeds: int, steps: Sequence[int]) -> dict:
     """`evaluate_policy` of a task of rewards alone: mean rewards over draws of fixed seeds, beside start weights; nets of
     different seeds are compared with those."""
-    start = task.draw_start("test", list(range(n_seeds))).to(policy.device)
-    before, n_draws = task.judged(start)
+    seeds = list(range(n_seeds))
+    start, spec = task.draw_start("test", seeds).to(policy.device), task.draw_spec("test", seeds)
+    before, n_draws = task.judged(start, spec)
     told = {"task": task.name, "metric": task.objective.name, "split": None, "seeds": n_seeds, "n_images": n_draws}
     report: dict[str, Any] = {**told, "start": summary(before), "steps": {}}
     apart = aligned_distance(task.network.alignment, start)
     for n_steps in steps:
-        outputs = synthesize_flat(policy, start, n_steps, task.network)[:, -1]
+        outputs = synthesize_flat(policy, start, n_steps, task.network, spec)[:, -1]
         ratio = aligned_distance(task.network.alignment, outputs) / apart
-        row = {"accuracy": summary(task.judged(outputs)[0]), "identity": {"aligned_distance": {"ratio": ratio}}}
+        row = {"accuracy": summary(task.judged(outputs, spec)[0]), "identity": {"aligned_distance": {"ratio": ratio}}}
         report["steps"][str(n_steps)] = row
     return report

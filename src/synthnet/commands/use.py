@@ -36,6 +36,18 @@ def settings_of(options) -> dict:
     return made
 
 
+def spec_of(options) -> dict | None:
+    """--spec NAME=VALUE, or None where it is not given."""
+    made = {}
+    for entry in options.spec or []:
+        name, _, value = entry.partition("=")
+        try:
+            made[name] = float(value)
+        except ValueError as error:
+            raise InputError(f"--spec expects NAME=VALUE with a number, as in length=0.8, got {entry!r}") from error
+    return made or None
+
+
 def init(options) -> None:
     import torch
 
@@ -77,6 +89,7 @@ def synthesize(options) -> None:
         options.device,
         options.strict,
         options.memory,
+        spec_of(options),
     )
     states = done if isinstance(done, list) else [done]
     taken = [json.loads(state.metadata["synthnet.provenance"])["steps"] for state in states]
@@ -114,7 +127,7 @@ def evaluate(options) -> None:
         return
     from synthnet.audit.evaluation import evaluate
 
-    results = evaluate(options.files, options.split, options.task, **settings)
+    results = evaluate(options.files, options.split, options.task, spec_of(options), **settings)
     print(_as_json({"results": results})) if options.json else print_evaluation(results)
 
 
@@ -174,7 +187,7 @@ def audit(options) -> None:
 def sgd(options) -> None:
     import torch
 
-    from synthnet.audit.evaluation import task_of
+    from synthnet.audit.evaluation import spec_for, task_of
     from synthnet.bundled import known_archs
     from synthnet.device import choose_device
     from synthnet.engine.netfiles import input_files, open_net, result_files, write_all
@@ -193,7 +206,10 @@ def sgd(options) -> None:
             recorded = options.task or files[members[0]].state.metadata.get("synthnet.task")
             task = task_of(arch, recorded, data_dir=options.data_dir)
             starts = torch.stack([files[i].flat for i in members]).to(device)
-            twins = (grow_strong(task, starts, done=True)[0] if options.strong else grow_twins(task, starts)).cpu()
+            told = [spec_for(files[i], task, spec_of(options)) for i in members]
+            spec = torch.cat(told) if task.variants else None
+            grow = (lambda *each, **told: grow_strong(*each, done=True, **told)[0]) if options.strong else grow_twins
+            twins = grow(task, starts, spec=spec).cpu()
             for i, twin in zip(members, twins, strict=True):
                 kept = {key: text for key, text in files[i].state.metadata.items() if key != "synthnet.provenance"}
                 grown[i] = files[i].replaced(twin, kept)
@@ -216,7 +232,7 @@ def exr(options) -> None:
     if options.policy:
         if len(paths) != 1:
             raise InputError(f"--policy draws the sequence of one start file, got {len(paths)}")
-        states = synthesize_sequence(paths[0], options.policy, options.steps, like_of(options))
+        states = synthesize_sequence(paths[0], options.policy, options.steps, like_of(options), spec=spec_of(options))
         names = [f"{paths[0].stem}-w{k}" for k in range(len(states))]
     else:
         states, names = [read_weights(path) for path in paths], [path.stem for path in paths]

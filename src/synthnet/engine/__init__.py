@@ -18,4 +18,5 @@ from synthnet.engine.population import Recipe, Training, train_population, train
 from synthnet.engine.quality import bounded, counted, quality
 from synthnet.engine.scoring import layer_errors, predictions, score
 from synthnet.engine.stacks import leading
+from synthnet.engine.variants import Variants
 from synthnet.engine.variation import AS_THEY_ARE, CHANNELS, LARGEST_WARP, PICTURE, STATISTICS, Variation, check_warp

@@ -140,6 +140,9 @@ def kinds_of(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Tas
             f"grpo.rollout=example: {reason or f'{name} of a whole net, not of an example'}; use grpo.rollout=null"
         )
     by_example = config.rollout != "net" and reason is None and each
+    if any(member.variant for member in task.members) and (whole or not by_example):
+        what = reason or "leave grpo.rollout at null, and rewards of whole nets out"
+        raise InputError(f"nets of a task whose data have variants are rewarded by example: {what}")
     if reward.examples and not by_example:
         raise InputError(f"reward.examples needs rollouts by example: {reason or 'grpo.rollout=net was asked for'}")
     return Kinds(by_example, whole or not by_example)

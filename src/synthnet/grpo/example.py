@@ -56,6 +56,7 @@ class Batch:
     net: Network
     n_steps: int
     start: Tensor
+    spec: Tensor | None
     means: Tensor
     sigma: Tensor
     felt: list[Score]
@@ -96,9 +97,10 @@ def sample_examples(
     felt, kept, rewards_PGN, parts = [], [], [], []
     for number, mean in enumerate(final.detach()):
         draw = drawn(number)
-        draws = Draws(config.draws, len(prompt.images), config.uses, draw)
-        outputs, score = feel(net, mean, sigma, prompt.images, draws)
-        seen = Seen(outputs, prompt.labels, net.objective)
+        images, labels = prompt.of_net(number)
+        draws = Draws(config.draws, len(images), config.uses, draw)
+        outputs, score = feel(net, mean, sigma, images, draws)
+        seen = Seen(outputs, labels, net.objective)
         parts.append({"accuracy": seen.right.mean().item()})
         rewards_GN = rewards_of(seen, reward, hooks, parts[-1])
         felt.append(score)
@@ -107,7 +109,7 @@ def sample_examples(
     groups = torch.stack(rewards_PGN).transpose(1, 2).flatten(0, 1)  # an example's draws under one prompt
     metrics = {**mean_of(parts), **spread_figures(groups), "n_steps": float(prompt.n_steps)}
     metrics["evaluations"] = float(len(final) * config.draws)
-    return Batch(net, prompt.n_steps, prompt.start, final.detach(), sigma, felt, kept, metrics)
+    return Batch(net, prompt.n_steps, prompt.start, prompt.spec, final.detach(), sigma, felt, kept, metrics)
 
 
 class Examples:
@@ -131,8 +133,8 @@ class Examples:
         vary, drawn = Variation(reward.input_noise, reward.warp), (config.steps, config.prompts, reward.batch, seed, update)
         for turn, member in enumerate(members):
             prompt = draw_prompt("grpo", member, reward.split, policy.device, *drawn, vary=vary)
-            prompt = prompt._replace(start=prompt.start[mine])
-            final = rollout(policy, prompt.start, prompt.n_steps, member.network)[-1]
+            prompt = prompt.share(mine)
+            final = rollout(policy, prompt.start, prompt.n_steps, member.network, spec=prompt.spec)[-1]
             generators = lambda n, turn=turn: generator(seed, "grpo-example", update, mine.start + n, turn)  # noqa: E731
             self.batches.append(sample_examples(policy, member, prompt, final, config, reward, hooks, generators))
             self._finals.append(final)
@@ -147,7 +149,8 @@ class Examples:
         return sum(lost for lost, _ in parts) / len(parts), {**self.metrics, **mean_of([stats for _, stats in parts])}
 
     def _run(self, batch: Batch, rows: slice = slice(None), policy: Policy | None = None) -> Tensor:
-        return rollout(policy or self.policy, batch.start[rows], batch.n_steps, batch.net)[-1]
+        spec = batch.spec if batch.spec is None else batch.spec[rows]
+        return rollout(policy or self.policy, batch.start[rows], batch.n_steps, batch.net, spec=spec)[-1]
 
     def _loss(self, batch: Batch, final: Tensor, wanted: float, reference: Policy | None) -> tuple[Tensor, dict]:
         config, net = self.config, batch.net

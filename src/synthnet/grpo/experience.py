@@ -48,8 +48,8 @@ class Nets:
         return loss, {**self.metrics, **stats}
 
     def _lack(self, prompt: tuple[Network, Prompt], wanted: float) -> Tensor:
-        net, (n_steps, start, *_) = prompt
-        return shortfall(net.alignment, rollout(self.policy, start, n_steps, net)[-1], APART * wanted)
+        net, (n_steps, start, _, _, spec) = prompt
+        return shortfall(net.alignment, rollout(self.policy, start, n_steps, net, spec=spec)[-1], APART * wanted)
 
     def cosine(self) -> float:
         """Between the reward gradients of two halves of the prompts."""
@@ -114,7 +114,10 @@ def rewarded(
     """`experience` of a task of rewards alone: whole nets, scored by its own reward, all on one draw."""
     rollouts = estimator.sample(policy, [task.network], [prompt], config, False, seed, update)
     finals = torch.cat([part.states[-1] for part in rollouts])[torch.cat([part.cohort.rows for part in rollouts]).argsort()]
-    rewards_R = task.rewards(finals, generator(seed, "own-reward", update), shaped=True)
+    spec = prompt.spec
+    if spec is not None:
+        spec = spec[ranks.own_share(config.prompts, "grpo.prompts")].repeat_interleave(config.num_generations, 0)
+    rewards_R = task.rewards(finals, generator(seed, "own-reward", update), shaped=True, spec=spec)
     rewards_PG = rewards_R.view(-1, config.num_generations)
     advantages_PGK = GROUPINGS["inter"](ranks.gathered(rewards_PG), None, config)
     mine = advantages_PGK[ranks.own_share(len(advantages_PGK), "grpo.prompts")]

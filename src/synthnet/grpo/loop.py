@@ -123,7 +123,8 @@ def validation_reward(validation: Validation, made: dict[int, list[Tensor]], rew
     values = []
     if validation.members[0].data is None:
         member = validation.members[0]
-        return sum(validation.judge(member, sequences[0][:, -1])[0].mean().item() for sequences in made.values()) / len(made)
+        judged = [validation.judge(member, parts[0][:, -1], validation.specs[0])[0] for parts in made.values()]
+        return torch.stack(judged).mean(1).mean().item()
     for n_steps, sequences in made.items():
         for member, start, sequence in zip(validation.members, validation.starts, sequences, strict=True):
             cohort = Cohort(member.network, n_steps, start, 1, 0, 0, torch.arange(len(start)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from synthnet.engine import quality, score
 from synthnet.grpo.sample import mirrored
-from synthnet.policy import Policy, draw_prompt, rollout, standard_noise
+from synthnet.policy import Policy, Prompt, draw_prompt, rollout, standard_noise
 from synthnet.seeds import generator
 from synthnet.tasks import Task
 
@@ -32,22 +32,23 @@ def role_shares(policy: Policy, members: Sequence[Task], split: str, seed: int) 
     felt, times = torch.zeros(len(policy.vocabulary)), torch.zeros(len(policy.vocabulary))
     for member in members:
         prompt = draw_prompt("role-noise", member, split, policy.device, [1], PROMPTS, IMAGES, seed, 0)
-        nets = rollout(policy, prompt.start, 1, member.network)[-1]
+        nets = rollout(policy, prompt.start, 1, member.network, spec=prompt.spec)[-1]
         columns = policy.layout(member.network).column_of
         noise = standard_noise((DRAWS // 2, nets.shape[1]), generator(seed, "role-noise-draws"), nets.device)
         nudges = PROBE * mirrored(noise) * policy.scale(member.network)
         for role in columns.unique().tolist():
-            felt[role] += _variance(member, nets, nudges * (columns == role), prompt.images, prompt.labels)
+            felt[role] += _variance(member, nets, nudges * (columns == role), prompt)
             times[role] += 1
     felt = (felt / times.clamp_min(1)).sqrt()
     shares = (felt.max() / felt).clamp(max=MOST)  # infinite, so the most, for a role that is not felt; NaN where none is
     return torch.where(times > 0, shares, torch.ones_like(shares)).nan_to_num(nan=1.0)
 
 
-def _variance(member: Task, nets: Tensor, nudges: Tensor, images: Tensor, labels: Tensor) -> float:
+def _variance(member: Task, nets: Tensor, nudges: Tensor, prompt: Prompt) -> float:
     """Variance of quality over the nudges [draw weights], mean over nets."""
     net = member.network
-    spreads = [quality(*score(net, weights + nudges, images, labels), net.objective.chance).var() for weights in nets]
+    scored = [score(net, weights + nudges, *prompt.of_net(number)) for number, weights in enumerate(nets)]
+    spreads = [quality(*each, net.objective.chance).var() for each in scored]
     return torch.stack(spreads).mean().item()
 
 

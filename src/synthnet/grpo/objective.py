@@ -204,12 +204,12 @@ def policy_loss(
 def _compare(policy: Policy, reference: Policy | None, step: NoisyStep, config) -> dict[str, Tensor]:
     """The policy at a step's states against the one that sampled (level, kl) and the reference, [R T] each."""
     with replayed_experts(policy, step.experts):
-        action = policy(step.states, step.steps_left, step.net)
+        action = policy(step.states, step.steps_left, step.net, step.spec)
     log_ratio = shared(action, step.group).log_prob_tokens(step.actions) - step.log_probs
     kl = step.old.kl_tokens(action).repeat_interleave(step.group, 0)
     found = {"kl": kl, "level": levelled(log_ratio, kl, action.token_sizes(), config.importance_sampling_level)}
     if config.beta:
         with torch.no_grad():
-            held = reference(step.states, step.steps_left, step.net)
+            held = reference(step.states, step.steps_left, step.net, step.spec)
         found["reference"] = action.kl_tokens(held).repeat_interleave(step.group, 0)
     return found

@@ -17,7 +17,8 @@ class Cohort:
     """Rollouts of an update that travel together: one network, one K.
 
     start [P weights] in raw units, `group` rollouts of each in a row; they are the rollouts `first` … of their groups, and the
-    update's prompts `prompt` … of all processes; rows [R]: their places among this process's rollouts of the update.
+    update's prompts `prompt` … of all processes; rows [R]: their places among this process's rollouts of the update. spec
+    [P number]: which variant of the task each start is for.
     """
 
     net: Network
@@ -27,6 +28,7 @@ class Cohort:
     first: int
     prompt: int
     rows: Tensor
+    spec: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class NoisyStep:
 
     index: which step of the sequence, from 0. states before it [R / group weights], each shared by `group` rollouts in a row,
     and actions taken [R weights], in scale units; the actions' log-probability [R token] under the sampling policy, whose
-    Gaussians are `old` (one per state). experts: which experts its tokens went to, replayed in the update.
+    Gaussians are `old` (one per state). experts: which experts its tokens went to, replayed in the update. spec [row number]:
+    as the policy was told.
     """
 
     net: Network
@@ -48,6 +51,7 @@ class NoisyStep:
     group: int
     rows: Tensor
     experts: tuple[Tensor, ...] = ()
+    spec: Tensor | None = None
 
     @property
     def of_rollouts(self) -> Tensor:
@@ -70,17 +74,19 @@ def sample(
     """The rollouts of one update for these networks and their prompts; `config` is a GrpoConfig."""
     mine, starts = ranks.own_share(config.prompts, "grpo.prompts"), []
     for number, (net, prompt) in enumerate(zip(nets, prompts, strict=True)):
-        draw = generator(seed, "current-state", update, number)
-        starts.append((net, current_states(policy, prompt.start[mine], config.current_states, prompt.n_steps, net, draw)))
+        draw, spec = generator(seed, "current-state", update, number), prompt.spec if prompt.spec is None else prompt.spec[mine]
+        states = current_states(policy, prompt.start[mine], config.current_states, prompt.n_steps, net, draw, spec)
+        starts.append((net, states, spec))
     cohorts = draw_cohorts(starts, prompts[0].n_steps, by_rollout, config, seed, update)
     return [sample_cohort(policy, cohort, config, seed, update) for cohort in cohorts]
 
 
 def draw_cohorts(
-    starts: Sequence[tuple[Network, Tensor]], n_steps: int, by_rollout: bool, config, seed: int, update: int
+    starts: Sequence[tuple[Network, Tensor, Tensor | None]], n_steps: int, by_rollout: bool, config, seed: int, update: int
 ) -> list[Cohort]:
-    """The cohorts of an update from the start weights [P weights] of each network: all with `n_steps`, or with a K drawn for
-    each rollout of a group (sorted, the same draw for every prompt). Of several processes, each has those of its share."""
+    """The cohorts of an update from the start weights [P weights] and specs of each network: all with `n_steps`, or with a K
+    drawn for each rollout of a group (sorted, the same draw for every prompt). Of several processes, each has those of its
+    share."""
     group = config.num_generations
     counts = {n_steps: group}
     if by_rollout:
@@ -91,12 +97,12 @@ def draw_cohorts(
         for index in drawn.sort().values.tolist():  # a K that is listed twice is twice as likely
             counts[config.steps[index]] = counts.get(config.steps[index], 0) + alike
     cohorts, prompt, mine = [], 0, ranks.own_share(config.prompts, "grpo.prompts")
-    for number, (net, start) in enumerate(starts):
+    for number, (net, start, spec) in enumerate(starts):
         places = (prompt + torch.arange(len(start)))[:, None] * group + torch.arange(group)
         first = 0
         for steps, count in counts.items():
             rows = places[:, first : first + count].flatten()
-            cohorts.append(Cohort(net, steps, start, count, first, number * config.prompts + mine.start, rows))
+            cohorts.append(Cohort(net, steps, start, count, first, number * config.prompts + mine.start, rows, spec))
             first += count
         prompt += len(start)
     return cohorts
@@ -124,11 +130,11 @@ def sample_cohort(policy: Policy, cohort: Cohort, config, seed: int, update: int
         action = shared(old, group)
         taken = action.sample(torch.cat(noise).to(state))
         log_probs, experts = action.log_prob_tokens(taken), chosen_experts(policy)
-        noisy.append(NoisyStep(net, step, n_steps - step, state, taken, log_probs, old, group, rows, experts))
+        noisy.append(NoisyStep(net, step, n_steps - step, state, taken, log_probs, old, group, rows, experts, cohort.spec))
         return taken
 
     start = cohort.start / scale
-    states = [start, *synth_steps(policy, start, n_steps, net, act=act)]
+    states = [start, *synth_steps(policy, start, n_steps, net, act=act, spec=cohort.spec)]
     return Rollouts(cohort, [(each * scale).repeat_interleave(len(rows) // len(each), 0) for each in states], noisy)
 
 
@@ -151,7 +157,15 @@ def mirrored(half: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def current_states(policy: Policy, start: Tensor, share: float, steps_left: int, net: Network, draw: torch.Generator) -> Tensor:
+def current_states(
+    policy: Policy,
+    start: Tensor,
+    share: float,
+    steps_left: int,
+    net: Network,
+    draw: torch.Generator,
+    spec: Tensor | None = None,
+) -> Tensor:
     """Start weights [P weights] of which a share is replaced by what one sampled step makes of them."""
     if not share:
         return start
@@ -160,5 +174,6 @@ def current_states(policy: Policy, start: Tensor, share: float, steps_left: int,
     def act(step: int, state: Tensor, action: WeightGaussian) -> Tensor:
         return action.sample(standard_noise(tuple(action.mean.shape), draw, start.device))
 
-    (made,) = synth_steps(policy, start[:n_current] / scale, 1, net, left=steps_left, act=act)
+    told = spec if spec is None else spec[:n_current]
+    (made,) = synth_steps(policy, start[:n_current] / scale, 1, net, left=steps_left, act=act, spec=told)
     return torch.cat([made * scale, start[n_current:]])

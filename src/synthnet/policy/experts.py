@@ -24,7 +24,7 @@ def roles(layout: TokenLayout) -> Tensor:
     return layout.descriptors[:, :ROLE_COLUMNS].unique(dim=0, return_inverse=True)[1]
 
 
-def choices(policy: Policy, net: Network, start: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+def choices(policy: Policy, net: Network, start: Tensor, spec: Tensor | None = None) -> dict[str, tuple[Tensor, Tensor]]:
     """For each mixture that unit tokens pass: the expert and the role of each token [token] over two synth steps from start
     weights [net weights]; nothing where there is no mixture."""
     latents = (".read.", ".think.")  # what passes these are no tokens of the net
@@ -45,7 +45,7 @@ def choices(policy: Policy, net: Network, start: Tensor) -> dict[str, tuple[Tens
 
     handles = [m.register_forward_hook(watch(n)) for n, m in parts]
     try:
-        synthesize_flat(policy, start, STEPS, net)
+        synthesize_flat(policy, start, STEPS, net, spec)
     finally:
         for handle in handles:
             handle.remove()
@@ -69,12 +69,14 @@ def information(expert: Tensor, role: Tensor) -> float:
     return (shared / entropy).item() if entropy > 0 else 0.0
 
 
-def role_metrics(policy: Policy, networks: Sequence[Network], starts: Sequence[Tensor]) -> dict[str, float]:
+def role_metrics(
+    policy: Policy, networks: Sequence[Network], starts: Sequence[Tensor], specs: Sequence[Tensor | None]
+) -> dict[str, float]:
     """`moe/information`, the largest over mixtures, and `moe/load/role…`, the share of the busiest expert for each role, mean
     over mixtures and networks that have it; nothing for a policy without mixtures."""
     found: dict[str, list[float]] = {}
-    for net, start in zip(networks, starts, strict=True):
-        for expert, role in choices(policy, net, start).values():
+    for each in zip(networks, starts, specs, strict=True):
+        for expert, role in choices(policy, *each).values():
             found.setdefault("information", []).append(information(expert, role))
             for number, shares in loads(expert, role).items():
                 found.setdefault(f"load/role{number}", []).append(max(shares))

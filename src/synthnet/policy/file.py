@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from synthnet.engine import STATISTICS, network_of
+from synthnet.engine import STATISTICS, Variants, network_of
 from synthnet.errors import InputError
 from synthnet.nets import Arch, metadata_json, read_metadata, read_weights
 from synthnet.policy.imagined import io_sizes
@@ -68,6 +68,9 @@ def _rebuild(record: dict) -> Policy:
     if type(best) is not int or not 1 <= best <= config["k_max"] or not all(isinstance(s, dict) for s in stages):
         raise InputError("policy metadata holds a malformed record")
     policy.record = made
+    policy.variants = Variants.from_json(record["spec"]) if "spec" in record else None
+    if policy.reads_spec and len(policy.variants.names if policy.variants else ()) != config["backbone"]["spec"]:
+        raise InputError("the policy is told a spec, and its metadata do not say of what")
     policy.data_sets = _checked_statistics(record.get("data_sets", {}))
     if policy.reads_data and not policy.data_sets:
         raise InputError("the policy is told of data, and its metadata holds no statistics")

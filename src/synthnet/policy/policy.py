@@ -5,6 +5,7 @@ to rebuild and to judge it: token scheme, trunk, action, k_max, best K, the arch
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine import Network, network_of
+from synthnet.engine import Network, Variants, network_of
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.nets import Arch, init_scale
 from synthnet.policy.action import WeightGaussian, positive_variances
 from synthnet.policy.critic import Critic
 from synthnet.policy.imagined import Imagined, io_sizes
+from synthnet.policy.layouts import layout_of
 from synthnet.policy.moe import mixtures
-from synthnet.policy.tokens import TokenLayout, build_layout, reads_units
+from synthnet.policy.tokens import TokenLayout
 from synthnet.policy.trunks import build_backbone
 from synthnet.seeds import generator
 from synthnet.settings import check_settings, setting
@@ -69,6 +71,7 @@ class Policy(nn.Module):
         self.config, self.archs = config, archs
         self.record: dict = {}
         self.data_sets: dict[str, list[float]] = {}  # statistics of the data of each task that it was trained for
+        self.variants: Variants | None = None  # of the task that it was trained for, where that has any
         self._layouts: dict = {}
         if vocabulary is None:
             vocabulary = {}
@@ -136,27 +139,44 @@ class Policy(nn.Module):
         """Dims of the latent code that is the action; 0 where actions are the next weights themselves."""
         return self.config.backbone.get("code", 0)
 
-    def forward(self, scaled: Tensor, steps_left: Tensor | int, net: Network) -> WeightGaussian:
+    @property
+    def reads_spec(self) -> bool:
+        """Whether its trunk is told which variant of the task a net is for."""
+        return bool(self.config.backbone.get("spec"))
+
+    def _told(self, spec: Tensor | None, n_nets: int) -> dict[str, Tensor]:
+        """What the trunk is told of specs [row number], each of as many nets in a row; nothing where it reads none."""
+        if not self.reads_spec or self.variants is None:
+            return {}
+        if spec is None:
+            spec = self.variants.spec(None)  # which refuses, and says what is missing
+        return {"spec": self.variants.scaled(spec).repeat_interleave(n_nets // len(spec), 0)}
+
+    def forward(self, scaled: Tensor, steps_left: Tensor | int, net: Network, spec: Tensor | None = None) -> WeightGaussian:
         """The Gaussian over the action, given weights [net weights] in scale units and the steps left (with this one): over the
-        next weights [net weights], or over a latent code [net code dim] that `land` decodes into them."""
+        next weights [net weights], or over a latent code [net code dim] that `land` decodes into them. spec [row number]: which
+        variant of the task nets are for, each row for as many nets in a row as there are for one."""
         layout, left = self.layout(net), _as_steps(steps_left, scaled)
         if self.code_dim:
-            mean = self.trunk.code_head(self.trunk.features(layout.encode(scaled), layout, left))
+            told = self._told(spec, len(scaled))
+            mean = self.trunk.code_head(self.trunk.features(layout.encode(scaled), layout, left, **told))
             token_of = torch.zeros(self.code_dim, dtype=torch.long, device=mean.device)
             return WeightGaussian(mean, self.log_sigma.mean().expand(self.code_dim), token_of, 1)
-        mean = self._next(scaled, net, left, None)
+        mean = self._next(scaled, net, left, None, spec)
         log_sigma = self.log_sigma.index_select(0, layout.column_of)
         return WeightGaussian(mean, log_sigma, layout.token_of, layout.n_action_tokens)
 
-    def land(self, scaled: Tensor, action: Tensor, steps_left: Tensor | int, net: Network) -> Tensor:
+    def land(
+        self, scaled: Tensor, action: Tensor, steps_left: Tensor | int, net: Network, spec: Tensor | None = None
+    ) -> Tensor:
         """The next weights [net weights], in scale units, that an action leads to: itself, or what its code decodes to."""
         if not self.code_dim:
             return action
-        return self._next(scaled, net, _as_steps(steps_left, scaled), action)
+        return self._next(scaled, net, _as_steps(steps_left, scaled), action, spec)
 
-    def _next(self, scaled: Tensor, net: Network, steps_left: Tensor, code: Tensor | None) -> Tensor:
-        layout, extra = self.layout(net), () if code is None else (code,)
-        change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left, *extra))
+    def _next(self, scaled: Tensor, net: Network, steps_left: Tensor, code: Tensor | None, spec: Tensor | None) -> Tensor:
+        layout, extra = self.layout(net), self._told(spec, len(scaled)) | ({} if code is None else {"code": code})
+        change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left, **extra))
         if self.imagined is not None:
             change = change + self.imagined(scaled, self.scale(net), steps_left, net, layout)
         return positive_variances(scaled + change if self.config.action.head == "delta" else change, net)
@@ -187,6 +207,8 @@ class Policy(nn.Module):
     def _check_features(self, what: str) -> None:
         if not hasattr(self.trunk, "features"):
             raise InputError(f"trunk {self.config.backbone['name']} has no {what}: that needs a trunk over tokens=unit")
+        if what == "critic" and self.reads_spec:
+            raise InputError("a critic foresees one task; this policy is told which variant of one a net is for")
 
     def with_code(self, dims: int, seed: int) -> "Policy":
         """The same policy with latent codes of `dims` numbers as its actions: its mean code is zero, which decodes to what
@@ -207,7 +229,7 @@ class Policy(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, what).initial_seed())
             policy = Policy(config, self.archs, self.vocabulary)
-        policy.data_sets = self.data_sets
+        policy.data_sets, policy.variants = self.data_sets, self.variants
         kept = {name: value for name, value in self.state_dict().items() if what != "critic" or not name.startswith("critic.")}
         policy.load_state_dict({**policy.state_dict(), **kept})
         policy.record = self.record
@@ -239,12 +261,13 @@ class Policy(nn.Module):
         """The scale of each weight [weights]: a function of names and shapes, never of the input file's values."""
         return init_scale(net.spec).to(self.device)
 
-    def synthesize(self, start: Any, steps: int | str | None = None) -> Any:
+    def synthesize(self, start: Any, steps: int | str | None = None, spec: Mapping[str, float] | None = None) -> Any:
         """Working weights from random ones, as `synthnet.synthesize` makes them: of a module, which is filled in place and
-        returned, a state dict, or a file, which gives a `WeightState`. Raises: InputError for a net that it does not cover."""
+        returned, a state dict, or a file, which gives a `WeightState`. spec: which variant of its task the net is for, by
+        name, where the policy is told. Raises: InputError for a net that it does not cover."""
         from synthnet.policy.serving import serve
 
-        return serve(self, start, steps)
+        return serve(self, start, steps, spec)
 
     # --- files -----------------------------------------------------------------------------------------------------
 
@@ -256,6 +279,7 @@ class Policy(nn.Module):
             "archs": [arch.to_dict() for arch in self.archs],
             "vocabulary": self.vocabulary,
             **({"data_sets": self.data_sets} if self.data_sets else {}),
+            **({"spec": self.variants.to_json()} if self.variants else {}),
             "record": self.record,
         }
 
@@ -269,14 +293,3 @@ class Policy(nn.Module):
 
 def _as_steps(steps_left: Tensor | int, scaled: Tensor) -> Tensor:
     return torch.full((len(scaled),), steps_left, device=scaled.device) if isinstance(steps_left, int) else steps_left
-
-
-def layout_of(
-    tokens: dict, net: Network, vocabulary: dict[str, int] | None = None, n_classes: int | None = None
-) -> TokenLayout:
-    """The token layout of a network under a token scheme. Raises: InputError where the vocabulary does not cover it, or where
-    classes have tokens and are not as many as the policy knows (None: it is made from this network)."""
-    layout = build_layout(tokens, net.spec, net.symmetry if reads_units(tokens) else None, vocabulary)
-    if n_classes is not None and layout.n_classes not in (None, n_classes):
-        raise InputError(f"the policy knows {n_classes} classes one by one, this network has {layout.n_classes}")
-    return layout

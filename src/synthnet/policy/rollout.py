@@ -32,30 +32,37 @@ def synth_steps(
     left: Tensor | int | None = None,
     act: Act | None = None,
     graded: int | None = None,
+    spec: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """The states after each synth step [net weights], in scale units, from states in scale units.
 
     The policy is told the steps left, by default n_steps, n_steps − 1, …, 1; `left` [net]: how many before the first step.
     `act`: which actions are taken, by default the means; several for each state branch into as many states in a row.
-    `graded`: how many of the last steps a gradient may flow through (None: all).
+    `graded`: how many of the last steps a gradient may flow through (None: all). spec [net number]: as the policy is told.
     """
     for step in range(n_steps):
         ahead = n_steps - step if left is None else left - step
         with torch.set_grad_enabled(torch.is_grad_enabled() and (graded is None or n_steps - step <= graded)):
-            action = policy(state, ahead, net)
+            action = policy(state, ahead, net, spec)
             taken = action.mean if act is None else act(step, state, action)
             if len(taken) > len(state):
                 state = state.repeat_interleave(len(taken) // len(state), 0)
-            state = policy.land(state, taken, ahead, net)
+            state = policy.land(state, taken, ahead, net, spec)
         yield state
 
 
 def rollout(
-    policy: Policy, start: Tensor, n_steps: int, net: Network, act: Act | None = None, graded: int | None = None
+    policy: Policy,
+    start: Tensor,
+    n_steps: int,
+    net: Network,
+    act: Act | None = None,
+    graded: int | None = None,
+    spec: Tensor | None = None,
 ) -> list[Tensor]:
     """The weight-state sequence [W1 … WK], each [net weights] in raw units, from start weights [net weights]."""
     scale = policy.scale(net)
-    return [state * scale for state in synth_steps(policy, start / scale, n_steps, net, act=act, graded=graded)]
+    return [state * scale for state in synth_steps(policy, start / scale, n_steps, net, act=act, graded=graded, spec=spec)]
 
 
 def with_noise(noise: Callable[[int], Tensor]) -> Act:
@@ -64,10 +71,13 @@ def with_noise(noise: Callable[[int], Tensor]) -> Act:
 
 
 @torch.no_grad()
-def synthesize_flat(policy: Policy, start: Tensor, n_steps: int, net: Network, chunk: int = 256) -> Tensor:
-    """Mean rollouts of many nets: weights [net step weights] of W1..WK, `chunk` nets at a time."""
-    parts = [torch.stack(rollout(policy, weights, n_steps, net), dim=1) for weights in start.split(chunk)]
-    return torch.cat(parts)
+def synthesize_flat(
+    policy: Policy, start: Tensor, n_steps: int, net: Network, spec: Tensor | None = None, chunk: int = 256
+) -> Tensor:
+    """Mean rollouts of many nets: weights [net step weights] of W1..WK, `chunk` nets at a time. spec [net number]."""
+    specs = [None] * -(-len(start) // chunk) if spec is None else spec.split(chunk)
+    pairs = zip(start.split(chunk), specs, strict=True)
+    return torch.cat([torch.stack(rollout(policy, weights, n_steps, net, spec=told), dim=1) for weights, told in pairs])
 
 
 @torch.no_grad()
@@ -91,12 +101,26 @@ def synthesize_planned(policy: Policy, start: Tensor, net: Network, horizon: Cal
 
 
 class Prompt(NamedTuple):
-    """n_steps synth steps from `start` [net weights]; images [example feature] and labels [example] or [example class]."""
+    """n_steps synth steps from `start` [net weights]; images [example feature] and labels [example] or [example class]. spec
+    [net number]: which variant of the task each net is for, where that has any; then images [net example feature] and labels
+    are each net's."""
 
     n_steps: int
     start: Tensor
     images: Tensor
     labels: Tensor
+    spec: Tensor | None = None
+
+    def share(self, rows: slice) -> "Prompt":
+        """That of some of the nets."""
+        if self.spec is None:
+            return self._replace(start=self.start[rows])
+        own = (self.images[rows], self.labels[rows]) if len(self.images) else (self.images, self.labels)
+        return Prompt(self.n_steps, self.start[rows], *own, self.spec[rows])
+
+    def of_net(self, number: int) -> tuple[Tensor, Tensor]:
+        """The images and labels of one net [example …]."""
+        return (self.images, self.labels) if self.spec is None else (self.images[number], self.labels[number])
 
 
 def draw_prompt(
@@ -121,7 +145,9 @@ def draw_prompt(
     labels = own if labels is None else labels
     n_steps = steps[torch.randint(len(steps), (1,), generator=draw).item()]
     first = FIRST_SEED[stage] + update * n_starts
-    start = task.draw_start("zoo", list(range(first, first + n_starts))).to(place)
+    ids = list(range(first, first + n_starts))
+    start, spec = task.draw_start("zoo", ids).to(place), task.draw_spec("zoo", ids)
     chosen = torch.randperm(len(inputs), generator=draw)[:n_images]
     images = vary(inputs[chosen].to(place), draw) if len(inputs) else inputs
-    return Prompt(n_steps, start, images, labels[chosen.to(labels.device)].to(place))
+    spec = spec if spec is None else spec.to(place)
+    return Prompt(n_steps, start, *task.varied(images, labels[chosen.to(labels.device)].to(place), spec), spec)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from synthnet.engine import NetFile, match_net
 from synthnet.errors import InputError
-from synthnet.nets import NORM_STARTS, WeightState, looks_trained, match_start, one_sided, read_weights
+from synthnet.nets import NORM_STARTS, WeightState, looks_trained, match_start, metadata_json, one_sided, read_weights
 from synthnet.policy import steps as ways
 from synthnet.policy.action import standard_noise
 from synthnet.policy.rollout import rollout, with_noise
@@ -112,10 +112,15 @@ def _these(files: dict) -> str:
 
 @torch.no_grad()
 def synthesize_nets(
-    policy: Any, files: Sequence[NetFile], n_steps: int | str, sample: int | None = None, alone: bool = False
+    policy: Any,
+    files: Sequence[NetFile],
+    n_steps: int | str,
+    sample: int | None = None,
+    alone: bool = False,
+    specs: Tensor | None = None,
 ) -> tuple[list[Tensor], list[int]]:
     """WK [weights] and K for each file, in order. Files of one architecture and task go through the policy together, or
-    each `alone`."""
+    each `alone`. specs [file number]: which variant of its task each net is for, where the policy is told."""
     starts = start_weights(policy, files)
     results: dict[int, Tensor] = {}
     taken: dict[int, int] = {}
@@ -123,18 +128,29 @@ def synthesize_nets(
     together = [[i for i, kind in enumerate(kinds) if kind == one] for one in dict.fromkeys(kinds)]
     for members in [[i] for i in range(len(files))] if alone else together:
         start = torch.stack([starts[i] for i in members]).to(policy.device)
+        told = None if specs is None else specs[members].to(policy.device)
         shape = (len(start), policy.code_dim or start.shape[1])
         noise = lambda step, shape=shape: standard_noise(shape, generator(sample or 0, "sample", step), policy.device)  # noqa: E731
         if isinstance(n_steps, str):
             final, counts = option(ways, n_steps, "steps").synthesize(policy, start, files[members[0]].net)
         else:
-            final, counts = (
-                rollout(policy, start, n_steps, files[members[0]].net, None if sample is None else with_noise(noise))[-1],
-                torch.full((len(start),), n_steps),
-            )
+            act = None if sample is None else with_noise(noise)
+            final = rollout(policy, start, n_steps, files[members[0]].net, act, spec=told)[-1]
+            counts = torch.full((len(start),), n_steps)
         results |= dict(zip(members, final.cpu(), strict=True))
         taken |= dict(zip(members, counts.tolist(), strict=True))
     return [results[i] for i in range(len(files))], [taken[i] for i in range(len(files))]
+
+
+def specs_of(policy: Any, files: Sequence[NetFile], spec: Mapping[str, float] | None) -> Tensor | None:
+    """Which variant of its task each file's net is for [file number]: as asked, or as its metadata say; None where the policy
+    is not told. Raises: InputError where it is and nothing says, or where a spec was asked for of a policy that reads none."""
+    if not policy.reads_spec:
+        if spec:
+            raise InputError("this policy is told no spec: every net of its task is for the same")
+        return None
+    told = [spec or metadata_json(file.state.metadata, "synthnet.spec", file.path) for file in files]
+    return torch.cat([policy.variants.spec(each) for each in told])
 
 
 def in_memory(start: Mapping[str, Tensor] | nn.Module) -> WeightState:
@@ -145,13 +161,18 @@ def in_memory(start: Mapping[str, Tensor] | nn.Module) -> WeightState:
     return WeightState({name: value.detach().cpu() for name, value in tensors.items()})
 
 
-def serve(policy: Any, start: str | Path | Mapping[str, Tensor] | nn.Module, steps: int | str | None) -> Any:
+def serve(
+    policy: Any,
+    start: str | Path | Mapping[str, Tensor] | nn.Module,
+    steps: int | str | None,
+    spec: Mapping[str, float] | None = None,
+) -> Any:
     """`Policy.synthesize`: what came in, with other weights; a file gives its state, a module is filled in place."""
     named = isinstance(start, str | Path)
     state = read_weights(start) if named else in_memory(start)
     file = match_net(start if named else "the start weights", state, None, policy.archs)
     check_cover(policy, file)
-    (final,), _ = synthesize_nets(policy, [file], choose_steps(policy, steps))
+    (final,), _ = synthesize_nets(policy, [file], choose_steps(policy, steps), specs=specs_of(policy, [file], spec))
     if not torch.isfinite(final).all():
         raise InputError(f"{file.path}: synthesis gave NaN or infinite weights")
     made = file.replaced(final, dict(file.state.metadata))

@@ -26,7 +26,11 @@ def check_own(task) -> None:
         raise InputError("a task of rewards alone takes example=a batch of one of its inputs, as in torch.zeros(1, 4)")
     if not isinstance(task.recipe, Recipe):
         raise InputError(f"Task.recipe should be a synthnet.Recipe, got {type(task.recipe).__name__}")
-    for name in ("loss", "metric", "reward", "start"):
+    if task.variant is not None and (task.spec is None or task.data is None):
+        raise InputError("Task.variant says what the data of each spec are: it takes data, and spec={name: (low, high)}")
+    if task.spec is not None and task.data is not None and task.variant is None:
+        raise InputError("a task with data and a spec takes variant=a function of (inputs, targets, spec) -> what they become")
+    for name in ("loss", "metric", "reward", "start", "variant"):
         if getattr(task, name) is not None and not callable(getattr(task, name)):
             raise InputError(f"Task.{name} should be a function, got {type(getattr(task, name)).__name__}")
 

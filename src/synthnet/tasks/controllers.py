@@ -13,8 +13,8 @@ HIDDEN = [32]  # of controllers of any environment
 
 def controller(name: str, plant: Plant | GymPlant, hidden: list[int]) -> Task:
     """The task of controlling a plant by an MLP with ReLU; its return is the reward."""
-    arch = Arch.of("mlp", sizes=[plant.n_inputs, *hidden, plant.n_outputs])
-    return Task(name=name, arch=arch, reward=plant, example=torch.zeros(1, plant.n_inputs), named_only=True)
+    arch, spec = Arch.of("mlp", sizes=[plant.n_inputs, *hidden, plant.n_outputs]), getattr(plant, "spec", None)
+    return Task(name=name, arch=arch, reward=plant, example=torch.zeros(1, plant.n_inputs), spec=spec, named_only=True)
 
 
 def gym_task(name: str) -> Task:

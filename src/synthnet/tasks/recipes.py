@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine import Recipe, Training, score, train_population, train_while
+from synthnet.engine import Recipe, Training, train_while
 from synthnet.errors import InputError
 from synthnet.files import cache_folder, write_atomic
 from synthnet.progress import Bar
 from synthnet.seeds import generator
+from synthnet.tasks.judging import judge, trained
 from synthnet.tasks.task import Task
 
 FEW_NETS, PATIENCE, MOST_EPOCHS = 4, 20, 200
@@ -34,6 +35,8 @@ def recipe_of(task: Task) -> Recipe:
         return task.recipe
     kept = recall(task, "twins")
     if kept is None:
+        if task.variant is not None:
+            raise InputError(f"task {task.name} has variants: give recipe=synthnet.Recipe(rate, batch, epochs) for its twins")
         start, scores = task.draw_start("val", list(range(FEW_NETS))), []
 
         def go_on(epoch: int, nets: Tensor) -> bool:
@@ -129,21 +132,19 @@ def _recipe(base: Recipe, setting: dict[str, float]) -> Recipe:
 
 def _try(task: Task, base: Recipe, setting: dict[str, float]) -> float:
     recipe, seeds = _recipe(base, setting), list(range(STRONG_NETS))
-    start = task.draw_start("val", seeds)
-    training = Training(recipe, per_run_order=True)
-    nets = train_population(task.network, start, *task.examples("train"), training, [recipe.epochs], run_ids=seeds)
-    return val_quality(task, nets[:, 0])
+    start, spec = task.draw_start("val", seeds), task.draw_spec("val", seeds)
+    return val_quality(task, trained(task, start, Training(recipe, per_run_order=True), run_ids=seeds, spec=spec), spec)
 
 
-def val_quality(task: Task, nets: Tensor) -> float:
+def val_quality(task: Task, nets: Tensor, spec: Tensor | None = None) -> float:
     """Half the metric and half the loss on val, as `engine.quality` weighs them; mean over nets [net weights]."""
-    metric, loss = (part.mean().item() for part in score(task.network, nets, *task.examples("val")))
+    metric, loss = (part.mean().item() for part in judge(task, nets, *task.examples("val"), spec))
     return 0.5 * metric + 0.5 * (1 - min(loss / task.objective.chance, 2.0))
 
 
-def val_score(task: Task, nets: Tensor) -> float:
+def val_score(task: Task, nets: Tensor, spec: Tensor | None = None) -> float:
     """What `Objective.ranked` makes of metric and loss on val, mean over nets [net weights]."""
-    metric, loss = (part.mean().item() for part in score(task.network, nets, *task.examples("val")))
+    metric, loss = (part.mean().item() for part in judge(task, nets, *task.examples("val"), spec))
     return task.objective.ranked(metric, loss)
 
 

@@ -1,7 +1,7 @@
 """Tasks: what nets are for. A module or an architecture, its data and splits, loss and metric, and the recipe of its twins."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthnet.engine import CHANNELS, PICTURE, Measure, Nets, Network, Objective, Recipe, arch_of, network_of
+from synthnet.engine import CHANNELS, PICTURE, Measure, Nets, Network, Objective, Recipe, Variants, arch_of, network_of
 from synthnet.errors import InputError, unknown
 from synthnet.nets import Arch, asked, draw_init, init_scale, match_start
 from synthnet.seeds import generator, start_generator
@@ -34,6 +34,11 @@ class Task:
     seed). name: by default the function's. split_seed, held_back: which examples are train, reward, val and test; so many of
     the last train examples count as reward examples instead.
 
+    spec: the numbers that say which variant of the task a net is for, as in {"length": (0.25, 1.0)}, or lists of the values
+    that there are; drawn for each start state, told to the policy, and given to the reward as `nets.spec`, or to `variant`: of
+    (inputs [example …], targets [example …], spec [net number]), what the data are for each of these nets: inputs [example …]
+    or [net example …], targets [net example …].
+
     A family of task `of` has several architectures: `family`, to train on, and `heldout`, never trained on. A joint task has
     the members of several tasks, each on its own data. `named_only`: a file that names no task is not taken to be of this one.
     Raises: InputError for a module that fails, is random, does not fit the data, or mixes examples.
@@ -47,6 +52,8 @@ class Task:
     example: Tensor | None = None
     recipe: Recipe = OWN_RECIPE
     start: Callable[[torch.Generator], nn.Module] | None = None
+    spec: Mapping[str, Sequence[float]] | Variants | None = None
+    variant: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
     name: str = ""
     arch: Arch = None  # type: ignore[assignment]  # found from the module where none is given
     split_seed: int = 0
@@ -58,6 +65,7 @@ class Task:
     named_only: bool = False
 
     def __post_init__(self):
+        self.variants  # noqa: B018  (refuses a spec that is none)
         if self.arch is None:
             check_own(self)
             first, second = made(self.module), made(self.module)
@@ -70,6 +78,11 @@ class Task:
     def own(self) -> bool:
         """Whether it is of a module of the user's own."""
         return self.module is not None
+
+    @cached_property
+    def variants(self) -> Variants | None:
+        """What its spec says, checked."""
+        return Variants.of(self.spec)
 
     @cached_property
     def objective(self) -> Objective:
@@ -178,32 +191,59 @@ class Task:
             check_fit(self.name, self.network.module, self.data_set, *chosen)
         return chosen
 
-    def rewards(self, flat: Tensor, draw: torch.Generator, shaped: bool = False) -> Tensor:
+    def rewards(self, flat: Tensor, draw: torch.Generator, shaped: bool = False, spec: Tensor | None = None) -> Tensor:
         """What the task's reward gives for nets [net weights] [net], float64; `draw` is shared by all of them. shaped: as
-        training has it, where a plant says more than what counts in the end.
+        training has it, where a plant says more than what counts in the end. spec [net number]: which variant each is for.
 
         Raises: InputError where it fails, or gives no finite number for each net.
         """
         reward = getattr(self.reward, "shaped", self.reward) if shaped else self.reward
-        what = f"the reward of task {self.name} fails"
-        found = asked(what, lambda: torch.as_tensor(reward(Nets(self.network, flat), draw), dtype=torch.float64).detach().cpu())
+        what, nets = f"the reward of task {self.name} fails", self.nets(flat, spec)
+        found = asked(what, lambda: torch.as_tensor(reward(nets, draw), dtype=torch.float64).detach().cpu())
         if found.shape != (len(flat),):
             raise InputError(f"the reward of task {self.name} should be [net], here [{len(flat)}], got {list(found.shape)}")
         if not torch.isfinite(found).all():
             raise InputError(f"the reward of task {self.name} gave NaN or infinity: give a low number to nets that fail")
         return found
 
-    def mean_reward(self, flat: Tensor, n_draws: int = REWARD_DRAWS) -> Tensor:
+    def nets(self, flat: Tensor, spec: Tensor | None = None) -> Nets:
+        """Nets [net weights] as a reward meets them. Raises: InputError where the task has variants, and none is said."""
+        return Nets(self.network, flat, self.variants.spec(None) if self.variants and spec is None else spec)
+
+    def mean_reward(self, flat: Tensor, n_draws: int = REWARD_DRAWS, spec: Tensor | None = None) -> Tensor:
         """The mean reward of each net [net weights] [net] over draws of fixed seeds."""
         draws = [generator(0, "reward", index) for index in range(n_draws)]
-        return torch.stack([self.rewards(flat, draw) for draw in draws]).mean(0)
+        return torch.stack([self.rewards(flat, draw, spec=spec) for draw in draws]).mean(0)
 
-    def judged(self, flat: Tensor) -> tuple[Tensor, int]:
+    def judged(self, flat: Tensor, spec: Tensor | None = None) -> tuple[Tensor, int]:
         """The reward of each net [net weights] [net] as evaluation has it, and over how many draws: of controllers, episodes of
         fixed seeds in Gymnasium."""
         if not hasattr(self.reward, "play"):
-            return self.mean_reward(flat), REWARD_DRAWS
-        return self.reward.play(Nets(self.network, flat), list(EPISODES)).mean(1), len(EPISODES)
+            return self.mean_reward(flat, spec=spec), REWARD_DRAWS
+        return self.reward.play(self.nets(flat, spec), list(EPISODES)).mean(1), len(EPISODES)
+
+    def draw_spec(self, purpose: str, seeds: list[int]) -> Tensor | None:
+        """Which variant the net of each seed is for [seed number]; None for a task that has none."""
+        if self.variants is None:
+            return None
+        return self.variants.draw([generator(seed, f"spec/{purpose}", self.name) for seed in seeds])
+
+    def varied(self, inputs: Tensor, targets: Tensor, spec: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Inputs [example …] and targets as they are for nets of these specs [net number]: [net example …] each; as they came
+        where the task has no variants. Raises: InputError where its `variant` fails, or gives other shapes."""
+        if self.variant is None or spec is None:
+            return inputs, targets
+        found = asked(f"the variant of task {self.name} fails", self.variant, inputs, targets, spec.to(inputs.device))
+        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(each, Tensor) for each in found)):
+            raise InputError(f"the variant of task {self.name} should return inputs and targets")
+        made, wanted = found
+        shared, own = inputs.shape, (len(spec), *inputs.shape)
+        if made.shape not in (shared, own) or wanted.shape[:2] != own[:2]:
+            raise InputError(
+                f"the variant of task {self.name} should give inputs {list(shared)} or {list(own)}, and targets "
+                f"[{len(spec)} {len(inputs)} …], got {list(made.shape)} and {list(wanted.shape)}"
+            )
+        return made.expand(own), wanted
 
     def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
         """Start weights [seed weights] (`draw_init`). Each seed has a generator of its own, so a net does not depend on which
@@ -239,27 +279,6 @@ def _started(task: Task, draw: torch.Generator) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(draw.initial_seed())
         return made(task.module)
-
-
-def data_settings(recorded: dict | None) -> dict:
-    """The settings of a task that give the data of a recorded data key (None: unknown, the defaults)."""
-    recorded = recorded or {}
-    first = recorded["joint"][0] if "joint" in recorded else recorded
-    return {key: value for key, value in first.items() if key not in ("source", "sha256")}
-
-
-def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
-    """Refuse to mix splits: what was training data of `owner` would be test data of the task.
-
-    Raises: InputError when the recorded data key (None: unknown) is not the task's, and no part of it is.
-    """
-    own = task.data_key
-    if recorded is not None and own not in (recorded, *recorded.get("joint", ())):
-        apart = [key for key in {**recorded, **own} if recorded.get(key) != own.get(key)]
-        raise InputError(
-            f"{owner} was made on other images, so what it learned from could be what it is judged on here: "
-            + ", ".join(f"{key} is {recorded.get(key)} there and {own.get(key)} here" for key in apart)
-        )
 
 
 @lru_cache(maxsize=32)

@@ -16,17 +16,18 @@ from torch import Tensor
 from synthnet.engine import LARGEST_WARP, Variation, check_warp, predictions
 from synthnet.errors import InputError
 from synthnet.nets import WeightSpec, aligned_distance, prediction_shortfall, shortfall
-from synthnet.policy import Policy, draw_prompt, rollout
+from synthnet.policy import Policy, Prompt, draw_prompt, rollout
 from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
 from synthnet.settings import COUNT, WEIGHT, check_settings, setting
-from synthnet.tasks import Task
+from synthnet.tasks import Task, twins_apart
 from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, Run, check_steps
 from synthnet.train.pairs import PairsConfig, draw_pairs, move, pairs_loss
 from synthnet.train.validation import CollapseWatch, Validation
 from synthnet.train.zoo import Zoo
 
 TEACHERS = 256  # zoo nets whose mean prediction is the soft label
+VARIANT_TWINS = 32  # whose distance is held where nets of a task have variants, and there is no zoo of them
 
 
 @dataclass
@@ -69,6 +70,10 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequenc
         raise InputError(f"distil.apart and distil.differ compare with zoo nets: {few[0]} has one run, they need two or more")
     if config.labels == "soft" and any(member.objective.loss and member.objective.kind == "classes" for member in task.members):
         raise InputError("a loss of the task's own is of labels, soft ones are probabilities: pass distil.labels=hard")
+    if any(member.variant for member in task.members):
+        for name, only in {"labels": "hard", "differ": 0, "anchor": 0}.items():
+            if getattr(config, name) != only:
+                raise InputError(f"a task with variants has no zoo: it needs distil.{name}={only}, got {getattr(config, name)}")
     for member in task.members:
         check_warp("distil.warp", config.warp, member.examples("train")[0])
 
@@ -121,6 +126,8 @@ class Forces:
 
     @cache  # noqa: B019
     def distance(self, turn: int) -> float:
+        if not self.zoos:
+            return twins_apart(self.members[turn], VARIANT_TWINS, self.place)
         return aligned_distance(self.members[turn].network.alignment, self.references(turn))
 
     @cache  # noqa: B019
@@ -136,10 +143,10 @@ class Forces:
         trained = predictions(net, self.references(turn)[:16], images)
         return prediction_shortfall(net.objective.predictions(logits), trained, self.config.apart_ratio)
 
-    def steady(self, turn: int, policy: Policy, start: Tensor, n_steps: int, seen: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        net, (logits, images, targets) = self.members[turn].network, seen
+    def steady(self, turn: int, policy: Policy, prompt: Prompt, logits: Tensor) -> Tensor:
+        net, (n_steps, start, images, targets, spec) = self.members[turn].network, prompt
         with torch.no_grad():
-            before = net.logits(rollout(policy, start, n_steps - 1, net)[-1], images)
+            before = net.logits(rollout(policy, start, n_steps - 1, net, spec=spec)[-1], images, own_inputs=spec is not None)
         return undone(before, logits, targets)
 
     def anchor(self, turn: int, policy: Policy, update: int, images: Tensor) -> Tensor:
@@ -176,10 +183,11 @@ def train_distil(
             member, net = members[turn], members[turn].network
             drawn = (config.steps, config.nets, config.images, seed, update)
             vary, labels = Variation(config.input_noise, config.warp), soft.get(member.data_set)
-            n_steps, start, images, targets = draw_prompt("distil", member, "train", place, *drawn, labels, vary)
-            start = start[ranks.own_share(config.nets, "distil.nets")]
-            final = rollout(policy, start, n_steps, net, graded=config.graded)[-1]
-            logits = net.logits(final, images)
+            prompt = draw_prompt("distil", member, "train", place, *drawn, labels, vary)
+            prompt = prompt.share(ranks.own_share(config.nets, "distil.nets"))
+            n_steps, start, images, targets, spec = prompt
+            final = rollout(policy, start, n_steps, net, graded=config.graded, spec=spec)[-1]
+            logits = net.logits(final, images, own_inputs=spec is not None)
             loss = net.objective.losses(standardise(logits) if update < config.standardised else logits, targets).mean()
             metrics = {"target_loss": loss.item(), "n_steps": n_steps}
             moved = travelled((final - start) / policy.scale(net), net.spec, config.stay_by)
@@ -191,7 +199,7 @@ def train_distil(
                 lack = forces.differ(turn, logits, images)
                 loss, metrics["likeness"] = loss + config.differ * lack, lack.item()
             if config.steady and n_steps > 1:
-                worse = forces.steady(turn, policy, start, n_steps, (logits, images, targets))
+                worse = forces.steady(turn, policy, prompt, logits)
                 loss, metrics["undone"] = loss + config.steady * worse, worse.item()
             if config.anchor:
                 anchor = forces.anchor(turn, policy, update, images)

@@ -50,18 +50,19 @@ class Anchor:
     @torch.no_grad()
     def of(cls, policy: Policy, validation: Validation) -> "Anchor":
         n_steps = max(validation.steps)
-        pairs = zip(validation.members, validation.starts, strict=True)
-        return cls(validation, [policy(start / policy.scale(m.network), n_steps, m.network) for m, start in pairs])
+        parts = zip(validation.members, validation.starts, validation.specs, strict=True)
+        return cls(validation, [policy(start / policy.scale(m.network), n_steps, m.network, spec) for m, start, spec in parts])
 
     @torch.no_grad()
     def drift(self, policy: Policy, finals: list[Tensor]) -> dict[str, float]:
         """How far a policy has moved: mean KL per action dim of the first step, and the size of WK over that of W0; the largest
         of any member. `finals`: WK [net weights] of each member for the largest K."""
         kls, norms, n_steps = [], [], max(self.validation.steps)
-        of_members = zip(self.validation.members, self.validation.starts, self.actions, finals, strict=True)
-        for member, start, theirs, final in of_members:
+        mine = self.validation
+        of_members = zip(mine.members, mine.starts, mine.specs, self.actions, finals, strict=True)
+        for member, start, spec, theirs, final in of_members:
             net, scale = member.network, policy.scale(member.network)
-            ours = policy(start / scale, n_steps, net)
+            ours = policy(start / scale, n_steps, net, spec)
             kls.append((ours.kl(theirs).mean() / ours.mean.shape[1]).item())
             norms.append(((final / scale).norm() / (start / scale).norm()).item())
         return {"drift/kl": max(kls), "drift/norm": max(norms)}

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synthnet.engine import score
 from synthnet.errors import InputError
 from synthnet.nets import aligned_distance
 from synthnet.policy import Policy, role_metrics, synthesize_flat
-from synthnet.tasks import Task, twins_apart
+from synthnet.tasks import Task, judge, twins_apart
 
 COLLAPSE_RATIO = 0.8
 VAL_DRAWS = 8  # of a reward, while training
@@ -19,12 +18,14 @@ WATCHED_SEEDS = 64  # twins that the reference is measured on
 
 @dataclass(frozen=True)
 class Validation:
-    """A fixed set of unseen start weights [net weights] of purpose `val` for each member of a task, judged on its val split."""
+    """A fixed set of unseen start weights [net weights] of purpose `val` for each member of a task, and, where it has variants,
+    as many specs [net number], judged on its val split."""
 
     members: tuple[Task, ...]
     starts: tuple[Tensor, ...]
     data: dict[str, tuple[Tensor, Tensor]]
     steps: tuple[int, ...]
+    specs: tuple[Tensor | None, ...]
 
     @classmethod
     def of_task(cls, task: Task, n_seeds: int, steps: list[int], device: torch.device) -> "Validation":
@@ -34,24 +35,25 @@ class Validation:
             for member in task.members
             if member.data is not None
         }
-        return cls(task.members, starts, data, tuple(steps))
+        specs = tuple(member.draw_spec("val", list(range(n_seeds))) for member in task.members)
+        return cls(task.members, starts, data, tuple(steps), tuple(s if s is None else s.to(device) for s in specs))
 
     def examples(self, member: Task) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a member's val split."""
         return self.data[member.data_set]
 
-    def judge(self, member: Task, nets: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(self, member: Task, nets: Tensor, spec: Tensor | None) -> tuple[Tensor, Tensor]:
         """Metric and loss of each net [net weights] on val; of rewards alone, their mean over draws, and no loss."""
         if member.data is None:
-            rewards = member.mean_reward(nets, VAL_DRAWS)
+            rewards = member.mean_reward(nets, VAL_DRAWS, spec)
             return rewards, torch.zeros_like(rewards)
-        return score(member.network, nets, *self.examples(member))
+        return judge(member, nets, *self.examples(member), spec)
 
     def sequences(self, policy: Policy, n_steps: int) -> list[Tensor]:
         """W1..WK [net step weights] of each member."""
         return [
-            synthesize_flat(policy, start, n_steps, member.network)
-            for member, start in zip(self.members, self.starts, strict=True)
+            synthesize_flat(policy, start, n_steps, member.network, spec)
+            for member, start, spec in zip(self.members, self.starts, self.specs, strict=True)
         ]
 
     def finals(self, policy: Policy, n_steps: int) -> list[Tensor]:
@@ -64,7 +66,8 @@ class Validation:
 
     def experts(self, policy: Policy) -> dict[str, float]:
         """What the policy's experts make of roles, on a few of the start weights (`policy.experts.role_metrics`)."""
-        return role_metrics(policy, [member.network for member in self.members], [start[:8] for start in self.starts])
+        few = [spec if spec is None else spec[:8] for spec in self.specs]
+        return role_metrics(policy, [member.network for member in self.members], [start[:8] for start in self.starts], few)
 
     def metrics(self, finals: dict[int, list[Tensor]]) -> dict:
         """Accuracy and loss of WK for each K, mean over nets and then over members, and each member's accuracy where there are
@@ -72,7 +75,7 @@ class Validation:
         as guessing: nets that have learnt something and are too sure of it are better than nets that know nothing."""
         metrics, scores = {}, []
         for n_steps, parts in finals.items():
-            scored = [self.judge(member, final) for member, final in zip(self.members, parts, strict=True)]
+            scored = [self.judge(*each) for each in zip(self.members, parts, self.specs, strict=True)]
             accuracies, losses = ([part[i].mean().item() for part in scored] for i in (0, 1))
             accuracy, loss = sum(accuracies) / len(scored), sum(losses) / len(scored)
             metrics |= {f"accuracy_k{n_steps}": accuracy, f"loss_k{n_steps}": loss}

@@ -34,6 +34,7 @@ class UnitConfig(MixtureKnobs):
     place: bool = setting(True, "FiLM is told where a token stands: depth, width of its layer")
     data: bool = setting(False, "FiLM is told statistics of the data set, which the policy's file keeps")
     graph: int = setting(0, "rounds of a small encoder of the layer graph, told to FiLM (0: none)", (0, 1 << 20))
+    spec: int | None = setting(None, "numbers of a spec that FiLM is told (null: all that the task has; 0: none)", (0, 64))
     code: int = setting(0, "dims of the latent code of a policy whose actions are codes (0: actions are weights)", (0, 1 << 20))
 
 
@@ -108,6 +109,7 @@ class UnitTrunk(nn.Module):
         self.steps_left = StepsLeft(k_max, config.condition)
         self.place = nn.Linear(layout.descriptors.shape[1], config.condition) if config.place else None
         self.data = _zero(nn.Linear(STATISTICS, config.condition)) if config.data else None
+        self.spec = FeedForward(config.spec, config.condition, config.condition) if config.spec else None
         self.graph = LayerGraph(layout.descriptors.shape[1], config.condition, config.graph) if config.graph else None
         self.norm, self.head = FilmNorm(dim, config.condition, config.code), _zero(nn.Linear(dim, layout.n_features))
         if self.edge_columns:
@@ -135,10 +137,12 @@ class UnitTrunk(nn.Module):
         return units, HeldEdges([[tile(number, rows) for rows in tiles(block)] for number, block in enumerate(layout.edges)])
 
     def conditions(
-        self, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None
+        self, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None, spec: Tensor | None = None
     ) -> tuple[Condition, list[Condition]]:
-        """What FiLM reads for the units, and for each block of edges."""
+        """What FiLM reads for the units, and for each block of edges. spec [net number]: between −1 and 1."""
         steps = self.steps_left(steps_left)
+        if self.spec is not None:
+            steps = steps + self.spec(spec.to(steps))
         if self.data is not None:
             steps = steps + self.data(layout.statistics.to(steps))
         if self.graph is not None:
@@ -154,14 +158,16 @@ class UnitTrunk(nn.Module):
         """Units [net token dim] and edges after all of the trunk's blocks."""
         raise NotImplementedError
 
-    def forward(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None) -> Tokens:
-        condition, conditions = self.conditions(layout, steps_left, code)
+    def forward(
+        self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None, spec: Tensor | None = None
+    ) -> Tokens:
+        condition, conditions = self.conditions(layout, steps_left, code, spec)
         units, edges = self.think(tokens, layout, condition, conditions)
         return self.leave(units, edges, layout, condition, conditions)
 
-    def features(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor) -> Tensor:
+    def features(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor, spec: Tensor | None = None) -> Tensor:
         """What the trunk makes of a whole net [net dim]: the mean over its units, normed."""
-        condition, conditions = self.conditions(layout, steps_left, None)
+        condition, conditions = self.conditions(layout, steps_left, None, spec)
         units, _ = self.think(tokens, layout, condition, conditions)
         return self.norm(units, condition).mean(1)
 

@@ -38,14 +38,19 @@ def play(
     seeds: list[int],
     act: Callable[[Tensor], Tensor],
     see: Callable[[Tensor], Tensor] = lambda observed: observed,
+    install: Callable[[object, Tensor], None] = lambda environment, spec: None,
 ) -> Tensor:
     """Returns [net episode] of each net from the start of each seed, to the environment's own end or time limit.
 
-    see: what is observed -> what a net is given. act: outputs [net episode output] -> actions, as the environment takes them.
+    see: what is observed -> what a net is given. install: makes an environment the plant that a net's spec [number] says. act:
+    outputs [net episode output] -> actions, as the environment takes them.
     All episodes go on together, so nets run as one population.
     """
     n_nets, n_seeds = len(nets), len(seeds)
     environments = make(environment, n_nets * n_seeds)
+    if nets.spec is not None:
+        for index, each in enumerate(environments):
+            install(each.unwrapped, nets.spec[index // n_seeds])
     seen = np.stack([each.reset(seed=seeds[index % n_seeds])[0] for index, each in enumerate(environments)])
     returns, alive = np.zeros(len(environments)), np.ones(len(environments), dtype=bool)
     while alive.any():

@@ -1,12 +1,13 @@
 """A plant simulated for many controllers at once: all nets from the same starts, and what each of them earned."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from synthnet.engine import Nets
+from synthnet.engine import Nets, Variants
+from synthnet.errors import unknown
 from synthnet.tasks.plants.gym import play
 
 STARTS = 8  # that one draw of a reward averages over
@@ -19,7 +20,8 @@ class Plant:
     begin: draws states [start number]; observe: what the environment shows; units: what of it is divided by which, before a net
     sees it; act: what outputs [net start output] do; advance: the next
     states, their rewards and whether they end [net start]; came: how far a state is on the way, from 0 to 1, where returns
-    alone tell nothing of nets that never arrive.
+    alone tell nothing of nets that never arrive. ranges: what may differ from plant to plant, numbers that `advance` takes by
+    name; `install` gives Gymnasium's own environment such numbers. spec: those that do differ, here.
     """
 
     environment: str
@@ -29,10 +31,25 @@ class Plant:
     begin: Callable[[int, torch.Generator], Tensor]
     observe: Callable[[Tensor], Tensor]
     act: Callable[[Tensor], Tensor]
-    advance: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    advance: Callable[..., tuple[Tensor, Tensor, Tensor]]
     came: Callable[[Tensor], Tensor] | None = None
     units: tuple[float, ...] | None = None
     metric: str = "return"
+    ranges: Mapping[str, tuple | list] = field(default_factory=dict)
+    install: Callable[[object, Mapping[str, float]], None] | None = None
+    spec: Variants | None = None
+
+    def differing(self, names: list[str]) -> "Plant":
+        """Such plants that differ in these numbers. Raises: InputError for one that they cannot differ in."""
+        if wrong := [name for name in names if name not in self.ranges]:
+            raise unknown("number that plants differ in", wrong[0], self.ranges)
+        return replace(self, spec=Variants.of({name: self.ranges[name] for name in names}))
+
+    def told(self, nets: Nets) -> dict[str, Tensor]:
+        """The numbers in which each net's plant differs, by name [net 1]."""
+        if self.spec is None:
+            return {}
+        return {name: nets.spec[:, i : i + 1].to(nets.device) for i, name in enumerate(self.spec.names)}
 
     def __call__(self, nets: Nets, draw: torch.Generator) -> Tensor:
         """The mean return of each net [net] over the starts that are drawn."""
@@ -58,9 +75,10 @@ class Plant:
     def steps(self, nets: Nets, state: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """After each step from states [net start number]: the states, what it paid and which episodes go on [net start]; to the
         horizon, or until none goes on. What is over stays where it ended, and earns nothing."""
-        alive = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
+        alive, told = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device), self.told(nets)
         for _ in range(self.horizon):
-            moved, reward, over = self.advance(state, self.act(nets(self.see(self.observe(state)).float()).double()))
+            actions = self.act(nets(self.see(self.observe(state)).float()).double())
+            moved, reward, over = self.advance(state, actions, **told)
             state, reward, alive = torch.where(alive[..., None], moved, state), torch.where(alive, reward, 0.0), alive & ~over
             yield state, reward, alive
             if not alive.any():
@@ -73,7 +91,12 @@ class Plant:
     def play(self, nets: Nets, seeds: list[int]) -> Tensor:
         """Returns in Gymnasium's own environment [net episode], an episode for each seed. Raises: InputError where it is not
         installed."""
-        return play(self.environment, nets, seeds, self.act, self.see)
+        return play(self.environment, nets, seeds, self.act, self.see, self._install)
+
+    def _install(self, environment: object, spec: Tensor) -> None:
+        """Make Gymnasium's own environment the plant of one net's spec [number]."""
+        if self.spec is not None and self.install is not None:
+            self.install(environment, dict(zip(self.spec.names, spec.tolist(), strict=True)))
 
 
 def chosen(outputs: Tensor) -> Tensor:

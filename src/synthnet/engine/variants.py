@@ -1,0 +1,106 @@
+"""The variants of a task: named numbers, each from a range or a list, that say which of many like tasks a net is for."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from synthnet.errors import InputError, unknown
+
+LEEWAY = 0.3  # how far beyond its range a number may lie in use, as a share of the range's width
+MOST = 64
+
+
+@dataclass(frozen=True)
+class Variants:
+    """`ranges`: name -> (lowest, highest), or a list of the values that there are. A spec is a number for each name."""
+
+    ranges: Mapping[str, Sequence[float]]
+
+    @classmethod
+    def of(cls, given: "Mapping | Variants | None") -> "Variants | None":
+        """Raises: InputError for names that are none, empty or reversed ranges, and what is no number."""
+        if given is None or isinstance(given, Variants):
+            return given
+        if not isinstance(given, Mapping) or not 1 <= len(given) <= MOST:
+            raise InputError(
+                f"a spec is a dict of 1 to {MOST} names and ranges, as in {{'length': (0.25, 1.0)}}, got {given!r:.80}"
+            )
+        for name, values in given.items():
+            if not isinstance(name, str) or not name.isidentifier():
+                raise InputError(f"a spec's names are words, as in length, got {name!r:.60}")
+            numbers = isinstance(values, tuple | list) and all(type(value) in (int, float) for value in values)
+            if not numbers or not all(map(math.isfinite, values)) or len(values) < 2 or len(set(values)) < len(values):
+                raise InputError(f"spec {name}: expected (lowest, highest) or a list of values, got {values!r:.60}")
+            if isinstance(values, tuple) and (len(values) != 2 or values[0] >= values[1]):
+                raise InputError(f"spec {name}: expected (lowest, highest), got {values!r:.60}")
+        return cls(dict(given))
+
+    @classmethod
+    def from_json(cls, given: object) -> "Variants":
+        """From the metadata of a file. Raises: InputError for anything but what `to_json` gives."""
+        if not isinstance(given, dict) or not all(isinstance(each, dict) and len(each) == 1 for each in given.values()):
+            raise InputError("its spec is malformed")
+        kinds = {"range": tuple, "values": list}
+        pairs = {name: next(iter(each.items())) for name, each in given.items()}
+        if any(kind not in kinds or not isinstance(values, list) for kind, values in pairs.values()):
+            raise InputError("its spec is malformed")
+        return cls.of({name: kinds[kind](values) for name, (kind, values) in pairs.items()})
+
+    def to_json(self) -> dict:
+        told = {tuple: "range", list: "values"}
+        return {name: {told[type(values)]: list(values)} for name, values in self.ranges.items()}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.ranges)
+
+    def draw(self, draws: Sequence[torch.Generator]) -> Tensor:
+        """Specs [generator number], float64: each number uniform on its range or list."""
+        chances = torch.stack([torch.rand(len(self.ranges), generator=draw, dtype=torch.float64) for draw in draws])
+        return torch.stack([_placed(chances[:, i], values) for i, values in enumerate(self.ranges.values())], 1)
+
+    def scaled(self, spec: Tensor) -> Tensor:
+        """Specs [net number] as a policy is told them: −1 at the lowest value, 1 at the highest."""
+        low = torch.tensor([min(values) for values in self.ranges.values()], dtype=spec.dtype, device=spec.device)
+        high = torch.tensor([max(values) for values in self.ranges.values()], dtype=spec.dtype, device=spec.device)
+        return ((2 * spec - low - high) / (high - low)).float()
+
+    def spec(self, told: Mapping[str, float] | None) -> Tensor:
+        """One spec [1 number] from numbers by name. Raises: InputError where one is missing, unknown, or too far out of its
+        range; warns of one beyond it."""
+        shown = ", ".join(f"{name} {self._shown(name)}" for name in self.names)
+        if told is None:
+            raise InputError(f"which variant is this for? Pass a spec, as in --spec NAME=VALUE: {shown}")
+        if wrong := [name for name in told if name not in self.ranges]:
+            raise unknown("number of the spec", str(wrong[0]), self.names)
+        if missing := [name for name in self.names if name not in told]:
+            raise InputError(f"the spec lacks {', '.join(missing)}; it has {shown}")
+        return torch.tensor([[self._checked(name, told[name]) for name in self.names]], dtype=torch.float64)
+
+    def _checked(self, name: str, value: object) -> float:
+        values = self.ranges[name]
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise InputError(f"spec {name} should be a number, got {value!r:.60}")
+        low, high = min(values), max(values)
+        slack = LEEWAY * (high - low) if isinstance(values, tuple) else 0.0
+        if (isinstance(values, list) and value not in values) or not low - slack <= value <= high + slack:
+            raise InputError(f"spec {name} should be {self._shown(name)}, got {value:g}")
+        if not low <= value <= high:
+            warnings.warn(f"spec {name}={value:g} lies beyond {self._shown(name)}, which the policy was shown", stacklevel=4)
+        return float(value)
+
+    def _shown(self, name: str) -> str:
+        values = self.ranges[name]
+        told = [f"{value:g}" for value in values]
+        return " to ".join(told) if isinstance(values, tuple) else f"one of {', '.join(told)}"
+
+
+def _placed(chance: Tensor, values: Sequence[float]) -> Tensor:
+    """Uniform numbers in [0, 1) -> on a range, or among a list."""
+    if isinstance(values, tuple):
+        return values[0] + (values[1] - values[0]) * chance
+    return torch.tensor(values, dtype=torch.float64)[(chance * len(values)).long()]

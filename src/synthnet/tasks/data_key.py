@@ -1,0 +1,25 @@
+"""Which examples a policy or a zoo was made on, and whether a task has the same."""
+
+from synthnet.errors import InputError
+from synthnet.tasks.task import Task
+
+
+def data_settings(recorded: dict | None) -> dict:
+    """The settings of a task that give the data of a recorded data key (None: unknown, the defaults)."""
+    recorded = recorded or {}
+    first = recorded["joint"][0] if "joint" in recorded else recorded
+    return {key: value for key, value in first.items() if key not in ("source", "sha256")}
+
+
+def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
+    """Refuse to mix splits: what was training data of `owner` would be test data of the task.
+
+    Raises: InputError when the recorded data key (None: unknown) is not the task's, and no part of it is.
+    """
+    own = task.data_key
+    if recorded is not None and own not in (recorded, *recorded.get("joint", ())):
+        apart = [key for key in {**recorded, **own} if recorded.get(key) != own.get(key)]
+        raise InputError(
+            f"{owner} was made on other images, so what it learned from could be what it is judged on here: "
+            + ", ".join(f"{key} is {recorded.get(key)} there and {own.get(key)} here" for key in apart)
+        )

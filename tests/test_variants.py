@@ -1,0 +1,268 @@
+"""Variants of a task: specs are drawn, told, checked and recorded; plants and data are what they say."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import synthnet
+from conftest import make_policy
+from problem import blobs
+from synthnet.audit.evaluation import evaluate_policy
+from synthnet.cli import main
+from synthnet.engine import Nets, Variants
+from synthnet.errors import InputError
+from synthnet.policy import read_policy, synthesize_flat
+from synthnet.seeds import generator
+from synthnet.tasks import build_task, grow_twins, judge, name_of
+from synthnet.tasks.plants import acrobot, cartpole
+
+RANGES = {"length": (0.25, 1.0), "motor": [-1.0, 1.0]}
+TRUNK = {"name": "set_transformer", "dim": 16, "heads": 2, "depth": 1, "edge_dim": 8, "condition": 8}
+TOLD = ["--spec", "length=0.8", "force=9", "motor=-1"]
+
+
+def test_specs_lie_in_their_ranges_and_depend_on_their_own_generator_alone():
+    variants = Variants.of(RANGES)
+    drawn = variants.draw([generator(seed, "spec") for seed in range(400)])
+    assert torch.equal(drawn[7:8], variants.draw([generator(7, "spec")]))
+    length, motor = drawn.T
+    assert 0.25 <= length.min() < 0.27
+    assert 0.98 < length.max() <= 1.0
+    assert sorted(motor.unique().tolist()) == [-1.0, 1.0]
+    assert abs(motor.mean()) < 0.2
+    assert torch.equal(variants.scaled(torch.tensor([[0.25, 1.0], [1.0, -1.0]])), torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))
+    assert Variants.from_json(json.loads(json.dumps(variants.to_json()))) == variants
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "a dict of 1 to 64 names"),
+        ({"a b": (0, 1)}, "names are words"),
+        ({"a": (1, 0)}, "expected \\(lowest, highest\\)"),
+        ({"a": (0, float("nan"))}, "expected \\(lowest, highest\\)"),
+        ({"a": "01"}, "expected \\(lowest, highest\\)"),
+        ({"a": [1.0]}, "a list of values"),
+        (5, "a dict of 1 to 64 names"),
+    ],
+)
+def test_what_is_no_spec(given, said):
+    with pytest.raises(InputError, match=said):
+        Variants.of(given)
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (None, "which variant is this for\\? .*length 0.25 to 1, motor one of -1, 1"),
+        ({"length": 0.5}, "lacks motor"),
+        ({"length": 0.5, "motor": 1.0, "mass": 2.0}, "mass"),
+        ({"length": 2.0, "motor": 1.0}, "length should be 0.25 to 1, got 2"),
+        ({"length": 0.5, "motor": 0.5}, "motor should be one of -1, 1, got 0.5"),
+        ({"length": float("nan"), "motor": 1.0}, "should be a number"),
+    ],
+)
+def test_specs_that_are_refused(told, said):
+    with pytest.raises(InputError, match=said):
+        Variants.of(RANGES).spec(told)
+
+
+def test_a_number_a_little_beyond_its_range_is_said():
+    with pytest.warns(UserWarning, match="length=1.1 lies beyond 0.25 to 1"):
+        assert Variants.of(RANGES).spec({"length": 1.1, "motor": 1}).tolist() == [[1.1, 1.0]]
+
+
+@pytest.mark.parametrize("plant", [cartpole.PLANT, acrobot.PLANT], ids=["cartpole", "acrobot"])
+def test_every_step_of_a_plant_is_gymnasiums_own(plant):
+    """With Gymnasium's environment given the same numbers."""
+    gymnasium = pytest.importorskip("gymnasium", reason="gymnasium is not installed (extra control)")
+    plant, environment = plant.differing(list(plant.ranges)), gymnasium.make(plant.environment)
+    draw = torch.Generator().manual_seed(0)
+    for episode in range(8):
+        spec = plant.spec.draw([generator(episode, "spec")])
+        environment.reset(seed=episode)
+        plant._install(environment.unwrapped, spec[0])
+        told = {name: spec[:, i : i + 1] for i, name in enumerate(plant.spec.names)}
+        for _ in range(100):
+            state = torch.tensor(list(environment.unwrapped.state), dtype=torch.float64)[None, None]
+            action = plant.act(torch.randn((1, 1, plant.n_outputs), generator=draw).double())
+            moved, _, over = plant.advance(state, action, **told)
+            _, _, ended, cut, _ = environment.step(action[0, 0].numpy())
+            after = torch.tensor(list(environment.unwrapped.state), dtype=torch.float64)
+            assert torch.allclose(moved[0, 0], after, atol=1e-9)
+            assert bool(over) == ended
+            if ended or cut:
+                break
+
+
+def test_a_reversed_motor_turns_a_controllers_outputs_around():
+    """Known answer: what a net earns on a plant, the net with its two outputs exchanged earns on the reversed plant."""
+    task = build_task("cartpole-plants")
+    flat = 5 * task.draw_start("val", list(range(6)))
+    tensors = task.network.spec.unflatten(flat)
+    turned = {name: value.flip(1) if name.startswith("fc2") else value for name, value in tensors.items()}
+    spec = task.draw_spec("val", list(range(6)))
+    mirror = spec * torch.tensor([1.0, 1.0, -1.0])
+    ours = task.rewards(flat, generator(0, "draw"), spec=spec)
+    theirs = task.rewards(task.network.spec.flatten(turned), generator(0, "draw"), spec=mirror)
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, task.rewards(flat, generator(0, "draw"), spec=mirror))
+
+
+def test_a_reward_of_ones_own_meets_the_spec_of_each_net():
+    def reward(nets: Nets, draw) -> torch.Tensor:
+        return nets.spec[:, 0]
+
+    task = synthnet.Task(
+        module=lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2)),
+        reward=reward,
+        example=torch.zeros(1, 5),
+        spec={"wanted": (2.0, 3.0)},
+        name="wants",
+    )
+    spec = task.draw_spec("val", [0, 1, 2])
+    assert torch.equal(task.rewards(task.draw_start("val", [0, 1, 2]), generator(0, "draw"), spec=spec), spec[:, 0])
+    with pytest.raises(InputError, match="which variant is this for"):
+        task.rewards(task.draw_start("val", [0]), generator(0, "draw"))
+
+
+def test_a_policy_that_is_told_a_spec_makes_other_nets_and_its_file_says_of_what(tmp_path):
+    task = build_task("cartpole-plants")
+    policy = make_policy(task, {**TRUNK, "spec": 3})
+    policy.variants = task.variants
+    start, spec = task.draw_start("val", [0, 1]), task.draw_spec("val", [0, 1])
+    made = synthesize_flat(policy, start, 2, task.network, spec)
+    assert not torch.allclose(made, synthesize_flat(policy, start, 2, task.network, spec.flip(0)))
+    assert torch.allclose(made, synthesize_flat(policy, start, 2, task.network, spec, chunk=1), atol=1e-5)
+    shared, each = (policy(start, 1, task.network, told).mean for told in (spec[:1], spec[:1].expand(2, -1)))
+    assert torch.equal(shared, each)
+    with pytest.raises(InputError, match="which variant is this for"):
+        synthesize_flat(policy, start, 2, task.network)
+    policy.save(tmp_path / "p.safetensors")
+    again = read_policy(tmp_path / "p.safetensors")
+    assert again.variants == task.variants
+    assert torch.equal(made, synthesize_flat(again, start, 2, task.network, spec))
+
+
+def test_a_spec_goes_from_the_command_line_into_the_file_and_on_to_evaluation(tmp_path, capsys):
+    task = build_task("cartpole-plants")
+    policy = make_policy(task, {**TRUNK, "spec": 3})
+    policy.variants, policy.record = task.variants, {"task": "cartpole-plants", "best_k": 1}
+    policy.save(tmp_path / "p.safetensors")
+    start, out = str(tmp_path / "w.safetensors"), str(tmp_path / "out.safetensors")
+    assert main(["init", "--task", "cartpole-plants", "-o", start]) == 0
+    synthesize = ["synthesize", start, "--policy", str(tmp_path / "p.safetensors"), "-o", out]
+    assert main(synthesize) == 2
+    assert "which variant is this for" in capsys.readouterr().err
+    for wrong in (["length=9", "force=9", "motor=1"], ["length"], ["length=x"]):
+        assert main([*synthesize, "--spec", *wrong]) == 2
+    assert main([*synthesize, *TOLD]) == 0
+    state = synthnet.read_weights(out)
+    assert json.loads(state.metadata["synthnet.spec"]) == {"length": 0.8, "force": 9.0, "motor": -1.0}
+    from_python = synthnet.synthesize(start, tmp_path / "p.safetensors", spec={"length": 0.8, "force": 9, "motor": -1})
+    assert all(torch.equal(state.tensors[name], value) for name, value in from_python.tensors.items())
+    pytest.importorskip("gymnasium", reason="gymnasium is not installed (extra control)")
+    capsys.readouterr()
+    assert main(["evaluate", out, "--json"]) == 0
+    (mine,) = json.loads(capsys.readouterr().out)["results"]
+    assert main(["evaluate", out, "--json", "--spec", "length=0.8", "force=9", "motor=1"]) == 0
+    (other,) = json.loads(capsys.readouterr().out)["results"]
+    assert mine["metric"] == "return"
+    assert mine["value"] != other["value"]
+
+
+def test_a_policy_without_a_spec_takes_none(tmp_path, capsys):
+    start = str(tmp_path / "w.safetensors")
+    assert main(["init", "--task", "digits-mlp", "-o", start]) == 0
+    assert main(["synthesize", start, "--policy", "digits-mlp", "-o", start + "2", "--spec", "length=0.8"]) == 2
+    assert "told no spec" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+@pytest.mark.filterwarnings("ignore:no group of any update")
+def test_controllers_of_many_plants_are_trained_and_resumed_alike(tmp_path):
+    """Two updates at once, or one and then the other: the same policy, and it is told what the task has."""
+    settings = ["experiment=control", "task=cartpole-plants", "backbone.dim=16", "backbone.depth=1", "grpo.prompts=2",
+                "grpo.num_generations=4", "grpo.val_seeds=2", "lab.tensorboard=false", "grpo.loop.checkpoint_every=1",
+                "grpo.loop.validate_every=1"]  # fmt: skip
+    assert main(["grpo", *settings, "grpo.loop.updates=2", f"run_dir={tmp_path / 'run'}"]) == 0
+    policy = read_policy(tmp_path / "run" / "policy.safetensors")
+    assert policy.config.backbone["spec"] == 3
+    assert policy.variants.names == ["length", "force", "motor"]
+    untold = ["grpo", *settings, "backbone.spec=0", "grpo.loop.updates=1", f"run_dir={tmp_path / 'untold'}"]
+    assert main(untold) == 0
+    assert not read_policy(tmp_path / "untold" / "policy.safetensors").reads_spec
+
+
+def flipped(inputs, targets, spec):
+    """Labels as they are, or exchanged; inputs stretched."""
+    turned = torch.where(spec[:, :1] > 0, targets, 1 - targets)
+    return inputs * spec[:, 1].float().view(-1, 1, 1), turned
+
+
+def flips() -> synthnet.Task:
+    x, y = blobs(400)
+    return synthnet.Task(
+        module=lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2)),
+        data=synthnet.Data(x, y),
+        spec={"turn": [-1.0, 1.0], "stretch": (0.5, 2.0)},
+        variant=flipped,
+        recipe=synthnet.Recipe(1e-2, 32, 20),
+        name="flips",
+    )
+
+
+def test_twins_are_trained_and_judged_on_the_data_of_their_spec():
+    task = flips()
+    start, spec = task.draw_start("val", list(range(4))), torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, 2.0], [-1.0, 0.5]])
+    twins, (inputs, targets) = grow_twins(task, start, spec=spec), task.examples("val")
+    mine, _ = judge(task, twins, inputs, targets, spec.double())
+    turned, _ = judge(task, twins, inputs, targets, spec.double() * torch.tensor([-1.0, 1.0]))
+    assert mine.min() > 0.85
+    assert torch.allclose(mine + turned, torch.ones(4).double())
+    with pytest.raises(InputError, match="nothing says which"):
+        judge(task, twins, inputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [
+        (lambda x, y, spec: (x, y), "targets \\[3 10"),
+        (lambda x, y, spec: x, "return inputs and targets"),
+        (lambda x, y, spec: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_a_variant_that_gives_other_shapes_is_refused(variant, said):
+    x, y = blobs(60)
+    task = synthnet.Task(
+        module=lambda: nn.Linear(5, 2), data=synthnet.Data(x, y), spec={"turn": (0, 1)}, variant=variant, name="wrong"
+    )
+    with pytest.raises(InputError, match=said):
+        task.varied(torch.zeros(10, 5), torch.zeros(10, dtype=torch.long), torch.zeros(3, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+def test_one_policy_learns_every_variant_of_a_task_that_it_is_told(tmp_path, capsys):
+    """Half of the nets must say the opposite of the others: not told, a policy stays at guessing. GRPO goes on from one."""
+    task = flips()
+    shared = [f"task={name_of(task)}", "threads=1", "lab.tensorboard=false"]
+    distil = ["backbone.dim=32", "backbone.heads=2", "backbone.depth=2", "distil.labels=hard", "distil.steps=[1]",
+              "distil.nets=16", "distil.images=64", "distil.val_seeds=16", "distil.optim.learning_rate=3e-3",
+              "distil.optim.rule=muon", "distil.loop.updates=300", "distil.loop.validate_every=100",
+              "distil.standardised=100"]  # fmt: skip
+    for told in ("null", "0"):
+        assert main(["distil", *shared, *distil, f"backbone.spec={told}", f"run_dir={tmp_path / told}"]) == 0
+    grpo = ["grpo.steps=[1]", "grpo.prompts=4", "grpo.draws=4", "reward.batch=64", "grpo.val_seeds=16", "grpo.sigma=0.05",
+            "grpo.loop.updates=3", "grpo.signal_every=0"]  # fmt: skip
+    assert main(["grpo", *shared, *grpo, f"policy_from={tmp_path / 'null'}", f"run_dir={tmp_path / 'grpo'}"]) == 0
+    for name, low, high in (("null", 0.85, 1.0), ("grpo", 0.85, 1.0), ("0", 0.35, 0.65)):
+        policy = read_policy(tmp_path / name / "policy.safetensors")
+        report = evaluate_policy(policy, task, 16, [1])
+        assert low < report["steps"]["1"]["accuracy"]["mean"] < high
+    assert report["sgd_twins"]["mean"] > 0.85
+    for setting, said in (("reward.robustness=1", "whole nets"), ("grpo.rollout=net", "by example")):
+        assert main(["grpo", *shared, *grpo, setting, f"policy_from={tmp_path / 'null'}", f"run_dir={tmp_path / 'no'}"]) == 2
+        assert said in capsys.readouterr().err
