@@ -37,7 +37,7 @@ def test_k_may_be_drawn_for_each_rollout(tiny):
     """Pairs share their K; every rollout is in one cohort; noise is that of the same rollout and step whatever its K."""
     policy, config = make_policy(tiny), _config(num_generations=8, steps=[1, 3])
     start = tiny.draw_start("val", [0, 1])
-    cohorts = draw_cohorts([(tiny.network, start)], 1, True, config, 0, 4)
+    cohorts = draw_cohorts([(tiny.network, start, None)], 1, True, config, 0, 4)
     assert {cohort.n_steps for cohort in cohorts} == {1, 3}
     assert torch.cat([cohort.rows for cohort in cohorts]).sort().values.tolist() == list(range(16))
     assert all(cohort.group % 2 == 0 and cohort.first % 2 == 0 for cohort in cohorts)

@@ -21,7 +21,7 @@ from synthnet.policy.file import read_policy
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.tasks import build_task
-from synthnet.train.distil import standardise, travelled, undone
+from synthnet.train.distil import RIDGE, travelled, undone, whitened
 
 FAMILY = ["task=digits-mlp-family", "task.members=[[6],[4,3]]", "task.heldout=[[5]]", "backbone.dim=16", "backbone.depth=1"]
 
@@ -190,16 +190,25 @@ def test_a_step_is_measured_over_weights_or_over_tensors():
     assert travelled(moves, net.spec, "tensor").item() == pytest.approx((9 + 3) / 4)
 
 
-def test_standardised_logits_are_worth_what_they_tell_apart():
-    """Neither a scale nor a constant of a class counts, of each net alone; what is the same on all images is a guess."""
-    logits = torch.tensor([[[3.0, 0.0], [1.0, 0.0]]])  # centred per class: 1, 0 and -1, 0; their mean square is 1/2
-    assert torch.allclose(standardise(logits), torch.tensor([[[2**0.5, 0.0], [-(2**0.5), 0.0]]]))
+def test_whitened_logits_are_worth_what_they_tell_apart():
+    """Neither a scale, nor a constant of a class, nor how small a direction is beside another; of each net alone. What is the
+    same on all images is a guess."""
+    logits = torch.tensor([[[3.0, 0.0], [1.0, 0.0]]])  # centred per class: 1, 0 and -1, 0
+    assert torch.allclose(whitened(logits), torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]]), atol=1e-3)
     nets = torch.randn(3, 50, 10, generator=torch.Generator().manual_seed(0))
     moved = nets * torch.tensor([1e-2, 1.0, 1e3])[:, None, None] + torch.arange(10.0)
-    assert torch.allclose(standardise(moved), standardise(nets), atol=1e-3)
-    assert torch.equal(standardise(nets[:1]), standardise(nets)[:1])
+    assert torch.allclose(whitened(moved), whitened(nets), atol=1e-3)
+    assert torch.allclose(whitened(nets[:1]), whitened(nets)[:1], atol=1e-6)
+    mixed = nets @ torch.randn(10, 10, generator=torch.Generator().manual_seed(1))
+    centred = (mixed - mixed.mean(1, keepdim=True)).double()
+    centred = centred / centred.square().mean((1, 2), keepdim=True).sqrt()
+    values, vectors = torch.linalg.eigh(centred.mT @ centred / 50 + RIDGE * torch.eye(10))
+    expected = centred @ (vectors * values.rsqrt()[:, None]) @ vectors.mT
+    assert torch.allclose(whitened(mixed).double(), expected, atol=1e-3)
+    wide = torch.tensor([[[1.0, 0.1], [-1.0, 0.1], [2.0, -0.1], [-2.0, -0.1]]])  # the second direction is a sixteenth as wide
+    assert whitened(wide).square().mean(1)[0].tolist() == pytest.approx([1.0, 0.8], abs=0.1)
     same = torch.arange(10.0).expand(1, 50, 10)
-    assert cross_entropy(standardise(same), torch.arange(50) % 10).mean().item() == pytest.approx(math.log(10))
+    assert cross_entropy(whitened(same), torch.arange(50) % 10).mean().item() == pytest.approx(math.log(10))
 
 
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")

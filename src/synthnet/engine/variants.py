@@ -16,9 +16,12 @@ MOST = 64
 
 @dataclass(frozen=True)
 class Variants:
-    """`ranges`: name -> (lowest, highest), or a list of the values that there are. A spec is a number for each name."""
+    """`ranges`: name -> (lowest, highest), or a list of the values that there are. A spec is a number for each name. seen,
+    unseen: where not all combinations are meant, those [spec number] that policies train on, and those that test them."""
 
     ranges: Mapping[str, Sequence[float]]
+    seen: Tensor | None = None
+    unseen: Tensor | None = None
 
     @classmethod
     def of(cls, given: "Mapping | Variants | None") -> "Variants | None":
@@ -58,8 +61,11 @@ class Variants:
     def names(self) -> list[str]:
         return list(self.ranges)
 
-    def draw(self, draws: Sequence[torch.Generator]) -> Tensor:
-        """Specs [generator number], float64: each number uniform on its range or list."""
+    def draw(self, draws: Sequence[torch.Generator], test: bool = False) -> Tensor:
+        """Specs [generator number], float64: each number uniform on its range or list, or one of those that there are; `test`:
+        of those that no policy trains on."""
+        if (table := self.unseen if test else self.seen) is not None:
+            return torch.stack([table[torch.randint(len(table), (1,), generator=draw)[0]] for draw in draws]).double()
         chances = torch.stack([torch.rand(len(self.ranges), generator=draw, dtype=torch.float64) for draw in draws])
         return torch.stack([_placed(chances[:, i], values) for i, values in enumerate(self.ranges.values())], 1)
 

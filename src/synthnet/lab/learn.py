@@ -12,6 +12,19 @@ from pathlib import Path
 from synthnet.config import compose
 from synthnet.errors import InputError
 from synthnet.lab.book import Book
+from synthnet.lab.legs import (
+    ALONE,
+    BEGIN,
+    BEGIN_RATES,
+    BY_EXAMPLE,
+    BY_NET,
+    FORCES,
+    RACE_UPDATES,
+    RACES,
+    SMALL_TRUNK,
+    TEACH,
+    Leg,
+)
 from synthnet.policy import read_policy
 from synthnet.runs import RunDirectory, Setup
 from synthnet.runs.journal import records
@@ -21,24 +34,8 @@ from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_scor
 PACE_UPDATES, FEWEST, MOST = 12, 120, 2000  # updates of a leg
 SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "leg": 0.2}  # of all the time there is
 GAIN, PATIENCE = 5e-4, 2  # a leg gained nothing below this in the score on val; legs in a row without a gain
+PAIRS_RUNS = 256
 TEACHERS, LARGE = (8, 64), 20_000  # nets; weights
-BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
-
-
-@dataclass(frozen=True)
-class Leg:
-    """A stage that is run for a share of the time: its kind, and the settings that are its own."""
-
-    kind: str
-    settings: Mapping[str, object]
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} {' '.join(as_text(self.settings))}"
-
-    @property
-    def told(self) -> dict:
-        return {"kind": self.kind, "name": self.name, "settings": dict(self.settings)}
 
 
 def prepare(name: str, given: Mapping[str, object]) -> tuple[Task, Setup]:
@@ -181,8 +178,8 @@ class Course:
         noise = max(found["noise"], 0.3) if task.floating else 0.0
         warp = max(found["warp"], 0.03) if task.images else 0.0
         labels = "soft" if task.objective.loss is None else "hard"  # a loss of the task's own is of its own targets
-        few = task.network.spec.n_weights >= LARGE  # then updates are worth more than start weights
-        return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, "distil.nets": 4 if few else 8}
+        size = SMALL_TRUNK | {"distil.nets": 4} if self.large else {"distil.nets": 8}
+        return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
 
     def how_many_teachers(self) -> tuple[int, str]:
         """As many strong nets as the time for them allows, judged by how long a few took to be searched for."""
@@ -206,11 +203,17 @@ class Course:
         score, path = max(found, key=lambda entry: entry[0])
         return path, score
 
+    @property
+    def large(self) -> bool:
+        """Whether updates are so slow that more of them are worth more than more start weights, or a larger trunk."""
+        return self.task.network.spec.n_weights >= LARGE
+
     def threshold(self) -> float:
-        """The score on val from which on a beginning leads somewhere: nine tenths of the way from guessing to strong twins."""
+        """The score on val from which on a beginning leads somewhere: nine tenths of the way from guessing to strong twins, of
+        large nets half of it: those are still on their way."""
         guess = (1 / self.task.n_classes if self.task.objective.kind == "classes" else 0.0) - 0.1 * self.task.objective.chance
         strong = next(entry["value"]["val"] for entry in self.book.entries if entry["what"] == "strong twins")
-        return guess + 0.9 * (strong - guess)
+        return guess + (0.5 if self.large else 0.9) * (strong - guess)
 
     def next_leg(self, gains: dict[str, float]) -> tuple[dict | None, str]:
         """What was not tried yet, in order; then what gained most by the second."""
@@ -265,36 +268,3 @@ class Course:
             settings = {**settings, **{f"{kind}.loop.{name}": value for name, value in loop.items()}}
         told = {"lab.tensorboard": False, **settings, **self.given, "run_dir": str(path)}
         return run_stage(kind, compose(told), told, ["synthnet", kind, *as_text(told)])
-
-
-FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.val_seeds": 32}
-BEGIN = {**FORCES, "distil.images": 192, "distil.optim.learning_rate": BEGIN_RATES[0]}
-TEACH = {"zoo.heldout": 0, "zoo.states": [0.0, 1.0], "zoo.strong": True}
-RACES = ((0.3, 1e-3), (0.1, 1e-3), (0.3, 3e-3), (1.0, 1e-3))  # noise and rate
-RACE_UPDATES = 40
-ALONE = {
-    "grpo.steps": [1],
-    "grpo.prompts": 8,
-    "grpo.num_generations": 16,
-    "grpo.apart": 0.3,
-    "grpo.signal_every": 0,
-    "grpo.val_seeds": 32,
-    "grpo.guard.kl": None,
-    "grpo.guard.norm": None,
-    "grpo.guard.drop": None,
-    "grpo.optim.weight_decay": 0.0,
-}
-PAIRS_RUNS = 256
-BY_NET = {"grpo.sigma": 0.07, "grpo.signal_every": 0, "grpo.val_seeds": 32, "grpo.noisy_steps": "last", "grpo.prompts": 8}
-BY_EXAMPLE = {
-    "grpo.rollout": "example",
-    "grpo.num_generations": 4,
-    "grpo.sigma_by": "role",
-    "grpo.sigma": 0.07,
-    "grpo.apart": 2.0,
-    "grpo.signal_every": 0,
-    "grpo.val_seeds": 32,
-    "grpo.optim.learning_rate": 2e-4,
-    "reward.batch": 512,
-    "reward.input_noise": 0.5,
-}

@@ -187,7 +187,7 @@ class Task:
         if self.data is None:
             raise InputError(f"task {self.name} has no data, only a reward: train it with synthnet grpo or learn")
         chosen = _chosen(self.data, self.split_seed, self.held_back, parts)
-        if not self.own:
+        if not self.own and self.variant is None:
             check_fit(self.name, self.network.module, self.data_set, *chosen)
         return chosen
 
@@ -226,7 +226,7 @@ class Task:
         """Which variant the net of each seed is for [seed number]; None for a task that has none."""
         if self.variants is None:
             return None
-        return self.variants.draw([generator(seed, f"spec/{purpose}", self.name) for seed in seeds])
+        return self.variants.draw([generator(seed, f"spec/{purpose}", self.name) for seed in seeds], purpose == "test")
 
     def varied(self, inputs: Tensor, targets: Tensor, spec: Tensor | None) -> tuple[Tensor, Tensor]:
         """Inputs [example …] and targets as they are for nets of these specs [net number]: [net example …] each; as they came

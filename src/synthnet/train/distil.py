@@ -26,6 +26,7 @@ from synthnet.train.pairs import PairsConfig, draw_pairs, move, pairs_loss
 from synthnet.train.validation import CollapseWatch, Validation
 from synthnet.train.zoo import Zoo
 
+RIDGE, NEWTON = 1e-3, 16  # of a covariance, whose mean is 1; steps that its inverse square root is found in
 TEACHERS = 256  # zoo nets whose mean prediction is the soft label
 VARIANT_TWINS = 32  # whose distance is held where nets of a task have variants, and there is no zoo of them
 
@@ -36,7 +37,7 @@ class DistilConfig:
 
     steps: list[int] = setting([1, 2], "the K that chains may have, one drawn an update", STEPS, hot=True)
     standardised: int = setting(
-        0, "at the beginning, where the loss sees logits as `standardise` leaves them", (0, 1e9), unit="updates"
+        0, "at the beginning, where the loss sees logits as `whitened` leaves them", (0, 1e9), unit="updates"
     )
     graded: int | None = setting(None, "through how many of a chain's last steps gradients flow (null: all)", STEPS, hot=True)
     labels: str = setting("soft", "the mean prediction of zoo nets, or the data's own", choices=("soft", "hard"))
@@ -78,14 +79,25 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequenc
         check_warp("distil.warp", config.warp, member.examples("train")[0])
 
 
-def standardise(logits: Tensor) -> Tensor:
-    """Logits [net example class] of each net with mean 0 over the images for every class and standard deviation 1 over all.
+def whitened(logits: Tensor) -> Tensor:
+    """Logits [net example class] of each net with mean 0 and covariance near the identity over the images: multiplied by the
+    inverse square root of their covariance, by the coupled Newton iteration (Higham 2008, Functions of Matrices, ch. 6).
 
-    A policy that begins from nothing first learns to switch the last layer off, from where no gradient leads on; what is
-    standardised is worth no less for being small, nor anything for being the same on every image.
+    A policy that begins from nothing first learns to switch the last layer off, from where no gradient leads on; here nothing
+    is worth less for being small. Nor is a second direction for being smaller than the first: in a net of five layers all
+    units of a layer learn one thing, and one deviation for all classes leaves it there (LOG.md, 30 November 2026).
     """
+    n_classes = logits.shape[-1]
     centred = logits - logits.mean(-2, keepdim=True)
-    return centred / (centred.square().mean((-2, -1), keepdim=True) + 1e-12).sqrt()
+    centred = centred / (centred.square().mean((-2, -1), keepdim=True) + 1e-12).sqrt()
+    one = torch.eye(n_classes).to(logits)
+    covariance = centred.mT @ centred / logits.shape[-2] + RIDGE * one
+    size = covariance.square().sum((-2, -1), keepdim=True).sqrt()
+    root, inverse = covariance / size, one.expand_as(covariance)
+    for _ in range(NEWTON):
+        middle = 0.5 * (3 * one - inverse @ root)
+        root, inverse = root @ middle, middle @ inverse
+    return centred @ (inverse / size.sqrt())
 
 
 def travelled(moves: Tensor, spec: WeightSpec, by: str) -> Tensor:
@@ -188,7 +200,7 @@ def train_distil(
             n_steps, start, images, targets, spec = prompt
             final = rollout(policy, start, n_steps, net, graded=config.graded, spec=spec)[-1]
             logits = net.logits(final, images, own_inputs=spec is not None)
-            loss = net.objective.losses(standardise(logits) if update < config.standardised else logits, targets).mean()
+            loss = net.objective.losses(whitened(logits) if update < config.standardised else logits, targets).mean()
             metrics = {"target_loss": loss.item(), "n_steps": n_steps}
             moved = travelled((final - start) / policy.scale(net), net.spec, config.stay_by)
             loss, metrics["moved"] = loss + config.stay * moved, moved.item()

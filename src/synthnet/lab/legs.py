@@ -1,0 +1,56 @@
+"""The settings by which `learn` trains: how it begins, and the legs that it may go on in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from synthnet.stages import as_text
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stage that is run for a share of the time: its kind, and the settings that are its own."""
+
+    kind: str
+    settings: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {' '.join(as_text(self.settings))}"
+
+    @property
+    def told(self) -> dict:
+        return {"kind": self.kind, "name": self.name, "settings": dict(self.settings)}
+
+
+BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
+SMALL_TRUNK = {"backbone.dim": 96, "backbone.edge_dim": 16, "backbone.depth": 3}  # for large nets
+FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.val_seeds": 32}
+BEGIN = {**FORCES, "distil.images": 192, "distil.optim.learning_rate": BEGIN_RATES[0]}
+TEACH = {"zoo.heldout": 0, "zoo.states": [0.0, 1.0], "zoo.strong": True}
+RACES = ((0.3, 1e-3), (0.1, 1e-3), (0.3, 3e-3), (1.0, 1e-3))  # noise and rate
+RACE_UPDATES = 40
+ALONE = {
+    "grpo.steps": [1],
+    "grpo.prompts": 8,
+    "grpo.num_generations": 16,
+    "grpo.apart": 0.3,
+    "grpo.signal_every": 0,
+    "grpo.val_seeds": 32,
+    "grpo.guard.kl": None,
+    "grpo.guard.norm": None,
+    "grpo.guard.drop": None,
+    "grpo.optim.weight_decay": 0.0,
+}
+BY_NET = {"grpo.sigma": 0.07, "grpo.signal_every": 0, "grpo.val_seeds": 32, "grpo.noisy_steps": "last", "grpo.prompts": 8}
+BY_EXAMPLE = {
+    "grpo.rollout": "example",
+    "grpo.num_generations": 4,
+    "grpo.sigma_by": "role",
+    "grpo.sigma": 0.07,
+    "grpo.apart": 2.0,
+    "grpo.signal_every": 0,
+    "grpo.val_seeds": 32,
+    "grpo.optim.learning_rate": 2e-4,
+    "reward.batch": 512,
+    "reward.input_noise": 0.5,
+}
