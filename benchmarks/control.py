@@ -6,6 +6,9 @@
 Returns: 256 unseen seeds, 20 episodes each. Search: separable CMA-ES (cmaes) from the same random nets, in units of each
 tensor's initial scale, until the mean return on starts that no generation saw reaches the policy's own (less the margin below),
 or to a limit. Environment steps of a policy are read off its run's log: rollouts x starts x mean length.
+
+Of a task with variants each net is for one that no training drew; `beyond`: for one up to a fifth of a range's width outside.
+A policy that is not told the spec is the control: TASK=POLICY of one trained with backbone.spec=0.
 """
 
 import argparse
@@ -31,28 +34,46 @@ from synthnet.tasks.plants.plant import STARTS
 MARGIN = 0.02  # of the policy's own return, from which a search counts as level
 SIGMA, GENERATIONS, SEARCHES = 0.5, 200, 16
 WIDTHS = ([8], [24], [64])
+BEYOND = 0.2
 
 
-def searched(task, start: torch.Tensor, wanted: float, seed: int) -> dict:
-    """CMA-ES from one net's start weights [weights]: evaluations and environment steps until it is level, and its weights."""
+def searched(task, start: torch.Tensor, spec: torch.Tensor | None, wanted: float, seed: int) -> dict:
+    """CMA-ES from one net's start weights [weights], for its spec [1 number] if any: evaluations and environment steps until it
+    is level, and its weights."""
     scale = init_scale(task.network.spec)
     search, spent = SepCMA(mean=np.zeros(len(start)), sigma=SIGMA, seed=seed), {"evaluations": 0, "steps": 0}
     best, reached = start, -np.inf
     for generation in range(GENERATIONS):
         asked = np.stack([search.ask() for _ in range(search.population_size)])
-        nets = Nets(task.network, start + scale * torch.as_tensor(asked).float())
+        nets = told(task, start + scale * torch.as_tensor(asked).float(), spec)
         draw = generator(seed, "cma", generation)
         returns = task.reward.shaped(nets, draw)
         search.tell([(x, -value) for x, value in zip(asked, returns.tolist(), strict=True)])
         spent["evaluations"] += len(asked)
         spent["steps"] += int(STARTS * lengths(task, returns).sum())
         candidate = start + scale * torch.as_tensor(asked[int(returns.argmax())]).float()
-        fresh = task.reward.simulate(Nets(task.network, candidate[None]), generator(seed, "cma-check", generation), 20)[0]
+        fresh = task.reward.simulate(told(task, candidate[None], spec), generator(seed, "cma-check", generation), 20)[0]
         if fresh.mean() > reached:
             best, reached = candidate, fresh.mean().item()
         if reached >= wanted:
             break
     return {**spent, "reached": reached, "level": reached >= wanted, "weights": best}
+
+
+def told(task, nets: torch.Tensor, spec: torch.Tensor | None) -> Nets:
+    """Nets [net weights], all for one spec [1 number]."""
+    return Nets(task.network, nets, spec if spec is None else spec.expand(len(nets), -1))
+
+
+def beyond(task, spec: torch.Tensor) -> torch.Tensor:
+    """Specs [net number] of which each number that has a range lies outside it, by up to a fifth of its width."""
+    spec, draw = spec.clone(), generator(0, "beyond")
+    for place, values in enumerate(task.variants.ranges.values()):
+        if isinstance(values, tuple):
+            share = torch.rand(len(spec), generator=draw, dtype=spec.dtype) * BEYOND * (values[1] - values[0])
+            above = torch.rand(len(spec), generator=draw) < 0.5
+            spec[:, place] = torch.where(above, values[1] + share, values[0] - share)
+    return spec
 
 
 def lengths(task, returns: torch.Tensor) -> torch.Tensor:
@@ -62,14 +83,19 @@ def lengths(task, returns: torch.Tensor) -> torch.Tensor:
 
 def measure(name: str, path: str, n_searches: int) -> dict:
     policy, task = load_policy(path), build_task(name)
-    start = task.draw_start("test", list(range(256)))
-    before, _ = task.judged(start)
+    seeds = list(range(256))
+    start, spec = task.draw_start("test", seeds), task.draw_spec("test", seeds)
+    before, _ = task.judged(start, spec)
     found = {"start": summary(before), "best_k": policy.record["best_k"], "steps": {}}
     for k in (1, 2):
-        made = synthesize_flat(policy, start, k, task.network)[:, -1]
-        found["steps"][str(k)] = summary(task.judged(made)[0])
-    made = synthesize_flat(policy, start, policy.record["best_k"], task.network)[:, -1]
-    mean = task.judged(made)[0].mean().item()
+        made = synthesize_flat(policy, start, k, task.network, spec)[:, -1]
+        found["steps"][str(k)] = summary(task.judged(made, spec)[0])
+    made = synthesize_flat(policy, start, policy.record["best_k"], task.network, spec)[:, -1]
+    mean = task.judged(made, spec)[0].mean().item()
+    if spec is not None:
+        far = beyond(task, spec)
+        outside = synthesize_flat(policy, start, policy.record["best_k"], task.network, far)[:, -1]
+        found["told"], found["beyond"] = policy.reads_spec, summary(task.judged(outside, far)[0])
     rows = [row for row in records(Path(path).parent / "metrics.jsonl") if "evaluations" in row]
     found["training"] = {
         "evaluations": sum(row["evaluations"] for row in rows),
@@ -80,9 +106,14 @@ def measure(name: str, path: str, n_searches: int) -> dict:
     with Bar(f"CMA-ES for {name}", n_searches) as bar:
         searches = []
         for number in range(n_searches):
-            searches.append(searched(task, start[number], wanted, number))
+            one = spec if spec is None else spec[number : number + 1]
+            searches.append(searched(task, start[number], one, wanted, number))
             bar.advance()
     nets = torch.stack([each.pop("weights") for each in searches])
+    if spec is not None:  # what a search reached for each, beside what was synthesised for the same
+        few = spec[:n_searches]
+        found["cma"] = summary(task.judged(nets, few)[0])
+        found["same"] = summary(task.judged(made[:n_searches], few)[0])
     for key in ("evaluations", "steps"):
         found[f"cma_{key}_median"] = float(np.median([each[key] for each in searches]))
     found["cma_level"] = sum(each["level"] for each in searches)
@@ -93,8 +124,10 @@ def measure(name: str, path: str, n_searches: int) -> dict:
     found["widths"] = {}
     for hidden in WIDTHS:
         other = build_task(name, hidden=hidden)
-        wide = synthesize_flat(policy, other.draw_start("test", list(range(64))), policy.record["best_k"], other.network)[:, -1]
-        found["widths"][str(hidden)] = summary(other.judged(wide)[0])
+        wide_spec = spec if spec is None else spec[:64]
+        starts = other.draw_start("test", list(range(64)))
+        wide = synthesize_flat(policy, starts, policy.record["best_k"], other.network, wide_spec)[:, -1]
+        found["widths"][str(hidden)] = summary(other.judged(wide, wide_spec)[0])
     return found
 
 
@@ -107,11 +140,15 @@ def main() -> None:
     results = {}
     for each in options.policies:
         name, _, path = each.partition("=")
-        results[path if name in results else name] = measure(name, path, options.searches)
-    write_atomic(options.out, json.dumps(results, indent=1) + "\n")
+        results[f"{name} {Path(path).parent.name}" if name in results else name] = measure(name, path, options.searches)
+    kept = json.loads(Path(options.out).read_text()) if Path(options.out).exists() else {}
+    write_atomic(options.out, json.dumps({**kept, **results}, indent=1) + "\n")
     for name, row in results.items():
         steps = ", ".join(f"K = {k}: {r['mean']:.1f} ± {r['sd']:.1f}, worst {r['min']:.1f}" for k, r in row["steps"].items())
         print(f"{name}: start {row['start']['mean']:.1f}; {steps}; trained on {row['training']['environment_steps']:,} steps")
+        if "beyond" in row:
+            both = f"beyond the ranges {row['beyond']['mean']:.1f}; CMA-ES {row['cma']['mean']:.1f}"
+            print(f"  {'told' if row['told'] else 'not told'}; {both}")
         searched = f"CMA-ES {row['cma_steps_median']:,.0f} steps a net ({row['cma_level']} of {options.searches} level)"
         print(f"  {searched}, break-even after {row['break_even_nets']:.0f} nets")
 

@@ -131,3 +131,22 @@ def test_what_experts_make_of_roles_is_measured_on_unit_tokens_alone(deep):
 def test_impossible_mixtures_are_refused(settings):
     with pytest.raises(InputError, match="at least 2 experts"):
         MixtureOfExperts(8, 8, **settings)
+
+
+def test_over_time_experts_may_share_nets_instead_of_tokens():
+    """All tokens of a pass on one expert cost the most within a pass; over time nothing, where other nets use the others."""
+    torch.manual_seed(0)
+    x, losses = torch.randn(1, 40, 8), {}
+    for over_time in (False, True):
+        mixture = MixtureOfExperts(8, 16, experts=2, balance=1.0, over_time=over_time)
+        with torch.no_grad():
+            mixture.gate.weight.copy_(torch.tensor([[5.0] + [0.0] * 7, [-5.0] + [0.0] * 7]))
+        one, other = x.clone(), x.clone()
+        one[..., 0], other[..., 0] = 3.0, -3.0
+        for step in range(400):
+            mixture(one if step % 2 else other)
+            losses[over_time] = mixture.auxiliary_loss().item()
+        assert mixture.load.max() == 1
+    z_loss = 1e-3 * 15**2
+    assert losses[False] == pytest.approx(2 + z_loss, abs=0.01)
+    assert losses[True] == pytest.approx(1 + z_loss, abs=0.05)

@@ -266,3 +266,20 @@ def test_one_policy_learns_every_variant_of_a_task_that_it_is_told(tmp_path, cap
     for setting, said in (("reward.robustness=1", "whole nets"), ("grpo.rollout=net", "by example")):
         assert main(["grpo", *shared, *grpo, setting, f"policy_from={tmp_path / 'null'}", f"run_dir={tmp_path / 'no'}"]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_questions_are_all_there_are_and_those_of_the_test_are_never_trained_on():
+    task = build_task("digits-yes")
+    seen, unseen = ({tuple(row) for row in part.tolist()} for part in (task.variants.seen, task.variants.unseen))
+    assert (len(seen), len(unseen), len(seen | unseen)) == (822, 200, 1022)
+    assert all(0 < sum(row) < 10 for row in seen | unseen)
+    drawn = {
+        purpose: {tuple(row) for row in task.draw_spec(purpose, list(range(300))).long().tolist()} for purpose in ("zoo", "val")
+    }
+    assert (drawn["zoo"] | drawn["val"]) <= seen
+    assert {tuple(row) for row in task.draw_spec("test", list(range(300))).long().tolist()} <= unseen
+    inputs, labels = task.examples("val")
+    spec = torch.tensor([[0, 1, 0, 0, 0, 0, 0, 0, 0, 0], [1, 0, 1, 1, 1, 1, 1, 1, 1, 1]])
+    same, told = task.varied(inputs, labels, spec)
+    assert torch.equal(same[1], inputs)
+    assert torch.equal(told, torch.stack([labels == 1, labels != 1]).long())

@@ -60,7 +60,9 @@ def pairs(config, task: Task, setup: Setup) -> Path:
 def distil(config, task: Task, setup: Setup) -> Path:
     leads = config.distil.standardised or config.imagined  # from nothing else, distil leads nowhere
     policy = first_policy(config, task, setup) if leads else start_policy(config, task, setup)
-    return train_distil(policy, task, open_zoos(config, task), config.distil, config.pairs, setup)
+    alone = config.distil.labels == "hard" and not config.distil.anchor and not config.distil.differ
+    zoos = [] if alone and not config.zoo_dir else open_zoos(config, task)
+    return train_distil(policy, task, zoos, config.distil, config.pairs, setup)
 
 
 def grpo(config, task: Task, setup: Setup) -> Path:
@@ -192,8 +194,6 @@ def use_resources(config) -> None:
 def open_zoos(config, task: Task) -> list[Zoo]:
     """The zoo of each member that a stage reads, checked. Raises: InputError for another architecture or other data."""
     folder, zoos = config.zoo_dir or f"runs/zoo-{task.name}-0", []
-    if any(member.variant for member in task.members):
-        return []
     for member in task.members:
         one = Zoo.open(member_path(task, member, folder))
         if wrong := member.network.spec.differences(one.arch.spec()):

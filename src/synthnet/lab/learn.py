@@ -76,9 +76,10 @@ class Course:
         if self.rewards_only:
             return self.by_pairs()
         book = self.book
-        noise = self.references()
-        zoo = self.stage("teachers", "zoo", {**TEACH, "zoo.runs": book.decide("teachers", self.how_many_teachers)})
-        own = {"zoo_dir": str(zoo), **noise}
+        own = self.references()
+        if self.task.variants is None:
+            runs = book.decide("teachers", self.how_many_teachers)
+            own["zoo_dir"] = str(self.stage("teachers", "zoo", {**TEACH, "zoo.runs": runs}))
         tried = self.stage("pace", "distil", {**own, **BEGIN, "distil.standardised": PACE_UPDATES}, PACE_UPDATES)
         pace = book.decide("pace", self.pace_of, tried)
         best, score = self.begin(own, pace)
@@ -167,8 +168,10 @@ class Course:
         def strong():
             found = strong_recipe(task, SHARES["strong"] * book.seconds)
             recipe = found.recipe
-            nets, _ = grow_strong(task, task.draw_start("val", list(range(TEACHERS[0]))))
-            value = {"val": val_score(task, nets), "noise": recipe.input_noise, "warp": recipe.warp}
+            seeds = list(range(TEACHERS[0]))
+            start, spec = task.draw_start("val", seeds), task.draw_spec("val", seeds)
+            nets, _ = grow_strong(task, start, spec=spec)
+            value = {"val": val_score(task, nets, spec), "noise": recipe.input_noise, "warp": recipe.warp}
             text = f"the best of {found.tried} settings on val ({found.seconds:.0f} s): rate {recipe.learning_rate:g}, "
             text += f"weight decay {recipe.weight_decay:g}, {recipe.epochs} epochs, noise {recipe.input_noise:g}"
             return value, text + (f", warp {recipe.warp:g}" if recipe.warp else "")
@@ -177,7 +180,8 @@ class Course:
         found = book.decide("strong twins", strong)
         noise = max(found["noise"], 0.3) if task.floating else 0.0
         warp = max(found["warp"], 0.03) if task.images else 0.0
-        labels = "soft" if task.objective.loss is None else "hard"  # a loss of the task's own is of its own targets
+        own_targets = task.objective.loss is not None or task.variants is not None  # a teacher's would be others
+        labels = "hard" if own_targets else "soft"
         size = SMALL_TRUNK | {"distil.nets": 4} if self.large else {"distil.nets": 8}
         return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
 

@@ -17,6 +17,7 @@ from synthnet.errors import InputError
 from synthnet.settings import setting
 
 Z_LOSS = 1e-3  # weight of the mean logsumexp²
+RECENT = 0.01  # of the running mean of loads, how much a pass counts
 
 
 @dataclass
@@ -30,10 +31,22 @@ class MixtureKnobs:
 class MixtureOfExperts(nn.Module):
     """Feed-forward [… dim] -> [… dim] with `experts` hidden layers of `hidden` units, of which each token uses `top_k`.
 
-    balance: weight of the load-balancing loss (`auxiliary_loss`).
+    balance: weight of the load-balancing loss (`auxiliary_loss`). over_time: what it balances is the running mean of loads, so
+    that all tokens of one net may go to one expert if those of other nets go elsewhere.
     """
 
-    def __init__(self, dim: int, hidden: int, experts: int, top_k: int = 1, temperature: float = 1.0, balance: float = 0.01):
+    usage: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        experts: int,
+        top_k: int = 1,
+        temperature: float = 1.0,
+        balance: float = 0.01,
+        over_time: bool = False,
+    ):
         super().__init__()
         if not 1 <= top_k <= experts or experts < 2 or not temperature > 0:
             raise InputError(
@@ -47,6 +60,7 @@ class MixtureOfExperts(nn.Module):
         self.up_bias = nn.Parameter(torch.zeros(experts, hidden))
         self.down = nn.Parameter(torch.empty(experts, hidden, dim).uniform_(-1, 1) * hidden**-0.5)
         self.down_bias = nn.Parameter(torch.zeros(experts, dim))
+        self.register_buffer("usage", torch.full((experts,), 1 / experts) if over_time else None)
         self.passes: list[Tensor] = []  # auxiliary losses of the forwards with gradient since they were last asked for
         self.load: Tensor | None = None
         self.chosen: Tensor | None = None  # experts of the last forward [token k]
@@ -73,7 +87,10 @@ class MixtureOfExperts(nn.Module):
         experts = probabilities.shape[-1]
         self.load = torch.bincount(chosen.flatten(), minlength=experts).float() / chosen.numel()
         if torch.is_grad_enabled():
-            balance = experts * (self.load * probabilities.mean(0)).sum()
+            if self.usage is not None:
+                self.usage.lerp_(self.load, RECENT)
+            used = self.load if self.usage is None else self.usage.clone()
+            balance = experts * (used * probabilities.mean(0)).sum()
             self.passes.append(self.balance * balance + Z_LOSS * scores.logsumexp(-1).square().mean())
 
     def auxiliary_loss(self) -> Tensor:

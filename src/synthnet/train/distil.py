@@ -5,6 +5,7 @@ synth step. Labels are the zoo ensemble's mean predictions (soft) or the data's 
 an anchor: without it the policy drifts towards one solution.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,12 +24,12 @@ from synthnet.settings import COUNT, WEIGHT, check_settings, setting
 from synthnet.tasks import Task, twins_apart
 from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, Run, check_steps
 from synthnet.train.pairs import PairsConfig, draw_pairs, move, pairs_loss
-from synthnet.train.validation import CollapseWatch, Validation
+from synthnet.train.validation import WATCHED_SEEDS, CollapseWatch, Validation
 from synthnet.train.zoo import Zoo
 
 RIDGE, NEWTON = 1e-3, 16  # of a covariance, whose mean is 1; steps that its inverse square root is found in
 TEACHERS = 256  # zoo nets whose mean prediction is the soft label
-VARIANT_TWINS = 32  # whose distance is held where nets of a task have variants, and there is no zoo of them
+SLOW = 0.9  # of the running mean of a member's loss, how much stays
 
 
 @dataclass
@@ -36,6 +37,9 @@ class DistilConfig:
     """Settings of `synthnet distil`; what the forces are is said where they are computed."""
 
     steps: list[int] = setting([1, 2], "the K that chains may have, one drawn an update", STEPS, hot=True)
+    members: str = setting(
+        "turns", "of a family: in turn, or the more often the larger their loss", choices=("turns", "lacking")
+    )
     standardised: int = setting(
         0, "at the beginning, where the loss sees logits as `whitened` leaves them", (0, 1e9), unit="updates"
     )
@@ -74,7 +78,7 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequenc
     if any(member.variant for member in task.members):
         for name, only in {"labels": "hard", "differ": 0, "anchor": 0}.items():
             if getattr(config, name) != only:
-                raise InputError(f"a task with variants has no zoo: it needs distil.{name}={only}, got {getattr(config, name)}")
+                raise InputError(f"a task with variants has no zoo: pass distil.{name}={only}, not {getattr(config, name)}")
     for member in task.members:
         check_warp("distil.warp", config.warp, member.examples("train")[0])
 
@@ -115,6 +119,22 @@ def undone(before: Tensor, after: Tensor, targets: Tensor) -> Tensor:
     return (right * (told.exp() * (told - after.log_softmax(-1))).sum(-1)).mean()
 
 
+def next_member(state: dict, config: DistilConfig, n_members: int, seed: int) -> int:
+    """The member of an update: in turn, or, once each had its turn, drawn by the running means of their losses."""
+    update, losses = state["update"], state.get("losses", {})
+    if config.members == "turns" or len(losses) < n_members:
+        return update % n_members
+    chances = torch.tensor([losses[str(turn)] for turn in range(n_members)]).clamp_min(1e-6)
+    return int(torch.multinomial(chances, 1, generator=generator(seed, "member", update)))
+
+
+def note_loss(state: dict, turn: int, loss: float) -> None:
+    """Keep the running mean of a member's loss in the run's state, the same in every process."""
+    losses, loss = state.setdefault("losses", {}), ranks.average({"loss": loss})["loss"]
+    before = losses.get(str(turn), loss)
+    losses[str(turn)] = SLOW * before + (1 - SLOW) * loss if math.isfinite(loss) else before
+
+
 @torch.no_grad()
 def ensemble_labels(task: Task, zoo: Zoo, inputs: Tensor) -> Tensor:
     """Mean predicted probabilities [example class] of zoo nets on their own training images."""
@@ -139,7 +159,7 @@ class Forces:
     @cache  # noqa: B019
     def distance(self, turn: int) -> float:
         if not self.zoos:
-            return twins_apart(self.members[turn], VARIANT_TWINS, self.place)
+            return twins_apart(self.members[turn], min(WATCHED_SEEDS, self.config.val_seeds), self.place)
         return aligned_distance(self.members[turn].network.alignment, self.references(turn))
 
     @cache  # noqa: B019
@@ -191,7 +211,7 @@ def train_distil(
 
     with Run(setup, policy, config, validate, {"distil": config}, lambda: check_distil(config, policy, task)) as run:
         for update in run.updates():
-            turn = update % len(members)
+            turn = next_member(run.state, config, len(members), seed)
             member, net = members[turn], members[turn].network
             drawn = (config.steps, config.nets, config.images, seed, update)
             vary, labels = Variation(config.input_noise, config.warp), soft.get(member.data_set)
@@ -202,6 +222,7 @@ def train_distil(
             logits = net.logits(final, images, own_inputs=spec is not None)
             loss = net.objective.losses(whitened(logits) if update < config.standardised else logits, targets).mean()
             metrics = {"target_loss": loss.item(), "n_steps": n_steps}
+            note_loss(run.state, turn, metrics["target_loss"])
             moved = travelled((final - start) / policy.scale(net), net.spec, config.stay_by)
             loss, metrics["moved"] = loss + config.stay * moved, moved.item()
             if config.apart:

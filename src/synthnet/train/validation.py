@@ -81,7 +81,9 @@ class Validation:
             metrics |= {f"accuracy_k{n_steps}": accuracy, f"loss_k{n_steps}": loss}
             if len(scored) > 1:
                 archs = [member.arch.label for member in self.members]
-                labels = archs if len(set(archs)) == len(archs) else [member.name for member in self.members]
+                names = [member.name for member in self.members]
+                both = [f"{name}-{arch}" for name, arch in zip(names, archs, strict=True)]
+                labels = next(each for each in (archs, names, both) if len(set(each)) == len(each) or each is both)
                 metrics |= {f"accuracy_k{n_steps}/{x}": a for x, a in zip(labels, accuracies, strict=True)}
             scores.append(self.members[0].objective.ranked(accuracy, loss))
         return {**metrics, "score": sum(scores) / len(scores)}

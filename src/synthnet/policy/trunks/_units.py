@@ -29,6 +29,7 @@ class UnitConfig(MixtureKnobs):
     ffn: int = setting(2, "hidden width of feed-forwards, as a multiple of dim", SIZE)
     experts: int = setting(0, "of each feed-forward (0: dense)", (0, 1 << 20))
     top_k: int = setting(1, "experts that a token uses", SIZE)
+    balance_by: str = setting("pass", "experts are balanced within each pass, or over time", choices=("pass", "time"))
     edge_dim: int = setting(32, "of an edge's state", SIZE)
     condition: int = setting(64, "width of what FiLM reads", SIZE)
     place: bool = setting(True, "FiLM is told where a token stands: depth, width of its layer")
@@ -50,7 +51,13 @@ def feed_forward(config: UnitConfig) -> nn.Module:
     if not config.experts:
         return FeedForward(config.dim, config.ffn * config.dim)
     return MixtureOfExperts(
-        config.dim, config.ffn * config.dim, config.experts, config.top_k, config.temperature, config.balance
+        config.dim,
+        config.ffn * config.dim,
+        config.experts,
+        config.top_k,
+        config.temperature,
+        config.balance,
+        config.balance_by == "time",
     )
 
 
