@@ -1,5 +1,7 @@
 """Shared small things: one thread, a tiny task, a tiny policy that does something."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from synthnet.lab.fork import run_command
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.runs.setup import Setup
 from synthnet.tasks import build_task
+from synthnet.train import loop as training
 
 torch.set_num_threads(1)
 
@@ -40,6 +43,23 @@ def make_policy(task, backbone=None, tokens=None, k_max=4, sigma=0.05, head="del
             if not parameter.any():
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return policy
+
+
+def interrupt_at(call, work, monkeypatch):
+    """Run `work` and press Ctrl-C during its n-th update."""
+    apply, calls = training.Run._begin, []
+
+    def pressed(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return apply(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Run, "_begin", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    assert len(calls) == call
 
 
 def wait_for(what, process=None) -> None:

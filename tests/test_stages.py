@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import signal
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import TINY_TRUNK, make_policy, setup_at
+from conftest import TINY_TRUNK, interrupt_at, make_policy, setup_at
 from synthnet.config import compose
 from synthnet.errors import InputError
 from synthnet.grpo.config import GrpoConfig
@@ -40,23 +38,6 @@ def _metrics(run_dir):
     """metrics.jsonl without times."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if not key.endswith("_s")} for row in rows]
-
-
-def interrupt_at(call, work, monkeypatch):
-    """Run `work` and press Ctrl-C during its n-th update."""
-    apply, calls = training.Run._begin, []
-
-    def pressed(*arguments):
-        calls.append(1)
-        if len(calls) == call:
-            os.kill(os.getpid(), signal.SIGINT)
-        return apply(*arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(training.Run, "_begin", pressed)
-        with pytest.raises(KeyboardInterrupt):
-            work()
-    assert len(calls) == call
 
 
 def test_chains_rise_from_the_start_to_the_clean_state():
