@@ -1,6 +1,6 @@
 """From nothing to a policy by a recipe that needs no hand: `synthnet learn`.
 
-It finds the recipes of twins and strong twins, grows a few of these as teachers, begins where logits are standardised, and goes
+It finds the recipes of twins and strong twins, grows a few of these as teachers, begins where logits are whitened, and goes
 on in legs of what gained most on val by the second: distil at other rates, and GRPO by example where that is exact. Every
 decision is a line of decisions.jsonl in its run directory, with its reason; the same command reads them again, and goes on.
 """
@@ -32,10 +32,10 @@ from synthnet.stages import STAGES, as_text, run_stage, setup_of, without_shape
 from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
 
 PACE_UPDATES, FEWEST, MOST = 12, 120, 2000  # updates of a leg
-SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "leg": 0.2}  # of all the time there is
+SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "begin large": 0.55, "leg": 0.2}  # of all the time there is
 GAIN, PATIENCE = 5e-4, 2  # a leg gained nothing below this in the score on val; legs in a row without a gain
 PAIRS_RUNS = 256
-TEACHERS, LARGE = (8, 64), 20_000  # nets; weights
+TEACHERS, LARGE = (8, 64), 5_000  # nets; weights
 
 
 def prepare(name: str, given: Mapping[str, object]) -> tuple[Task, Setup]:
@@ -193,10 +193,10 @@ class Course:
         return runs, f"{runs} strong nets, whose mean predictions are the labels, at about {each:.2g} s each"
 
     def begin(self, own: dict, pace: float) -> tuple[Path, float]:
-        """A policy that leads somewhere: logits are standardised for the first third; other rates where one does not."""
+        """A policy that leads somewhere: logits are whitened for the first third; other rates where one does not."""
         book, found = self.book, []
         for number, rate in enumerate(BEGIN_RATES, 1):
-            seconds = SHARES["begin"] * book.seconds
+            seconds = SHARES["begin large" if self.large else "begin"] * book.seconds
             updates = book.decide(f"length of beginning {number}", self.length, pace, seconds, FEWEST)
             settings = {**own, **BEGIN, "distil.optim.learning_rate": rate, "distil.standardised": updates // 3}
             path = self.stage(f"begin-{number}", "distil", settings, updates)
