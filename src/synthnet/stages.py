@@ -294,4 +294,5 @@ def _meet(policy: Policy, task: Task) -> None:
         raise InputError(f"the policy is told {', '.join(policy.variants.names)}; task {task.name} has other specs, or none")
     policy.variants = mine
     if policy.reads_data:
+        policy.record["members"] = [[member.name, member.arch.label] for member in task.members]
         policy.data_sets |= {member.name: [round(x, 4) for x in member.statistics.tolist()] for member in task.members}

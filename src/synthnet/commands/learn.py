@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,10 @@ def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = 
     path, book = learn(task, setup, minutes, rewards_only)
     policy = read_policy(path)
     steps = sorted({*REPORT_STEPS, policy.record.get("best_k", 1)} & set(range(1, policy.config.k_max + 1)))
+    if task.data is not None:
+        print(
+            f"learn: report: {REPORT_SEEDS} unseen seeds beside their twins and strong twins, which are grown", file=sys.stderr
+        )
     report = evaluate_policy(policy, task, REPORT_SEEDS, steps, strong=task.data is not None)
     folder = setup.folder
     target = Path(out) if out is not None else folder / "policy.safetensors"
@@ -88,20 +93,24 @@ def _made_by(folder: Path, out: str | Path) -> bool:
 
 
 def cost(task, book: list[dict]) -> dict:
-    """What a net costs by conventional training, alone and in a population of 64, and after how many the policy has paid."""
+    """What a net costs by conventional training, alone and in a population of 64, and after how many the policy has paid: the
+    second of two epochs is timed, since the first one pays for plans."""
     import torch
 
-    from synthnet.engine import Training, train_population
-    from synthnet.tasks import recipe_of
+    from synthnet.engine import Training
+    from synthnet.tasks import recipe_of, trained
 
     spent = book[-1]["elapsed_s"]
     if task.data is None:
         return {"seconds_learning": spent, "threads": torch.get_num_threads()}
     recipe, seconds = recipe_of(task), {}
     for n_nets in (1, 64):
-        start, began = task.draw_start("user", list(range(n_nets))), time.monotonic()
-        train_population(task.network, start, *task.examples("train"), Training(recipe), [recipe.epochs])
-        seconds[n_nets] = (time.monotonic() - began) / n_nets
+        seeds = list(range(n_nets))
+        start, spec, epoch = task.draw_start("user", seeds), task.draw_spec("user", seeds), replace(recipe, epochs=1)
+        for _ in range(2):
+            began = time.monotonic()
+            trained(task, start, Training(epoch), spec=spec)
+        seconds[n_nets] = recipe.epochs * (time.monotonic() - began) / n_nets
     return {
         "seconds_learning": spent,
         "threads": torch.get_num_threads(),

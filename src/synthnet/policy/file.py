@@ -65,7 +65,9 @@ def _rebuild(record: dict) -> Policy:
     policy = Policy(PolicyConfig(**config), archs, record["vocabulary"])
     made, stages = record["record"], record["record"].get("stages", [])
     best = made.get("best_k", 1)
-    if type(best) is not int or not 1 <= best <= config["k_max"] or not all(isinstance(s, dict) for s in stages):
+    members = [isinstance(each, list) and [type(part) for part in each] == [str, str] for each in made.get("members", [])]
+    sound = all(isinstance(stage, dict) for stage in stages) and all(members)
+    if type(best) is not int or not 1 <= best <= config["k_max"] or not sound:
         raise InputError("policy metadata holds a malformed record")
     policy.record = made
     policy.variants = Variants.from_json(record["spec"]) if "spec" in record else None

@@ -114,7 +114,7 @@ class Policy(nn.Module):
         key = (net.spec, net.task, self.device)
         if key not in self._layouts:
             layout = layout_of(self.config.tokens, net, self.vocabulary, self.n_classes)
-            self._layouts[key] = replace(layout, statistics=self._statistics(net.task)).to(self.device)
+            self._layouts[key] = replace(layout, statistics=self._statistics(net)).to(self.device)
         return self._layouts[key]
 
     @property
@@ -122,12 +122,16 @@ class Policy(nn.Module):
         """Whether its trunk is told of the data of the task that a net is for."""
         return self.config.backbone.get("data", False)
 
-    def _statistics(self, task: str | None) -> Tensor | None:
-        """What the trunk is told of a task's data. Raises: InputError for a task that the policy does not know."""
+    def _statistics(self, net: Network) -> Tensor | None:
+        """What the trunk is told of the data of a network's task; where that is not said, of the one it was trained on for.
+        Raises: InputError for a task that the policy does not know."""
         if not self.reads_data:
             return None
-        if task is None and len(self.data_sets) == 1:
-            (task,) = self.data_sets
+        task = net.task
+        if task is None:
+            mine = {arch.label for arch in self.archs if arch.spec() == net.spec}
+            fits = {name for name, label in self.record.get("members", ()) if label in mine} or set(self.data_sets)
+            task = fits.pop() if len(fits) == 1 else None
         if task not in self.data_sets:
             known = ", ".join(self.data_sets)
             told = f"is for task {task}" if task else "says none (metadata synthnet.task)"

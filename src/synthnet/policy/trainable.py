@@ -61,5 +61,5 @@ def merged(policy: Policy) -> Policy:
     plain = Policy(policy.config, policy.archs, policy.vocabulary)
     tensors = {name: value for name, value in policy.state_dict().items() if ".parametrizations." not in name}
     plain.load_state_dict({**tensors, **{f"{name}.weight": weight.detach() for name, weight in changed.items()}})
-    plain.record, plain.data_sets = policy.record, policy.data_sets
+    plain.record, plain.data_sets, plain.variants = policy.record, policy.data_sets, policy.variants
     return plain.to(policy.device).eval()
