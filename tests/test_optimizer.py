@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from synthnet.errors import InputError
+from synthnet.policy.moe import MixtureOfExperts
 from synthnet.train.optimizer import Optimizer
 
 
@@ -100,3 +101,30 @@ def test_rules_that_are_not_there_are_refused(net, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon", raising=False)
     with pytest.raises(InputError, match=r"needs torch 2\.9 or newer"):
         Optimizer(net, "muon")
+
+
+@MUON
+def test_each_expert_of_a_stack_is_a_matrix_of_its_own(tmp_path):
+    """An expert that no token reached stays; the others' steps have singular values near one another; slots survive."""
+    torch.manual_seed(0)
+    mixture = MixtureOfExperts(16, 32, experts=3)
+    with torch.no_grad():
+        mixture.gate.weight.zero_()
+        mixture.gate.weight[2, 0] = -50.0  # inputs have a first number of 1: the third expert gets nothing
+    before, optimizer = mixture.up.detach().clone(), Optimizer(mixture, "muon")
+    optimizer.set(1e-2, 0.0)
+    x = torch.randn(1, 60, 16)
+    x[..., 0] = 1.0
+    x[:, ::2, 1] = 3.0
+    with torch.no_grad():
+        mixture.gate.weight[0, 1] = 1.0
+    (mixture(x) ** 3).sum().backward()
+    optimizer.step()
+    moved = mixture.up.detach() - before
+    assert not moved[2].any()
+    for number in (0, 1):
+        stretch = torch.linalg.svdvals(moved[number])
+        assert stretch.median() > 0.5 * stretch.max()
+    again = Optimizer(mixture, "muon")
+    again.slots = optimizer.slots
+    assert len(again.slots) == len(optimizer.slots) > 4

@@ -5,7 +5,7 @@ from synthnet.policy.critic import lag
 from synthnet.policy.experts import role_metrics
 from synthnet.policy.file import read_policy
 from synthnet.policy.layouts import layout_of
-from synthnet.policy.moe import MixtureKnobs, chosen_experts, replayed_experts
+from synthnet.policy.moe import MixtureKnobs, chosen_experts, mixtures, replayed_experts
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.policy.rollout import Prompt, draw_prompt, rollout, synth_steps, synthesize_flat, with_noise
 from synthnet.policy.serving import check_cover, choose_steps, in_memory, specs_of, start_weights, synthesize_nets

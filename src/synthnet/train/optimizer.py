@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from synthnet.errors import InputError
+from synthnet.policy import mixtures
 
 RULES = ("adamw", "muon")
 SMALLEST_SIDE = 8  # of a matrix that Muon takes: thinner ones (heads of few outputs, LoRA factors) have little to orthogonalise
@@ -16,7 +17,8 @@ class Optimizer:
 
     muon: momentum of matrices is orthogonalised before each step (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon),
     and scaled to the root mean square that AdamW's steps have (Liu et al. 2025, arXiv 2502.16982), so that one learning rate
-    serves both. Tables, of which an update touches some rows only, and stacks of experts' matrices stay with AdamW.
+    serves both. Of a stack of experts' matrices each is taken by itself. Tables, of which an update touches some rows only,
+    stay with AdamW.
     Raises: InputError for another rule, or where torch has no Muon (before 2.9).
     """
 
@@ -26,10 +28,12 @@ class Optimizer:
         if rule == "muon" and not hasattr(torch.optim, "Muon"):
             raise InputError(f"optim.rule=muon needs torch 2.9 or newer, this is {torch.__version__}: pass optim.rule=adamw")
         matrices = _matrices(policy) if rule == "muon" else []
-        taken = {id(one) for one in matrices}
+        stacks = [stack for part in mixtures(policy) for stack in (part.up, part.down)] if rule == "muon" else []
+        self.views = [(stack, [nn.Parameter(matrix) for matrix in stack.detach()]) for stack in stacks]  # of the same numbers
+        taken = {id(one) for one in (*matrices, *stacks)}
         rest = [one for one in policy.parameters() if id(one) not in taken]
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest)]
-        if matrices:
+        if matrices := [*matrices, *(view for _, views in self.views for view in views)]:
             self.parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
 
     def set(self, learning_rate: float, weight_decay: float) -> None:
@@ -39,8 +43,13 @@ class Optimizer:
     def zero_grad(self) -> None:
         for part in self.parts:
             part.zero_grad(set_to_none=True)
+        for stack, _ in self.views:
+            stack.grad = None
 
     def step(self) -> None:
+        for stack, views in self.views:
+            for number, view in enumerate(views):
+                view.grad = None if stack.grad is None else stack.grad[number]
         for part in self.parts:
             part.step()
 
