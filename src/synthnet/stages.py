@@ -219,7 +219,8 @@ def first_policy(config, task: Task, setup: Setup) -> Policy:
         return start_policy(config, task, setup)
     archs = list(dict.fromkeys(member.arch for member in task.members))
     policy = Policy.create(_with_spec(config.policy_config(), task), archs, config.seed)
-    policy.record |= {"task": task.members[0].name, "data": task.data_key, **({} if task.joint else {"inputs": task.inputs})}
+    inputs = {"inputs_of": {member.name: member.inputs for member in task.members}} if task.joint else {"inputs": task.inputs}
+    policy.record |= {"task": task.members[0].name, "data": task.data_key, **inputs}
     _meet(policy, task)
     return policy
 
@@ -231,7 +232,7 @@ def start_policy(config, task: Task, setup: Setup) -> Policy:
     if not config.policy_from:
         raise InputError(
             "this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name (distil also "
-            "begins with a new one where its first updates see standardised logits, distil.standardised=N, or where the new "
+            "begins with a new one where its first updates see whitened logits, distil.standardised=N, or where the new "
             "one imagines examples, imagined=N)"
         )
     source = Path(config.policy_from)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from synthnet.bundled import find_policy, inputs_of, known_archs, load_policy, policy_path, policy_record
 from synthnet.device import choose_device
-from synthnet.engine import NetFile, input_files, match_net, open_net, result_files, write_all
+from synthnet.engine import NetFile, Network, input_files, match_net, open_net, result_files, write_all
 from synthnet.errors import InputError, one_line
 from synthnet.files import sha256_of
 from synthnet.nets import Arch, WeightState
@@ -135,8 +135,17 @@ class Source:
 
     name: str
     sha256: str
-    inputs: dict
-    task: str | None  # None where it was trained for several
+    policy: Policy
+    inputs: dict  # of nets of all its tasks
+
+    def told(self, net: Network) -> tuple[str | None, dict]:
+        """The task that a net is for, None where the policy was trained for several and nothing says which; and what the inputs
+        of such nets are."""
+        made = self.policy.record
+        if "joint" not in (made.get("data") or {}):
+            return made.get("task"), self.inputs
+        task = self.policy.task_of(net)
+        return task, made.get("inputs_of", {}).get(task, {})
 
 
 def _serving(
@@ -148,8 +157,7 @@ def _serving(
     trained = read_policy(where, choose_device(device))
     for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
         check_cover(trained, file, strict)
-    task = None if "joint" in (trained.record.get("data") or {}) else trained.record.get("task")
-    return trained, Source(where.stem, sha256_of(where), inputs_of(name, trained.record), task)
+    return trained, Source(where.stem, sha256_of(where), trained, inputs_of(name, trained.record))
 
 
 def _named(file: NetFile, spec: Mapping[str, float] | None) -> str:
@@ -172,15 +180,16 @@ def told_inputs(inputs: dict) -> str:
 def _result(file: NetFile, final: Tensor, source: Source, n_steps: int, told: Mapping[str, str]) -> WeightState:
     provenance = {"policy_sha256": source.sha256, "steps": n_steps, "start_sha256": sha256_of(file.path)}
     ours = ("synthnet.task", "synthnet.seed")
+    task, inputs = source.told(file.net)
     kept = {key: text for key, text in file.state.metadata.items() if key in ours or not key.startswith("synthnet.")}
     metadata = {
-        **({"synthnet.task": source.task} if source.task else {}),
+        **({"synthnet.task": task} if task else {}),
         **kept,
         "synthnet.format": "1",
         "synthnet.arch": json.dumps(file.arch.to_dict()),
         "synthnet.policy": json.dumps({"name": source.name, "sha256": source.sha256}),
         "synthnet.steps": str(n_steps),
-        "synthnet.inputs": json.dumps({**source.inputs, "activations": file.arch.activations}),
+        "synthnet.inputs": json.dumps({**inputs, "activations": file.arch.activations}),
         "synthnet.provenance": json.dumps(provenance),
         **told,
     }

@@ -69,9 +69,7 @@ def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = 
     policy = read_policy(path)
     steps = sorted({*REPORT_STEPS, policy.record.get("best_k", 1)} & set(range(1, policy.config.k_max + 1)))
     if task.data is not None:
-        print(
-            f"learn: report: {REPORT_SEEDS} unseen seeds beside twins and strong twins, which are grown", file=sys.stderr
-        )
+        print(f"learn: report: {REPORT_SEEDS} unseen seeds beside twins and strong twins, which are grown", file=sys.stderr)
     report = evaluate_policy(policy, task, REPORT_SEEDS, steps, strong=task.data is not None)
     folder = setup.folder
     target = Path(out) if out is not None else folder / "policy.safetensors"

@@ -122,16 +122,17 @@ class Policy(nn.Module):
         """Whether its trunk is told of the data of the task that a net is for."""
         return self.config.backbone.get("data", False)
 
+    def task_of(self, net: Network) -> str | None:
+        """The task that a network is for: as it says, else the one of this policy's that was trained on with such nets."""
+        mine = {arch.label for arch in self.archs if arch.spec() == net.spec} if net.task is None else set()
+        fits = {name for name, label in self.record.get("members", ()) if label in mine} or set(self.data_sets)
+        return net.task or (fits.pop() if len(fits) == 1 else None)
+
     def _statistics(self, net: Network) -> Tensor | None:
-        """What the trunk is told of the data of a network's task; where that is not said, of the one it was trained on for.
-        Raises: InputError for a task that the policy does not know."""
+        """What the trunk is told of the data of a network's task. Raises: InputError for one that the policy does not know."""
         if not self.reads_data:
             return None
-        task = net.task
-        if task is None:
-            mine = {arch.label for arch in self.archs if arch.spec() == net.spec}
-            fits = {name for name, label in self.record.get("members", ()) if label in mine} or set(self.data_sets)
-            task = fits.pop() if len(fits) == 1 else None
+        task = self.task_of(net)
         if task not in self.data_sets:
             known = ", ".join(self.data_sets)
             told = f"is for task {task}" if task else "says none (metadata synthnet.task)"
