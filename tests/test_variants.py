@@ -2,17 +2,20 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import synthnet
-from conftest import make_policy
+from conftest import interrupt_at, make_policy
 from problem import blobs
 from synthnet.audit.evaluation import evaluate_policy
 from synthnet.cli import main
 from synthnet.engine import Nets, Variants
 from synthnet.errors import InputError
+from synthnet.lab.fork import run_command
 from synthnet.policy import read_policy, synthesize_flat
 from synthnet.seeds import generator
 from synthnet.tasks import build_task, grow_twins, judge, name_of
@@ -46,6 +49,7 @@ def test_specs_lie_in_their_ranges_and_depend_on_their_own_generator_alone():
         ({"a": "01"}, "expected \\(lowest, highest\\)"),
         ({"a": [1.0]}, "a list of values"),
         (5, "a dict of 1 to 64 names"),
+        ({"a": (0, 10**400)}, "expected \\(lowest, highest\\)"),
     ],
 )
 def test_what_is_no_spec(given, said):
@@ -62,6 +66,9 @@ def test_what_is_no_spec(given, said):
         ({"length": 2.0, "motor": 1.0}, "length should be 0.25 to 1, got 2"),
         ({"length": 0.5, "motor": 0.5}, "motor should be one of -1, 1, got 0.5"),
         ({"length": float("nan"), "motor": 1.0}, "should be a number"),
+        ({"length": 10**400, "motor": 1.0}, "should be a number"),
+        (5, "numbers by name"),
+        ("length=3", "numbers by name"),
     ],
 )
 def test_specs_that_are_refused(told, said):
@@ -71,7 +78,7 @@ def test_specs_that_are_refused(told, said):
 
 def test_a_number_a_little_beyond_its_range_is_said():
     with pytest.warns(UserWarning, match="length=1.1 lies beyond 0.25 to 1"):
-        assert Variants.of(RANGES).spec({"length": 1.1, "motor": 1}).tolist() == [[1.1, 1.0]]
+        assert Variants.of(RANGES).spec({"length": np.float64(1.1), "motor": 1}).tolist() == [[1.1, 1.0]]
 
 
 @pytest.mark.parametrize("plant", [cartpole.PLANT, acrobot.PLANT], ids=["cartpole", "acrobot"])
@@ -161,6 +168,10 @@ def test_a_spec_goes_from_the_command_line_into_the_file_and_on_to_evaluation(tm
     assert main([*synthesize, *TOLD]) == 0
     state = synthnet.read_weights(out)
     assert json.loads(state.metadata["synthnet.spec"]) == {"length": 0.8, "force": 9.0, "motor": -1.0}
+    loaded = synthnet.load_policy(tmp_path / "p.safetensors")
+    save_file(load_file(start), tmp_path / "stale.safetensors", dict(state.metadata))
+    again = loaded.synthesize(tmp_path / "stale.safetensors", spec={"length": 0.3, "force": 9, "motor": 1}, steps=1)
+    assert json.loads(again.metadata["synthnet.spec"]) == {"length": 0.3, "force": 9.0, "motor": 1.0}
     from_python = synthnet.synthesize(start, tmp_path / "p.safetensors", spec={"length": 0.8, "force": 9, "motor": -1})
     assert all(torch.equal(state.tensors[name], value) for name, value in from_python.tensors.items())
     pytest.importorskip("gymnasium", reason="gymnasium is not installed (extra control)")
@@ -182,12 +193,17 @@ def test_a_policy_without_a_spec_takes_none(tmp_path, capsys):
 
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")
 @pytest.mark.filterwarnings("ignore:no group of any update")
-def test_controllers_of_many_plants_are_trained_and_resumed_alike(tmp_path):
-    """Two updates at once, or one and then the other: the same policy, and it is told what the task has."""
+def test_controllers_of_many_plants_are_trained_and_resumed_alike(tmp_path, monkeypatch):
+    """Interrupted and gone on with, or not: the same policy, and it is told what the task has."""
     settings = ["experiment=control", "task=cartpole-plants", "backbone.dim=16", "backbone.depth=1", "grpo.prompts=2",
                 "grpo.num_generations=4", "grpo.val_seeds=2", "lab.tensorboard=false", "grpo.loop.checkpoint_every=1",
                 "grpo.loop.validate_every=1"]  # fmt: skip
-    assert main(["grpo", *settings, "grpo.loop.updates=2", f"run_dir={tmp_path / 'run'}"]) == 0
+    whole, split = (["grpo", *settings, "grpo.loop.updates=3", f"run_dir={tmp_path / name}"] for name in ("run", "split"))
+    assert main(whole) == 0
+    interrupt_at(2, lambda: run_command("grpo", split[1:]), monkeypatch)
+    assert main(split) == 0
+    first, second = (load_file(tmp_path / name / "policy.safetensors") for name in ("run", "split"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
     policy = read_policy(tmp_path / "run" / "policy.safetensors")
     assert policy.config.backbone["spec"] == 3
     assert policy.variants.names == ["length", "force", "motor"]
@@ -232,6 +248,8 @@ def test_twins_are_trained_and_judged_on_the_data_of_their_spec():
         (lambda x, y, spec: (x, y), "targets \\[3 10"),
         (lambda x, y, spec: x, "return inputs and targets"),
         (lambda x, y, spec: 1 / 0, "ZeroDivisionError"),
+        (lambda x, y, spec: (x, spec[:, :1].expand(3, 10)), "class ids from 0 to 1, as whole numbers"),
+        (lambda x, y, spec: (x, torch.full((3, 10), 7)), "class ids from 0 to 1, .*from 7 to 7"),
     ],
 )
 def test_a_variant_that_gives_other_shapes_is_refused(variant, said):
@@ -283,3 +301,61 @@ def test_questions_are_all_there_are_and_those_of_the_test_are_never_trained_on(
     same, told = task.varied(inputs, labels, spec)
     assert torch.equal(same[1], inputs)
     assert torch.equal(told, torch.stack([labels == 1, labels != 1]).long())
+
+
+def test_a_policy_is_judged_on_the_specs_that_it_is_told_alone(tmp_path, capsys):
+    task = build_task("cartpole-plants", differ=["length"])
+    policy = make_policy(task, {**TRUNK, "spec": 1})
+    policy.variants, policy.record = task.variants, {"task": "cartpole-plants", "best_k": 1}
+    policy.save(tmp_path / "p.safetensors")
+    evaluate = ["evaluate", "--policy", str(tmp_path / "p.safetensors"), "--seeds", "2", "--steps", "1"]
+    assert main(evaluate) == 2
+    assert "told length 0.25 to 1; task cartpole-plants has length 0.25 to 1, force" in capsys.readouterr().err
+    assert main([*evaluate, "--spec", "length=0.5"]) == 2
+    pytest.importorskip("gymnasium", reason="gymnasium is not installed (extra control)")
+    assert main([*evaluate, "--set", 'differ=["length"]']) == 0
+
+
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+def test_ten_classes_answered_with_yes_or_no_by_rewards(tmp_path):
+    """The reward on val is that of the data of each net's spec: with accuracy alone, what validation says of accuracy."""
+    task = build_task("digits-yes", hidden=[6])
+    policy = make_policy(task, {**TRUNK, "spec": 10})
+    policy.variants, policy.record = task.variants, {"task": "digits-yes", "data": task.data_key}
+    policy.save(tmp_path / "p.safetensors")
+    grpo = ["task=digits-yes", "task.hidden=[6]", "threads=1", f"policy_from={tmp_path / 'p.safetensors'}", "grpo.steps=[1]",
+            "grpo.prompts=2", "grpo.draws=4", "reward.batch=16", "grpo.val_seeds=3", "grpo.loop.updates=1",
+            "grpo.loop.validate_every=1", "reward.accuracy=1", "reward.bounded_loss=0", "lab.tensorboard=false",
+            "grpo.signal_every=0"]  # fmt: skip
+    run_command("grpo", [*grpo, f"run_dir={tmp_path / 'run'}"])
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    judged = [row for row in rows if "val/reward" in row]
+    assert judged
+    assert all(row["val/reward"] == pytest.approx(row["val/accuracy_k1"], abs=1e-6) for row in judged)
+
+
+def test_a_conventionally_trained_net_of_a_spec_says_which(tmp_path, monkeypatch):
+    """Of a file that says another spec, the one that was asked for."""
+    (tmp_path / "flip.py").write_text(FLIP)
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "--task", "flip.py:flip", "-o", "w.safetensors"]) == 0
+    for turn in (1, -1):
+        assert main(["sgd", "w.safetensors", "--task", "flip.py:flip", "--spec", f"turn={turn}", "-o", "t.safetensors"]) == 0
+        assert json.loads(synthnet.read_weights("t.safetensors").metadata["synthnet.spec"]) == {"turn": turn}
+
+
+FLIP = """
+import numpy as np
+import synthnet
+import torch
+from torch import nn
+
+DRAW = np.random.default_rng(0)
+X = DRAW.normal(size=(120, 5)).astype(np.float32)
+Y = (X[:, 0] + X[:, 1] > 0).astype(int)
+
+def turned(x, y, spec): return x, torch.where(spec[:, :1] > 0, y, 1 - y)
+def flip():
+    return synthnet.Task(module=lambda: nn.Linear(5, 2), data=synthnet.Data(X, Y), spec={"turn": [-1, 1]}, variant=turned,
+                         recipe=synthnet.Recipe(1e-2, 32, 2))
+"""

@@ -291,9 +291,10 @@ def _meet(policy: Policy, task: Task) -> None:
     """Let a policy keep what its file says of the tasks that it is trained for: the statistics of their data where it is told
     of these, and what their specs are. Raises: InputError for other specs than it is told."""
     mine = task.members[0].variants
-    if policy.reads_spec and policy.variants and (mine is None or mine.names != policy.variants.names):
-        raise InputError(f"the policy is told {', '.join(policy.variants.names)}; task {task.name} has other specs, or none")
+    if policy.reads_spec and policy.variants and mine != policy.variants:
+        raise InputError(f"the policy is told {policy.variants.shown}; task {task.name}: {mine.shown if mine else 'no spec'}")
     policy.variants = mine
     if policy.reads_data:
-        policy.record["members"] = [[member.name, member.arch.label] for member in task.members]
+        members = [*policy.record.get("members", []), *([member.name, member.arch.label] for member in task.members)]
+        policy.record["members"] = [each for number, each in enumerate(members) if each not in members[:number]]
         policy.data_sets |= {member.name: [round(x, 4) for x in member.statistics.tolist()] for member in task.members}

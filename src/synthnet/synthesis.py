@@ -24,6 +24,7 @@ from synthnet.policy import (
     in_memory,
     read_policy,
     rollout,
+    spec_metadata,
     specs_of,
     start_weights,
     synthesize_nets,
@@ -94,7 +95,7 @@ def synthesize(
     if memory is not None:
         trained.trunk.held_bytes = held_bytes(max(file.net.spec.n_weights for file in files), parse_size(memory))
     finals, taken = synthesize_nets(trained, files, n_steps, sample, alone=memory is not None, specs=specs)
-    told = [{}] * len(files) if specs is None else [_spec_told(trained, each) for each in specs]
+    told = spec_metadata(trained, specs) or [{}] * len(files)
     states = [_result(file, final, source, k, more) for file, final, k, more in zip(files, finals, taken, told, strict=True)]
     for file, state in zip(files, states, strict=True):
         if not all(torch.isfinite(value).all() for value in state.tensors.values() if value.is_floating_point()):
@@ -119,14 +120,8 @@ def synthesize_sequence(
     n_steps, specs = int(choose_steps(trained, steps)), specs_of(trained, [file], spec)
     (start,) = start_weights(trained, [file])
     states = rollout(trained, start[None].to(trained.device), n_steps, file.net, spec=specs)
-    told = {} if specs is None else _spec_told(trained, specs[0])
+    (told,) = spec_metadata(trained, specs) or [{}]
     return [file.state, *(_result(file, state[0].cpu(), source, k, told) for k, state in enumerate(states, 1))]
-
-
-def _spec_told(policy: Policy, spec: Tensor) -> dict[str, str]:
-    """What an output's metadata say of the spec [number] that it was made for."""
-    names = policy.variants.names if policy.variants else []
-    return {"synthnet.spec": json.dumps(dict(zip(names, spec.tolist(), strict=True)))}
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def spec_for(file: NetFile, task: Task, told: Mapping[str, float] | None) -> Ten
         if told:
             raise InputError(f"task {task.name} has no variants, and takes no spec")
         return None
-    return task.variants.spec(told or metadata_json(file.state.metadata, "synthnet.spec", file.path))
+    return task.variants.of_file(file.path, told or metadata_json(file.state.metadata, "synthnet.spec", file.path))
 
 
 def summary(values: Tensor) -> dict:
@@ -153,6 +153,11 @@ def evaluate_policy(
     [seed weights]), with `strong` strong twins too; the metric for each K, paired differences with bootstrap intervals over
     seeds and over examples, and the identity measures."""
     check_same_data(policy.record.get("data"), task, "this policy")
+    if policy.reads_spec and policy.variants and task.variants != policy.variants:
+        raise InputError(
+            f"this policy is told {policy.variants.shown}; task {task.name} has "
+            f"{task.variants.shown if task.variants else 'no spec'} (--set differ=…)"
+        )
     if task.data is None:
         return _evaluate_rewards(policy, task, n_seeds, steps)
     net, device, objective = task.network, policy.device, task.objective

@@ -120,8 +120,12 @@ def evaluate(options) -> None:
         recorded = options.task or policy.record.get("task")
         if "joint" in (policy.record.get("data") or {}) and not options.task:
             raise InputError("this policy was trained for several tasks: pass --task NAME of the one to evaluate")
-        arch = build_task(recorded, **settings_of(options)).arch if options.set and recorded else policy.archs[0]
-        task = task_of(arch, recorded, **settings)
+        if options.spec:
+            raise InputError("--spec is for files: a policy is evaluated on specs that are drawn")
+        if options.set and recorded:
+            task = build_task(recorded, **settings, **settings_of(options)).members[0]
+        else:
+            task = task_of(policy.archs[0], recorded, **settings)
         report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)
         print(_as_json(report, 1)) if options.json else print_policy(report)
         return
@@ -212,6 +216,8 @@ def sgd(options) -> None:
             twins = grow(task, starts, spec=spec).cpu()
             for i, twin in zip(members, twins, strict=True):
                 kept = {key: text for key, text in files[i].state.metadata.items() if key != "synthnet.provenance"}
+                if task.variants:
+                    kept["synthnet.spec"] = task.variants.told(spec[members.index(i)])
                 grown[i] = files[i].replaced(twin, kept)
             bar.advance(len(members))
     write_all(targets, [grown[i] for i in range(len(files))], single)
@@ -229,6 +235,8 @@ def exr(options) -> None:
         write_weights(options.out, read_exr(options.files[0]))
         return
     paths = input_files(options.files)
+    if options.spec and not options.policy:
+        raise InputError("--spec is told to a policy: give --policy as well")
     if options.policy:
         if len(paths) != 1:
             raise InputError(f"--policy draws the sequence of one start file, got {len(paths)}")

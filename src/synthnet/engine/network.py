@@ -215,7 +215,8 @@ class Nets:
     """
 
     def __init__(self, network: Network, flat: Tensor, spec: Tensor | None = None):
-        self.network, self.weights, self.spec = network, network.spec.unflatten(flat), spec
+        self.network, self.weights = network, network.spec.unflatten(flat)
+        self.spec = spec if spec is None else spec.to(flat.device)
         self.device, self._n = flat.device, len(flat)
 
     def __len__(self) -> int:

@@ -1,9 +1,11 @@
 """The variants of a task: named numbers, each from a range or a list, that say which of many like tasks a net is for."""
 
+import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -20,8 +22,8 @@ class Variants:
     unseen: where not all combinations are meant, those [spec number] that policies train on, and those that test them."""
 
     ranges: Mapping[str, Sequence[float]]
-    seen: Tensor | None = None
-    unseen: Tensor | None = None
+    seen: Tensor | None = field(default=None, compare=False)
+    unseen: Tensor | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, given: "Mapping | Variants | None") -> "Variants | None":
@@ -35,8 +37,8 @@ class Variants:
         for name, values in given.items():
             if not isinstance(name, str) or not name.isidentifier():
                 raise InputError(f"a spec's names are words, as in length, got {name!r:.60}")
-            numbers = isinstance(values, tuple | list) and all(type(value) in (int, float) for value in values)
-            if not numbers or not all(map(math.isfinite, values)) or len(values) < 2 or len(set(values)) < len(values):
+            numbers = isinstance(values, tuple | list) and all(map(_is_number, values))
+            if not numbers or len(values) < 2 or len(set(values)) < len(values):
                 raise InputError(f"spec {name}: expected (lowest, highest) or a list of values, got {values!r:.60}")
             if isinstance(values, tuple) and (len(values) != 2 or values[0] >= values[1]):
                 raise InputError(f"spec {name}: expected (lowest, highest), got {values!r:.60}")
@@ -61,6 +63,21 @@ class Variants:
     def names(self) -> list[str]:
         return list(self.ranges)
 
+    @property
+    def shown(self) -> str:
+        return ", ".join(f"{name} {self._shown(name)}" for name in self.names)
+
+    def told(self, spec: Tensor) -> str:
+        """A spec [number] as metadata hold it."""
+        return json.dumps(dict(zip(self.names, spec.tolist(), strict=True)))
+
+    def of_file(self, path: object, told: object) -> Tensor:
+        """`spec`, with the file that lacks one, or has a wrong one, in its refusal."""
+        try:
+            return self.spec(told)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
     def draw(self, draws: Sequence[torch.Generator], test: bool = False) -> Tensor:
         """Specs [generator number], float64: each number uniform on its range or list, or one of those that there are; `test`:
         of those that no policy trains on."""
@@ -75,21 +92,22 @@ class Variants:
         high = torch.tensor([max(values) for values in self.ranges.values()], dtype=spec.dtype, device=spec.device)
         return ((2 * spec - low - high) / (high - low)).float()
 
-    def spec(self, told: Mapping[str, float] | None) -> Tensor:
+    def spec(self, told: object) -> Tensor:
         """One spec [1 number] from numbers by name. Raises: InputError where one is missing, unknown, or too far out of its
         range; warns of one beyond it."""
-        shown = ", ".join(f"{name} {self._shown(name)}" for name in self.names)
         if told is None:
-            raise InputError(f"which variant is this for? Pass a spec, as in --spec NAME=VALUE: {shown}")
+            raise InputError(f"which variant is this for? Pass a spec, as in --spec NAME=VALUE: {self.shown}")
+        if not isinstance(told, Mapping):
+            raise InputError(f"a spec is numbers by name ({self.shown}), got {told!r:.60}")
         if wrong := [name for name in told if name not in self.ranges]:
             raise unknown("number of the spec", str(wrong[0]), self.names)
         if missing := [name for name in self.names if name not in told]:
-            raise InputError(f"the spec lacks {', '.join(missing)}; it has {shown}")
+            raise InputError(f"the spec lacks {', '.join(missing)}; it has {self.shown}")
         return torch.tensor([[self._checked(name, told[name]) for name in self.names]], dtype=torch.float64)
 
     def _checked(self, name: str, value: object) -> float:
         values = self.ranges[name]
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if not _is_number(value):
             raise InputError(f"spec {name} should be a number, got {value!r:.60}")
         low, high = min(values), max(values)
         slack = LEEWAY * (high - low) if isinstance(values, tuple) else 0.0
@@ -103,6 +121,14 @@ class Variants:
         values = self.ranges[name]
         told = [f"{value:g}" for value in values]
         return " to ".join(told) if isinstance(values, tuple) else f"one of {', '.join(told)}"
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a finite number that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def _placed(chance: Tensor, values: Sequence[float]) -> Tensor:

@@ -18,12 +18,13 @@ from torch import Tensor
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import Agreement
 from synthnet.grpo.config import GrpoConfig, check, kinds_of
-from synthnet.grpo.example import Examples
+from synthnet.grpo.example import Examples, rewards_of
 from synthnet.grpo.experience import Estimator, Nets
 from synthnet.grpo.hooks import ExampleHook, Hook, load_hooks
 from synthnet.grpo.noise import noise_shares, set_noise, set_sigma
 from synthnet.grpo.sample import Cohort, Rollouts
 from synthnet.grpo.score import RewardConfig, measure, total
+from synthnet.grpo.scored import Seen
 from synthnet.policy import Policy, freeze_all_but
 from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
@@ -121,18 +122,28 @@ def validation_reward(validation: Validation, made: dict[int, list[Tensor]], rew
     """The built-in reward terms on val of sequences W1..WK [net step weights] of each member by K, mean over seeds, K and
     members."""
     values = []
-    if validation.members[0].data is None:
-        member = validation.members[0]
-        judged = [validation.judge(member, parts[0][:, -1], validation.specs[0])[0] for parts in made.values()]
-        return torch.stack(judged).mean(1).mean().item()
     for n_steps, sequences in made.items():
-        for member, start, sequence in zip(validation.members, validation.starts, sequences, strict=True):
+        parts = zip(validation.members, validation.starts, validation.specs, sequences, strict=True)
+        for member, start, spec, sequence in parts:
+            if member.data is None:
+                values.append(validation.judge(member, sequence[:, -1], spec)[0].mean().item())
+                continue
+            if member.variant is not None:
+                values.append(variants_reward(member, sequence[:, -1], *validation.examples(member), spec, reward))
+                continue
             cohort = Cohort(member.network, n_steps, start, 1, 0, 0, torch.arange(len(start)))
             rollouts = Rollouts(cohort, [start, *sequence.unbind(1)], [])
             draw = generator(seed, "copies", "val")
             scored = measure(rollouts, *validation.examples(member), reward, reward.needs("NEEDS_STEPS"), draw)
             values.append(total(scored, reward.weights)[0].mean().item())
     return sum(values) / len(values)
+
+
+def variants_reward(member: Task, nets: Tensor, inputs: Tensor, targets: Tensor, spec: Tensor, reward: RewardConfig) -> float:
+    """The reward terms of nets [net weights], each on the examples of its own spec: means over examples and nets."""
+    inputs, targets = member.varied(inputs, targets, spec)
+    seen = [Seen(member.network.logits(nets[i : i + 1], inputs[i]), targets[i], member.objective) for i in range(len(nets))]
+    return sum(rewards_of(each, reward, ()).mean().item() for each in seen) / len(seen)
 
 
 def prepare(policy: Policy, config: GrpoConfig, seed: int) -> Policy:

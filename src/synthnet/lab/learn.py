@@ -54,6 +54,8 @@ def learn(task: Task, setup: Setup, minutes: float, rewards_only: bool = False) 
     no meaning."""
     if not 0 < minutes < 1e5:
         raise InputError(f"--minutes should be a positive number, got {minutes}")
+    if rewards_only and task.variant is not None:
+        raise InputError("--rewards-only begins with pairs, which are of one task; a task whose data have variants has none")
     with RunDirectory(setup) as run:
         book = Book(run.path / "decisions.jsonl", 60 * minutes)
         return Course(task, dict(setup.given), run.path, book, rewards_only).run(), book.entries
@@ -182,7 +184,8 @@ class Course:
         warp = max(found["warp"], 0.03) if task.images else 0.0
         own_targets = task.objective.loss is not None or task.variants is not None  # a teacher's would be others
         labels = "hard" if own_targets else "soft"
-        size = SMALL_TRUNK | {"distil.nets": 4} if self.large else {"distil.nets": 8}
+        trunk = {} if any(name.partition(".")[0] == "backbone" for name in self.given) else SMALL_TRUNK
+        size = trunk | {"distil.nets": 4} if self.large else {"distil.nets": 8}
         return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
 
     def how_many_teachers(self) -> tuple[int, str]:

@@ -8,6 +8,14 @@ from synthnet.policy.layouts import layout_of
 from synthnet.policy.moe import MixtureKnobs, chosen_experts, mixtures, replayed_experts
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig
 from synthnet.policy.rollout import Prompt, draw_prompt, rollout, synth_steps, synthesize_flat, with_noise
-from synthnet.policy.serving import check_cover, choose_steps, in_memory, specs_of, start_weights, synthesize_nets
+from synthnet.policy.serving import (
+    check_cover,
+    choose_steps,
+    in_memory,
+    spec_metadata,
+    specs_of,
+    start_weights,
+    synthesize_nets,
+)
 from synthnet.policy.tokens import build_layout, reads_units
 from synthnet.policy.trainable import PARTS, freeze_all_but, merged

@@ -150,7 +150,12 @@ def specs_of(policy: Any, files: Sequence[NetFile], spec: Mapping[str, float] | 
             raise InputError("this policy is told no spec: every net of its task is for the same")
         return None
     told = [spec or metadata_json(file.state.metadata, "synthnet.spec", file.path) for file in files]
-    return torch.cat([policy.variants.spec(each) for each in told])
+    return torch.cat([policy.variants.of_file(file.path, each) for file, each in zip(files, told, strict=True)])
+
+
+def spec_metadata(policy: Any, specs: Tensor | None) -> list[dict[str, str]]:
+    """What the metadata of outputs say of the specs [file number] that they were made for; nothing where there are none."""
+    return [] if specs is None else [{"synthnet.spec": policy.variants.told(spec)} for spec in specs]
 
 
 def in_memory(start: Mapping[str, Tensor] | nn.Module) -> WeightState:
@@ -172,10 +177,12 @@ def serve(
     state = read_weights(start) if named else in_memory(start)
     file = match_net(start if named else "the start weights", state, None, policy.archs)
     check_cover(policy, file)
-    (final,), _ = synthesize_nets(policy, [file], choose_steps(policy, steps), specs=specs_of(policy, [file], spec))
+    specs = specs_of(policy, [file], spec)
+    (final,), _ = synthesize_nets(policy, [file], choose_steps(policy, steps), specs=specs)
     if not torch.isfinite(final).all():
         raise InputError(f"{file.path}: synthesis gave NaN or infinite weights")
-    made = file.replaced(final, dict(file.state.metadata))
+    (told,) = spec_metadata(policy, specs) or [{}]
+    made = file.replaced(final, {**file.state.metadata, **told})
     if isinstance(start, nn.Module):
         start.load_state_dict(made.tensors)
         return start

@@ -57,6 +57,15 @@ def average_gradients(module: nn.Module) -> None:
         parameter.grad = part.view_as(parameter)
 
 
+def average_buffers(module: nn.Module, name: str) -> None:
+    """Make buffers of that name the mean over ranks."""
+    if world() == 1:
+        return
+    for value in (value for key, value in module.named_buffers() if key.rpartition(".")[2] == name):
+        distributed.all_reduce(value)
+        value /= world()
+
+
 def average(metrics: dict) -> dict:
     """The numbers of metrics, averaged over ranks; all ranks must have the same names. A number that any rank lacks (None) is
     lacking; other values are this rank's."""

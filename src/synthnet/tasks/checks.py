@@ -58,3 +58,22 @@ def check_fit(task: str, module: nn.Module, source: str, inputs: Tensor, labels:
             f"task {task}: its network tells {n_classes} classes apart (labels 0 to {n_classes - 1}), "
             f"{source} has labels {int(labels.min())} to {int(labels.max())}"
         )
+
+
+def check_varied(task, inputs: Tensor, n_nets: int, found: object) -> tuple[Tensor, Tensor]:
+    """Inputs and targets as a task's `variant` gave them. Raises: InputError for other shapes, or what are no class ids."""
+    what = f"the variant of task {task.name} should"
+    if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(each, Tensor) for each in found)):
+        raise InputError(f"{what} return inputs and targets")
+    made, wanted = found
+    shared, own = inputs.shape, (n_nets, *inputs.shape)
+    if made.shape not in (shared, own) or wanted.shape[:2] != own[:2]:
+        raise InputError(
+            f"{what} give inputs {list(shared)} or {list(own)}, and targets [{n_nets} {len(inputs)} …], got {list(made.shape)} "
+            f"and {list(wanted.shape)}"
+        )
+    last = task.arch.n_outputs - 1
+    if task.objective.kind == "classes" and (wanted.is_floating_point() or not 0 <= wanted.min() <= wanted.max() <= last):
+        came = f"{str(wanted.dtype).removeprefix('torch.')} from {wanted.min().item():g} to {wanted.max().item():g}"
+        raise InputError(f"{what} give class ids from 0 to {last}, as whole numbers (.long()), got {came}")
+    return made, wanted

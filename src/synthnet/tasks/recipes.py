@@ -176,7 +176,9 @@ def _place(task: Task, kind: str) -> Path:
         objective.name,
         torch.__version__,
     ]
-    text = json.dumps([*told, _told(objective.loss), _told(objective.metric)], sort_keys=True)
+    own = [_told(objective.loss), _told(objective.metric)]
+    own += [task.variants.to_json(), _told(task.variant)] if task.variants else []
+    text = json.dumps([*told, *own], sort_keys=True)
     return cache_folder() / "recipes" / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 

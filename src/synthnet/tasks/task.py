@@ -13,7 +13,7 @@ from synthnet.engine import CHANNELS, PICTURE, Measure, Nets, Network, Objective
 from synthnet.errors import InputError, unknown
 from synthnet.nets import Arch, asked, draw_init, init_scale, match_start
 from synthnet.seeds import generator, start_generator
-from synthnet.tasks.checks import check_fit, check_own, made
+from synthnet.tasks.checks import check_fit, check_own, check_varied, made
 from synthnet.tasks.dataset import Data
 from synthnet.tasks.source import Source
 
@@ -96,7 +96,8 @@ class Task:
             name = getattr(self.metric, "__name__", "metric").strip("<>")
         elif self.loss is not None and kind == "numbers":
             kind, name = "own", "minus loss"
-        chance = math.log(len(classes)) if classes else 1.0 if kind != "classes" else math.log(self.arch.n_outputs)
+        n_classes = len(classes) if classes and self.variant is None else self.arch.n_outputs
+        chance = math.log(n_classes) if kind == "classes" else 1.0
         return Objective(kind, name, self.loss, self.metric, chance)
 
     @property
@@ -234,16 +235,8 @@ class Task:
         if self.variant is None or spec is None:
             return inputs, targets
         found = asked(f"the variant of task {self.name} fails", self.variant, inputs, targets, spec.to(inputs.device))
-        if not (isinstance(found, tuple) and len(found) == 2 and all(isinstance(each, Tensor) for each in found)):
-            raise InputError(f"the variant of task {self.name} should return inputs and targets")
-        made, wanted = found
-        shared, own = inputs.shape, (len(spec), *inputs.shape)
-        if made.shape not in (shared, own) or wanted.shape[:2] != own[:2]:
-            raise InputError(
-                f"the variant of task {self.name} should give inputs {list(shared)} or {list(own)}, and targets "
-                f"[{len(spec)} {len(inputs)} …], got {list(made.shape)} and {list(wanted.shape)}"
-            )
-        return made.expand(own), wanted
+        made, wanted = check_varied(self, inputs, len(spec), found)
+        return made.expand(len(spec), *inputs.shape), wanted
 
     def draw_start(self, purpose: str, seeds: list[int]) -> Tensor:
         """Start weights [seed weights] (`draw_init`). Each seed has a generator of its own, so a net does not depend on which
@@ -264,7 +257,8 @@ class Task:
 
     def _check_outputs(self) -> None:
         """Refuse a module whose outputs are not as many as there are classes or targets."""
-        if isinstance(self.data, Data) and self.loss is None and self.arch.n_outputs != self.data.n_targets:
+        plain = isinstance(self.data, Data) and self.loss is None and self.variant is None
+        if plain and self.arch.n_outputs != self.data.n_targets:
             what = "classes" if self.data.classes is not None else "targets"
             name = self.name or "of yours"
             raise InputError(

@@ -61,7 +61,9 @@ class DistilConfig:
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=3e-4, weight_decay=0.0, warmup=20, ema=0.98))
 
 
-def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequence[Zoo] = ()) -> None:
+def check_distil(
+    config: DistilConfig, policy: Policy, task: Task, zoos: Sequence[Zoo] = (), has_zoo: bool | None = None
+) -> None:
     """Refuse settings that the stage cannot work with, before any work."""
     check_settings("distil", config)
     check_steps("distil.steps", config.steps, policy)
@@ -75,6 +77,8 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequenc
         raise InputError(f"distil.apart and distil.differ compare with zoo nets: {few[0]} has one run, they need two or more")
     if config.labels == "soft" and any(member.objective.loss and member.objective.kind == "classes" for member in task.members):
         raise InputError("a loss of the task's own is of labels, soft ones are probabilities: pass distil.labels=hard")
+    if has_zoo is False and (config.anchor or config.differ):
+        raise InputError("distil.anchor and distil.differ read a zoo, and this run began without one: fork it with zoo_dir=…")
     if any(member.variant for member in task.members):
         for name, only in {"labels": "hard", "differ": 0, "anchor": 0}.items():
             if getattr(config, name) != only:
@@ -130,9 +134,9 @@ def next_member(state: dict, config: DistilConfig, n_members: int, seed: int) ->
 
 def note_loss(state: dict, turn: int, loss: float) -> None:
     """Keep the running mean of a member's loss in the run's state, the same in every process."""
-    losses, loss = state.setdefault("losses", {}), ranks.average({"loss": loss})["loss"]
-    before = losses.get(str(turn), loss)
-    losses[str(turn)] = SLOW * before + (1 - SLOW) * loss if math.isfinite(loss) else before
+    losses, mean = state.setdefault("losses", {}), ranks.average({"loss": loss})["loss"]
+    if mean is not None and math.isfinite(mean):
+        losses[str(turn)] = SLOW * losses.get(str(turn), mean) + (1 - SLOW) * mean
 
 
 @torch.no_grad()
@@ -209,7 +213,8 @@ def train_distil(
         blind = round(progress * config.loop.updates) < config.standardised  # accuracy says nothing yet: the newest is the best
         return {**metrics, "score": progress - 2} if blind else metrics
 
-    with Run(setup, policy, config, validate, {"distil": config}, lambda: check_distil(config, policy, task)) as run:
+    sound = lambda: check_distil(config, policy, task, has_zoo=bool(zoos))  # noqa: E731
+    with Run(setup, policy, config, validate, {"distil": config}, sound) as run:
         for update in run.updates():
             turn = next_member(run.state, config, len(members), seed)
             member, net = members[turn], members[turn].network
@@ -222,7 +227,8 @@ def train_distil(
             logits = net.logits(final, images, own_inputs=spec is not None)
             loss = net.objective.losses(whitened(logits) if update < config.standardised else logits, targets).mean()
             metrics = {"target_loss": loss.item(), "n_steps": n_steps}
-            note_loss(run.state, turn, metrics["target_loss"])
+            if config.members == "lacking":
+                note_loss(run.state, turn, metrics["target_loss"])
             moved = travelled((final - start) / policy.scale(net), net.spec, config.stay_by)
             loss, metrics["moved"] = loss + config.stay * moved, moved.item()
             if config.apart:

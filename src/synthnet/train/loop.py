@@ -172,6 +172,7 @@ class Run:
         auxiliary, load = self.policy.auxiliary_loss()
         (loss + auxiliary).backward()
         ranks.average_gradients(self.policy)
+        ranks.average_buffers(self.policy, "usage")  # of experts
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.optim.max_grad_norm)
         if finite := bool(torch.isfinite(norm)):
             self.optimizer.step()

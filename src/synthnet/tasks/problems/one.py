@@ -3,7 +3,7 @@ digits, and MNIST images of 8, 14 and 28 pixels a side."""
 
 from dataclasses import dataclass, replace
 
-from synthnet.errors import unknown
+from synthnet.errors import InputError, unknown
 from synthnet.settings import setting
 from synthnet.tasks.problems import digits_mlp, digits_resnet, digits_vit, mnist5k_cnn, mnist5k_mlp, mnist8_mlp
 from synthnet.tasks.problems import mnist_simplecnn as simplecnn
@@ -34,6 +34,8 @@ class Config(DataConfig):
 
 
 def build(config: Config) -> Task:
+    if not config.nets:
+        raise InputError(f"task.nets must name some of {', '.join(MEMBERS)}")
     if wrong := [name for name in config.nets if name not in MEMBERS]:
         raise unknown("net of task one", wrong[0], MEMBERS)
     told = {"split_seed": config.split_seed, "held_back": config.held_back}
