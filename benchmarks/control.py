@@ -8,7 +8,7 @@ tensor's initial scale, until the mean return on starts that no generation saw r
 or to a limit. Environment steps of a policy are read off its run's log: rollouts x starts x mean length.
 
 Of a task with variants each net is for one that no training drew; `beyond`: for one up to a fifth of a range's width outside.
-A policy that is not told the spec is the control: TASK=POLICY of one trained with backbone.spec=0.
+A policy that is not told the spec is the control: TASK:LABEL=POLICY of one trained with backbone.spec=0.
 """
 
 import argparse
@@ -133,14 +133,15 @@ def measure(name: str, path: str, n_searches: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("policies", nargs="+", metavar="TASK=POLICY")
+    parser.add_argument("policies", nargs="+", metavar="TASK[:LABEL]=POLICY")
     parser.add_argument("-o", "--out", required=True)
     parser.add_argument("--searches", type=int, default=SEARCHES)
     options = parser.parse_args()
     results = {}
     for each in options.policies:
         name, _, path = each.partition("=")
-        results[f"{name} {Path(path).parent.name}" if name in results else name] = measure(name, path, options.searches)
+        task, _, label = name.partition(":")
+        results[label or task] = measure(task, path, options.searches)
     kept = json.loads(Path(options.out).read_text()) if Path(options.out).exists() else {}
     write_atomic(options.out, json.dumps({**kept, **results}, indent=1) + "\n")
     for name, row in results.items():

@@ -31,7 +31,10 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
     policy = read_policy(path)
     record = policy.record
     tasks = f"tasks {', '.join(policy.data_sets)}" if policy.data_sets else f"task {record['task']}"
-    measured = _family_rows if "rows" in report else _control_rows if "widths" in report else _rows
+    kinds = {"rows": _family_rows, "widths": _control_rows, "unseen": _question_rows}
+    measured = next((rows for key, rows in kinds.items() if key in report), _rows)
+    if policy.variants:
+        tasks += f", told its spec: {policy.variants.shown}"
     lines = [
         f"# Policy {name}",
         "",
@@ -55,7 +58,7 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
         "Trained on the architectures above; other hidden widths with the same inputs and outputs run with a warning."
         if "rows" in report
         else "Trained on one architecture; other hidden widths with the same inputs and outputs run with a warning, unclaimed.",
-        "Start weights must be torch's default initialisation (uniform in ±1/√fan_in).",
+        "Start weights of any standard initialisation: tensors are scaled to torch's default.",
         "There is no BatchNorm, so there are no running statistics.",
         "",
     ]
@@ -113,6 +116,7 @@ def _family_rows(name: str, report: dict, report_path: str) -> list[str]:
 def _control_rows(name: str, report: dict, report_path: str) -> list[str]:
     shown = lambda stats: f"{stats['mean']:.1f} ± {stats['sd']:.1f} | {stats['min']:.1f}"  # noqa: E731
     paid = report["training"]
+    beyond = [f"| specs beyond the ranges by up to a fifth | {shown(report['beyond'])} |"] if "beyond" in report else []
     return [
         "## Measured on this file: 256 unseen seeds, 20 episodes each in Gymnasium",
         "",
@@ -123,12 +127,38 @@ def _control_rows(name: str, report: dict, report_path: str) -> list[str]:
         f"| random | {shown(report['start'])} |",
         *(f"| K = {k} | {shown(row)} |" for k, row in report["steps"].items()),
         *(f"| hidden {width}, never trained on (64 seeds) | {shown(row)} |" for width, row in report["widths"].items()),
+        *beyond,
         "",
         f"Learned from {paid['evaluations']:,.0f} rollouts, {paid['environment_steps']:,} environment steps. CMA-ES took "
         f"{report['cma_steps_median']:,.0f} steps for one net (median of {len(report['searches'])}): "
         f"the policy has paid for itself after {report['break_even_nets']:.0f} nets. Nets of different seeds lie "
         f"{report['aligned_distance_to_cma']:.2f} times as far apart as those of the search.",
     ]
+
+
+def _question_rows(name: str, report: dict, report_path: str) -> list[str]:
+    """Of a policy that is told which classes are yes."""
+    shown = lambda value: f"{100 * value:.2f} %"  # noqa: E731
+    lines = [
+        "## Measured on this file: unseen seeds, test split, every question that it never saw and as many that it did",
+        "",
+        f"`{report_path}`, made by `python benchmarks/unseen_tasks.py`. Retention: accuracy as a share of the twins', mean "
+        "over questions.",
+        "",
+        "| questions | twins | start weights | told another, K = 2 | K = 1 | K = 2 | K = 4 | retention, best K (worst) |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in ("unseen", "seen"):
+        row = report[kind]
+        best = max((row[f"k{k}"] for k in (1, 2, 4)), key=lambda each: each["retention"])
+        means = [shown(row[key]["mean"]) for key in ("twins", "start", "told wrong", "k1", "k2", "k4")]
+        lines.append(f"| {kind} | {' | '.join(means)} | {shown(best['retention'])} ({shown(best['worst_retention'])}) |")
+    return lines
+
+
+def relative(command: list[str]) -> list[str]:
+    """A recorded command with paths as seen from where the project lies."""
+    return [word.replace(f"{Path.cwd()}/", "") for word in command]
 
 
 def _accuracy(stats: dict) -> str:
@@ -148,6 +178,8 @@ def main() -> None:
         if strange := set(options.archs or ()) - {arch.label for arch in policy.archs}:
             parser.error(f"the policy has no {', '.join(sorted(strange))}; it has {', '.join(a.label for a in policy.archs)}")
         policy.archs = [arch for arch in policy.archs if not options.archs or arch.label in options.archs]
+        for stage in policy.record["stages"]:
+            stage["command"] = relative(stage["command"])
         policy.save(path, torch.float16)
     else:
         report = json.loads(Path(options.report).read_text())

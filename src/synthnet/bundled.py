@@ -100,6 +100,7 @@ def described(name: str | Path) -> dict:
         "nets": list(map(str, known_archs(name) if str(name) not in policies() else _bundled()[str(name)][1])),
         "data": inputs.get("data") or made.get("task"),
         "inputs": inputs,
+        **({"spec": record["spec"]} if "spec" in record else {}),
         "best_k": made.get("best_k", 1),
         "trunk": record["config"]["backbone"]["name"],
         "bytes": path.stat().st_size,

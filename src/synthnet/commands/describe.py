@@ -5,7 +5,7 @@ from pathlib import Path
 
 from synthnet.bundled import known_archs
 from synthnet.console import accuracy_row, percent, table
-from synthnet.engine import find_arch, network_of
+from synthnet.engine import Variants, find_arch, network_of
 from synthnet.errors import InputError, one_line
 from synthnet.nets import Arch, WeightState, metadata_json, read_header, read_metadata
 from synthnet.policy import build_layout, read_policy
@@ -104,6 +104,7 @@ def print_description(found: dict) -> None:
             ["action", str(config["action"])],
             ["k_max / best K", f"{config['k_max']} / {found['record'].get('best_k')}"],
             ["task", str(found["record"].get("task"))],
+            *([["told", Variants.from_json(found["spec"]).shown]] if "spec" in found else []),
             ["trained on", ", ".join(str(Arch.from_dict(arch)) for arch in found["archs"])],
             *[
                 [f"stage {i}", f"{s['stage']}: {' '.join(map(str, s['command']))}"]
