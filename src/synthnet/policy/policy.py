@@ -74,9 +74,10 @@ class Policy(nn.Module):
         self.variants: Variants | None = None  # of the task that it was trained for, where that has any
         self._layouts: dict = {}
         if vocabulary is None:
-            vocabulary = {}
-            for arch in archs:
-                vocabulary |= self._build_layout(network_of(arch), None).vocabulary
+            layouts = [self._build_layout(network_of(arch), None) for arch in archs]
+            vocabulary = {key: size for layout in layouts for key, size in layout.vocabulary.items()}
+            if layouts[0].siblings is None and any(layout.siblings is not None for layout in layouts):
+                config.backbone = {**config.backbone, "siblings": True}
         self.vocabulary = vocabulary
         layout = self._build_layout(network_of(archs[0]), vocabulary)
         self.n_classes = layout.n_classes

@@ -36,6 +36,7 @@ class UnitConfig(MixtureKnobs):
     data: bool = setting(False, "FiLM is told statistics of the data set, which the policy's file keeps")
     graph: int = setting(0, "rounds of a small encoder of the layer graph, told to FiLM (0: none)", (0, 1 << 20))
     spec: int | None = setting(None, "numbers of a spec that FiLM is told (null: all that the task has; 0: none)", (0, 64))
+    siblings: bool = setting(False, "units hear those that a net treats with them, even if the first net trained on has none")
     code: int = setting(0, "dims of the latent code of a policy whose actions are codes (0: actions are weights)", (0, 1 << 20))
 
 
@@ -72,7 +73,8 @@ class EdgeExchange(nn.Module):
         self.norm = FilmNorm(edge_dim, config.condition, config.code)
         self.mix = FeedForward(edge_dim, 2 * edge_dim)
         self.pool = nn.Linear(2 * edge_dim, dim)
-        self.together = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim)) if layout.siblings is not None else None
+        together = config.siblings or layout.siblings is not None
+        self.together = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim)) if together else None
 
     def forward(self, units: Tensor, edges: Edges, layout: TokenLayout, conditions: list[Condition]) -> Tensor:
         """The units [net token dim] after the exchange; the edges keep theirs."""
