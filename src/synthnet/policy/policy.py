@@ -154,8 +154,7 @@ class Policy(nn.Module):
         """What the trunk is told of specs [row number], each of as many nets in a row; nothing where it reads none."""
         if not self.reads_spec or self.variants is None:
             return {}
-        if spec is None:
-            spec = self.variants.spec(None)  # which refuses, and says what is missing
+        spec = self.variants.spec(None) if spec is None else spec  # None is refused there, with what is missing
         return {"spec": self.variants.scaled(spec).repeat_interleave(n_nets // len(spec), 0)}
 
     def forward(self, scaled: Tensor, steps_left: Tensor | int, net: Network, spec: Tensor | None = None) -> WeightGaussian:
@@ -164,8 +163,8 @@ class Policy(nn.Module):
         variant of the task nets are for, each row for as many nets in a row as there are for one."""
         layout, left = self.layout(net), _as_steps(steps_left, scaled)
         if self.code_dim:
-            told = self._told(spec, len(scaled))
-            mean = self.trunk.code_head(self.trunk.features(layout.encode(scaled), layout, left, **told))
+            read = self.trunk.features(layout.encode(scaled), layout, left, **self._told(spec, len(scaled)))
+            mean = self.trunk.code_head(read)
             token_of = torch.zeros(self.code_dim, dtype=torch.long, device=mean.device)
             return WeightGaussian(mean, self.log_sigma.mean().expand(self.code_dim), token_of, 1)
         mean = self._next(scaled, net, left, None, spec)
