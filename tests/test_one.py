@@ -6,9 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import interrupt_at
+from conftest import interrupt_at, make_policy
+from problem import PROBLEM
+from synthnet.errors import InputError
 from synthnet.lab.fork import run_command
-from synthnet.policy import read_policy
+from synthnet.policy import covering, read_policy, synthesize_flat
+from synthnet.tasks import build_task
 from synthnet.train.distil import DistilConfig, next_member, note_loss
 
 
@@ -56,3 +59,49 @@ def test_a_loss_that_is_no_number_leaves_the_chances_as_they_were():
         note_loss(state, turn, 1.0)
     note_loss(state, 0, math.nan)
     assert next_member(state, DistilConfig(members="lacking"), 2, 0) in (0, 1)
+
+
+def test_columns_for_other_nets_are_added_and_what_was_learned_is_kept(tmp_path):
+    """Of its own net the grown policy makes what it made; of a net with edges and norms, which it could not read, it now makes
+    something; and its file reads back."""
+    own, other = build_task("digits-mlp", hidden=[6]), build_task("digits-resnet", width=4)
+    policy = make_policy(own)
+    start, far = own.draw_start("val", [0, 1]), other.draw_start("val", [0, 1])
+    before = synthesize_flat(policy, start, 2, own.network)
+    with pytest.raises(InputError, match="does not cover"):
+        policy.layout(other.network)
+    grown = covering(policy, [other.arch], 0)
+    assert covering(grown, [other.arch, own.arch], 0) is grown
+    assert torch.allclose(synthesize_flat(grown, start, 2, own.network), before, atol=1e-5)
+    made, layout = synthesize_flat(grown, far, 2, other.network)[:, -1], grown.layout(other.network)
+    new = torch.tensor([key not in policy.vocabulary for key in layout.vocabulary])[layout.column_of.long()]
+    assert torch.allclose(made[:, new], far[:, new], atol=1e-6), "ways out begin at zero"
+    assert not torch.allclose(made[:, ~new], far[:, ~new], atol=1e-3)
+    assert grown.trunk.blocks[0].exchange.together is not None
+    grown.save(tmp_path / "p.safetensors")
+    again = read_policy(tmp_path / "p.safetensors")
+    assert torch.equal(synthesize_flat(again, start, 2, own.network), synthesize_flat(grown, start, 2, own.network))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:outputs of different seeds")
+def test_a_policy_goes_on_with_a_problem_of_the_users_own(tmp_path, monkeypatch, capsys):
+    """Other inputs, other data: it keeps what it knows, its file says of which examples, and both nets are served."""
+    (tmp_path / "problem_of_mine.py").write_text(PROBLEM)
+    monkeypatch.chdir(tmp_path)
+    tiny = build_task("digits-mlp", hidden=[6])
+    policy = make_policy(tiny)
+    policy.record = {"task": "digits-mlp", "data": tiny.data_key, "stages": []}
+    policy.save("p.safetensors")
+    base = ["task=problem_of_mine.py:sides", "threads=1", "distil.labels=hard", "distil.steps=[1]", "distil.nets=3",
+            "distil.images=16", "distil.val_seeds=3", "distil.loop.updates=2", "distil.loop.validate_every=1",
+            "distil.standardised=1", "lab.tensorboard=false"]  # fmt: skip
+    run_command("distil", [*base, "policy_from=p.safetensors", "run_dir=run"])
+    after = read_policy("run/policy.safetensors")
+    assert len(after.record["data"]["joint"]) == 2
+    assert len(after.archs) == 2
+    start = tiny.draw_start("val", [0])
+    assert synthesize_flat(after, start, 1, tiny.network).shape == (1, 1, start.shape[1])
+    split = [*base, "policy_from=run", "task.split_seed=1", "run_dir=other"]
+    with pytest.raises(InputError, match="made on other images"):
+        run_command("distil", split)

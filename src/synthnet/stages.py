@@ -16,10 +16,10 @@ from synthnet.bundled import policy_path
 from synthnet.engine import Network, set_memory_budget
 from synthnet.errors import InputError, unknown
 from synthnet.grpo import GrpoConfig, RewardConfig, train_grpo
-from synthnet.policy import MixtureKnobs, Policy, PolicyConfig, read_policy, tokens, trunks
+from synthnet.policy import MixtureKnobs, Policy, covering, read_policy, tokens, told_spec, trunks
 from synthnet.runs import Dials, RunDirectory, Setup, ranks
 from synthnet.settings import hot_knobs, hot_value, option
-from synthnet.tasks import Task, check_same_data
+from synthnet.tasks import Task, check_same_data, with_data
 from synthnet.train import (
     CorruptConfig,
     CriticConfig,
@@ -218,7 +218,7 @@ def first_policy(config, task: Task, setup: Setup) -> Policy:
     if config.policy_from:
         return start_policy(config, task, setup)
     archs = list(dict.fromkeys(member.arch for member in task.members))
-    policy = Policy.create(_with_spec(config.policy_config(), task), archs, config.seed)
+    policy = Policy.create(told_spec(config.policy_config(), task.members[0].variants), archs, config.seed)
     inputs = {"inputs_of": {member.name: member.inputs for member in task.members}} if task.joint else {"inputs": task.inputs}
     policy.record |= {"task": task.members[0].name, "data": task.data_key, **inputs}
     _meet(policy, task)
@@ -238,13 +238,15 @@ def start_policy(config, task: Task, setup: Setup) -> Policy:
     source = Path(config.policy_from)
     policy = read_policy(policy_of_run(source) if source.is_dir() else policy_path(config.policy_from))
     _check_same_policy(policy, config, setup.given)
+    policy = covering(policy, [member.arch for member in task.members], config.seed)
     _meet(policy, task)
     for member in task.members:
         policy.layout(member.network)
         if member.arch not in policy.archs:
             policy.archs = [*policy.archs, member.arch]
-    check_same_data(policy.record.get("data"), task, str(source))
-    policy.record["data"] = task.data_key
+    data = with_data(policy.record.get("data"), task.data_key)
+    check_same_data(data, task, str(source))
+    policy.record["data"] = data
     policy.drop_critic()  # it foresaw the policy as it was
     return policy.train()
 
@@ -274,17 +276,6 @@ def _check_same_policy(policy: Policy, config, given: Mapping[str, object]) -> N
 def _refuse_variants(stage: str, task: Task) -> None:
     if any(member.variants for member in task.members):
         raise InputError(f"{stage} is of one task, and {task.name} has variants: train it by distil or grpo, or synthnet learn")
-
-
-def _with_spec(config: PolicyConfig, task: Task) -> PolicyConfig:
-    """What a new policy is made of, told as many numbers of a spec as the task has, or as backbone.spec says: all or none."""
-    variants, asked = task.members[0].variants, config.backbone.get("spec", 0)
-    size = len(variants.names) if variants else 0
-    if asked not in (None, 0, size):
-        raise InputError(f"backbone.spec is {asked}, and a spec of {task.name} has {size} numbers: pass {size}, 0 or null")
-    if "spec" not in config.backbone:  # a trunk that is told nothing
-        return config
-    return replace(config, backbone={**config.backbone, "spec": size if asked is None else asked})
 
 
 def _meet(policy: Policy, task: Task) -> None:

@@ -71,8 +71,11 @@ class Course:
     book: Book
     rewards_only: bool = False
 
+    def __post_init__(self):
+        self.start = {name: self.given.pop(name) for name in ("policy_from",) if self.given.get(name)}
+
     def run(self) -> Path:
-        """The best policy's file."""
+        """The best policy's file. Where another policy was named, that one is what all begins with."""
         if self.task.data is None:
             return self.by_rewards()
         if self.rewards_only:
@@ -82,7 +85,7 @@ class Course:
         if self.task.variants is None:
             runs = book.decide("teachers", self.how_many_teachers)
             own["zoo_dir"] = str(self.stage("teachers", "zoo", {**TEACH, "zoo.runs": runs}))
-        tried = self.stage("pace", "distil", {**own, **BEGIN, "distil.standardised": PACE_UPDATES}, PACE_UPDATES)
+        tried = self.stage("pace", "distil", {**own, **BEGIN, **self.start, "distil.standardised": PACE_UPDATES}, PACE_UPDATES)
         pace = book.decide("pace", self.pace_of, tried)
         best, score = self.begin(own, pace)
         return self.go_on(own, pace, best, score)
@@ -92,9 +95,9 @@ class Course:
         book, noise = self.book, self.references()
         zoo = self.stage("zoo", "zoo", {"zoo.runs": PAIRS_RUNS, "zoo.heldout": 16})
         own = {"zoo_dir": str(zoo), "reward.input_noise": noise["distil.input_noise"]}
-        pace = book.decide("pace", self.pace_of, self.stage("pace", "pairs", own, PACE_UPDATES))
+        pace = book.decide("pace", self.pace_of, self.stage("pace", "pairs", {**own, **self.start}, PACE_UPDATES))
         updates = book.decide("length of pairs", self.length, pace, SHARES["begin"] * book.seconds, FEWEST)
-        best = self.stage("pairs", "pairs", own, updates)
+        best = self.stage("pairs", "pairs", {**own, **self.start}, updates)
         return self.go_on(own, pace, best, book.decide("outcome of pairs", self.score, best))
 
     def go_on(self, own: dict, pace: float, best: Path, score: float) -> Path:
@@ -121,7 +124,7 @@ class Course:
         """GRPO from a new policy: short races between noises and rates, of which the best goes on in legs while it gains."""
         book, found = self.book, []
         for number, (sigma, rate) in enumerate(RACES, 1):
-            settings = {**ALONE, "grpo.sigma": sigma, "grpo.optim.learning_rate": rate}
+            settings = {**ALONE, **self.start, "grpo.sigma": sigma, "grpo.optim.learning_rate": rate}
             path = self.stage(f"race-{number}", "grpo", settings, RACE_UPDATES)
             told = f"noise {sigma:g}, rate {rate:g}"
             found.append((book.decide(f"race {number}", self.rewarded, path, told), path, settings))
@@ -184,7 +187,7 @@ class Course:
         warp = max(found["warp"], 0.03) if task.images else 0.0
         own_targets = task.objective.loss is not None or task.variants is not None  # a teacher's would be others
         labels = "hard" if own_targets else "soft"
-        trunk = {} if any(name.partition(".")[0] == "backbone" for name in self.given) else SMALL_TRUNK
+        trunk = {} if self.start or any(name.partition(".")[0] == "backbone" for name in self.given) else SMALL_TRUNK
         size = trunk | {"distil.nets": 4} if self.large else {"distil.nets": 8}
         return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
 
@@ -201,7 +204,8 @@ class Course:
         for number, rate in enumerate(BEGIN_RATES, 1):
             seconds = SHARES["begin large" if self.large else "begin"] * book.seconds
             updates = book.decide(f"length of beginning {number}", self.length, pace, seconds, FEWEST)
-            settings = {**own, **BEGIN, "distil.optim.learning_rate": rate, "distil.standardised": updates // 3}
+            blind = updates // (12 if self.start else 3)
+            settings = {**own, **BEGIN, **self.start, "distil.optim.learning_rate": rate, "distil.standardised": blind}
             path = self.stage(f"begin-{number}", "distil", settings, updates)
             score = book.decide(f"outcome of beginning {number}", self.score, path)
             found.append((score, path))

@@ -11,6 +11,18 @@ def data_settings(recorded: dict | None) -> dict:
     return {key: value for key, value in first.items() if key not in ("source", "sha256")}
 
 
+def with_data(recorded: dict | None, own: dict) -> dict:
+    """A recorded data key with a further one, where that is of other examples; of the same ones, split another way, the
+    recorded key alone, which `check_same_data` refuses."""
+    parts = list((recorded or {}).get("joint", [recorded] if recorded else []))
+    if own in (recorded, *parts):
+        return recorded or own
+    of = lambda key: key.get("sha256") or key.get("source")  # noqa: E731
+    if any(of(part) is None or of(part) in [of(each) for each in own.get("joint", [own])] for part in parts):
+        return recorded or own
+    return {"joint": [*parts, *own.get("joint", [own])]} if parts else own
+
+
 def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
     """Refuse to mix splits: what was training data of `owner` would be test data of the task.
 

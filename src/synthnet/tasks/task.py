@@ -9,7 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synthnet.engine import CHANNELS, PICTURE, Measure, Nets, Network, Objective, Recipe, Variants, arch_of, network_of
+from synthnet.engine import (
+    CHANNELS,
+    PICTURE,
+    STATISTICS,
+    Measure,
+    Nets,
+    Network,
+    Objective,
+    Recipe,
+    Variants,
+    arch_of,
+    network_of,
+)
 from synthnet.errors import InputError, unknown
 from synthnet.nets import Arch, asked, draw_init, init_scale, match_start
 from synthnet.seeds import generator, start_generator
@@ -143,7 +155,9 @@ class Task:
     @property
     def statistics(self) -> Tensor:
         """What a policy may be told of the training images [STATISTICS]: mean, deviation and, less the mean, the mean of each
-        of the first ten classes, as pictures of 8x8 numbers each, mean over colours."""
+        of the first ten classes, as pictures of 8x8 numbers each, mean over colours; nothing (zeros) of what are no images."""
+        if not self.images or self.objective.kind != "classes":
+            return torch.zeros(STATISTICS)
         inputs, labels = self.examples("train")
         of_class = torch.stack([inputs[labels == c].mean(0) if (labels == c).any() else inputs.mean(0) for c in range(10)])
         pictures = torch.cat([inputs.mean(0)[None], inputs.std(0)[None], of_class - inputs.mean(0)]).flatten(1)
