@@ -64,7 +64,7 @@ def test_a_loss_that_is_no_number_leaves_the_chances_as_they_were():
 def test_columns_for_other_nets_are_added_and_what_was_learned_is_kept(tmp_path):
     """Of its own net the grown policy makes what it made; of a net with edges and norms, which it could not read, it now makes
     something; and its file reads back."""
-    own, other = build_task("digits-mlp", hidden=[6]), build_task("digits-resnet", width=4)
+    own, other = build_task("digits-mlp", hidden=[6]), build_task("digits-resnet", width=8)
     policy = make_policy(own)
     start, far = own.draw_start("val", [0, 1]), other.draw_start("val", [0, 1])
     before = synthesize_flat(policy, start, 2, own.network)
