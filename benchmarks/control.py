@@ -81,6 +81,19 @@ def lengths(task, returns: torch.Tensor) -> torch.Tensor:
     return torch.full_like(returns, task.reward.horizon) if task.name == "pendulum" else returns.abs()
 
 
+def paid(policy, task) -> dict:
+    """What all stages of a policy cost, read off the logs of their runs."""
+    words = [word for stage in policy.record["stages"] for word in stage["command"] if word.startswith("run_dir=")]
+    logs = [list(records(Path(word.removeprefix("run_dir=")) / "metrics.jsonl")) for word in words]
+    rows = [row for log in logs for row in log if "evaluations" in row]
+    steps = [row["evaluations"] * STARTS * lengths(task, torch.tensor(row["reward"])).item() for row in rows]
+    return {
+        "evaluations": sum(row["evaluations"] for row in rows),
+        "environment_steps": int(sum(steps)),
+        "seconds": sum(max(row.get("elapsed_s", 0) for row in log) for log in logs),
+    }
+
+
 def measure(name: str, path: str, n_searches: int) -> dict:
     policy, task = load_policy(path), build_task(name)
     seeds = list(range(256))
@@ -96,12 +109,7 @@ def measure(name: str, path: str, n_searches: int) -> dict:
         far = beyond(task, spec)
         outside = synthesize_flat(policy, start, policy.record["best_k"], task.network, far)[:, -1]
         found["told"], found["beyond"] = policy.reads_spec, summary(task.judged(outside, far)[0])
-    rows = [row for row in records(Path(path).parent / "metrics.jsonl") if "evaluations" in row]
-    found["training"] = {
-        "evaluations": sum(row["evaluations"] for row in rows),
-        "environment_steps": int(sum(row["evaluations"] * STARTS * lengths(task, torch.tensor(row["reward"])) for row in rows)),
-        "seconds": rows[-1]["elapsed_s"] if rows else None,
-    }
+    found["training"] = paid(policy, task)
     wanted = mean - MARGIN * abs(mean)
     with Bar(f"CMA-ES for {name}", n_searches) as bar:
         searches = []
