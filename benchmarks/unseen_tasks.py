@@ -2,9 +2,10 @@
 
     python benchmarks/unseen_tasks.py digits-yes=runs/digits-yes/policy.safetensors … -o benchmarks/results/unseen-tasks.json
 
-Every unseen question (200) and as many seen ones; `--seeds` nets of unseen seeds for each, and `--twins` conventionally trained
-ones. Retention: accuracy as a share of the twins', mean over questions (as Wang et al. 2025, arXiv 2501.11587, report it), and
-of the worst question. Controls: start weights, and the policy told another question.
+Every unseen question (200) and as many seen ones, or specs drawn between the ends of ranges and beyond them; `--seeds` nets of
+unseen seeds for each, and `--twins` conventionally trained ones. Retention: accuracy as a share of the twins', mean over
+questions (as Wang et al. 2025, arXiv 2501.11587, report it), and of the worst. Controls: start weights, and the policy told
+another question.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from synthnet.progress import Bar
 from synthnet.tasks import build_task, grow_twins
 
 STEPS = (1, 2, 4)
+DRAWS, BEYOND = 48, 0.2  # specs where there are ranges; how far beyond, as a share of a range's width
 
 
 def accuracies(task, nets: torch.Tensor, spec: torch.Tensor, split: str) -> torch.Tensor:
@@ -32,10 +34,20 @@ def accuracies(task, nets: torch.Tensor, spec: torch.Tensor, split: str) -> torc
     return score(task.network, nets, images[0], answers[0])[0]
 
 
+def asked(task) -> dict[str, torch.Tensor]:
+    """The specs [question number] that are measured: those that there are, or draws on ranges, and further ones beyond."""
+    if task.variants.unseen is not None:
+        return {"unseen": task.variants.unseen, "seen": task.variants.seen[: len(task.variants.unseen)]}
+    between = task.draw_spec("test", list(range(DRAWS)))
+    low, high = (torch.tensor([end(values) for values in task.variants.ranges.values()]) for end in (min, max))
+    share = torch.linspace(0, BEYOND, DRAWS // 2).double()[:, None] * (high - low)
+    return {"unseen": between, "beyond": torch.cat([low - share, high + share])}
+
+
 def measure(name: str, path: str, n_seeds: int, n_twins: int, split: str) -> dict:
     policy, task, found = load_policy(path), build_task(name), {}
     start = task.draw_start("test", list(range(n_seeds)))
-    for kind, questions in (("unseen", task.variants.unseen), ("seen", task.variants.seen[: len(task.variants.unseen)])):
+    for kind, questions in asked(task).items():
         rows: dict[str, list] = {key: [] for key in ("start", "twins", "told wrong", *(f"k{k}" for k in STEPS))}
         with Bar(f"{name}, {kind}", len(questions)) as bar:
             for number, question in enumerate(questions.double()):
@@ -70,7 +82,7 @@ def main() -> None:
     for each in options.policies:
         name, _, path = each.partition("=")
         results[name] = row = measure(name, path, options.seeds, options.twins, options.split)
-        for kind in ("unseen", "seen"):
+        for kind in (kind for kind in ("unseen", "seen", "beyond") if kind in row):
             shown = [
                 f"{100 * row[kind][f'k{k}']['retention']:.1f} ({100 * row[kind][f'k{k}']['worst_retention']:.1f})"
                 for k in STEPS

@@ -359,3 +359,16 @@ def flip():
     return synthnet.Task(module=lambda: nn.Linear(5, 2), data=synthnet.Data(X, Y), spec={"turn": [-1, 1]}, variant=turned,
                          recipe=synthnet.Recipe(1e-2, 32, 2))
 """
+
+
+def test_images_are_turned_by_the_angle_of_each_net():
+    """Known answers: not at all, and by a quarter either way."""
+    task = build_task("digits-turned")
+    inputs, labels = task.examples("val")
+    made, same = task.varied(inputs, labels, torch.tensor([[0.0], [90.0], [-90.0]]))
+    picture = inputs.view(-1, 8, 8)
+    assert torch.allclose(made[0], inputs, atol=1e-4)
+    quarter = made[1].view(-1, 8, 8)
+    assert torch.allclose(quarter, picture.rot90(1, (1, 2)), atol=1e-4)
+    assert torch.allclose(made[2].view(-1, 8, 8).rot90(2, (1, 2)), quarter, atol=1e-4)
+    assert torch.equal(same, labels.expand(3, -1))
