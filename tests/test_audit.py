@@ -9,6 +9,7 @@ from scipy.stats import mannwhitneyu
 from conftest import setup_at
 from synthnet.audit import checkpoints
 from synthnet.audit.audit import OURS, Source, audit, controls, sgd_epochs, sources
+from synthnet.audit.basins import confidence, lost_between, lost_merged
 from synthnet.audit.connectivity import barrier
 from synthnet.audit.ddpm import Ddpm, DdpmConfig, kept_signal
 from synthnet.audit.measures import Field, measure
@@ -71,6 +72,8 @@ def _generator(name, field, zoo):
     if name == "start weights":
         return field.starts.clone()
     good = _ordinary(field, zoo.states("zoo")[N_TRAINING:, -1])
+    if name == "one net, noisy":  # one basin with variation that does not leave it
+        return checkpoints.noisy(good[None], n, draw, scale, 0.05)
     if name == "constant":
         return checkpoints.constant(good, n)
     return checkpoints.permuted(good[None], n, draw, symmetry)
@@ -88,15 +91,24 @@ def _ordinary(field, nets):
 
 
 COPY, RAW, SINGLE = "no copying (aligned)", "no copying (raw)", "no single copies"
-ALIKE, NOVEL = "seeds differ in weights", "novel and performant"
+ALIKE, NOVEL, BASINS = "seeds differ in weights", "novel and performant", "basins of their own"
 DESERVED = {
-    "honest": {COPY: "pass", RAW: "pass", SINGLE: "pass", ALIKE: "pass", "not dominated": "pass", NOVEL: "pass"},
+    "honest": {
+        COPY: "pass",
+        RAW: "pass",
+        SINGLE: "pass",
+        ALIKE: "pass",
+        "not dominated": "pass",
+        NOVEL: "pass",
+        BASINS: "pass",
+    },
     "copier": {COPY: "fail", RAW: "fail", SINGLE: "fail", NOVEL: "fail"},
     "noisy copier": {COPY: "fail", RAW: "fail", SINGLE: "fail", NOVEL: "fail"},
     "permuted copier": {COPY: "fail", RAW: "pass", SINGLE: "fail", NOVEL: "fail"},
     "honest, but for two copies": {COPY: "pass", SINGLE: "fail", ALIKE: "pass"},
     "interpolator": {COPY: "fail", SINGLE: "fail", "accuracy": "fail"},
-    "constant": {ALIKE: "fail", COPY: "pass", SINGLE: "pass"},
+    "constant": {ALIKE: "fail", COPY: "pass", SINGLE: "pass", BASINS: "fail"},
+    "one net, noisy": {BASINS: "fail", SINGLE: "pass"},
     "one net, permuted": {ALIKE: "fail", COPY: "pass", RAW: "pass", SINGLE: "pass"},
     "start weights": {"accuracy": "fail", COPY: "pass", "seeds differ in predictions": "not applicable"},
 }
@@ -290,3 +302,19 @@ def test_a_killed_audit_goes_on_where_it_was_and_workers_find_what_one_process_f
     case = Case.open(str(tmp_path / "p.safetensors"), str(zoo.path), 16, 6, {}, None, "cpu")
     with _alone(case.folder(tmp_path / "twice")):
         assert main([*first, str(tmp_path / "twice")]) == 2, "the same audit is under way there"
+
+
+def test_what_is_lost_between_nets_is_nothing_for_permuted_copies_and_much_for_sgd_nets(field):
+    draw, symmetry = torch.Generator().manual_seed(3), field.network.symmetry
+    one = checkpoints.permuted(field.twins[:1], 6, draw, symmetry)
+    assert lost_between(field, one).abs().max() < 1e-6
+    assert abs(lost_merged(field, one)) < 1e-6
+    assert lost_between(field, field.twins[:6]).mean() > 0.01
+    assert lost_merged(field, field.twins[:10]) > lost_between(field, field.twins[:10]).mean()
+
+
+def test_confidence_is_a_tenth_for_nets_that_put_out_nothing_and_one_for_nets_that_shout(field):
+    sure = confidence(field, torch.zeros_like(field.twins[:2]))
+    assert sure == {"shuffled": pytest.approx(0.1, abs=1e-6), "noise": pytest.approx(0.1, abs=1e-6)}
+    loud = confidence(field, 30 * field.twins[:2])
+    assert min(loud.values()) > 0.98

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from synthnet.audit import checkpoints
+from synthnet.audit.basins import basins
 from synthnet.audit.connectivity import barrier, path_losses
 from synthnet.audit.ddpm import Ddpm, DdpmConfig
 from synthnet.audit.evaluation import summary
@@ -151,5 +152,6 @@ def audit(field: Field, sequences: Mapping[int, Tensor], judged: int, sets: Mapp
         "sets": {name: part.describe(field, honest) for name, part in sets.items()},
         "identity": seed_identity(field, ours, honest),
         "connectivity": connectivity(field, ours.weights),
+        "basins": basins(field, ours.weights),
         "sequence": compare_sequences(field.network, sequences[max(sequences)], field.states, field.inputs, field.labels),
     }

@@ -97,7 +97,27 @@ def identity_rows(report: dict) -> list[list[str]]:
     rows.append(["start weights nearest to their own twin by raw distance: why that is no evidence", raw, "", ""])
     for name, row in report["connectivity"].items():
         rows.append([f"loss barrier, {name} (nats)", f"{row['barrier']['mean']:.3f} ± {row['barrier']['sd']:.3f}", "", ""])
-    return rows
+    return [*rows, *_basin_rows(report.get("basins", {}))]
+
+
+def _basin_rows(found: dict) -> list[list[str]]:
+    """What lies between outputs of different seeds, how sure they are; none in reports older than these measures."""
+    texts = {
+        "between": "points of accuracy lost half way between two aligned nets (SGD nets in their own batch order)",
+        "merged": "points lost by the mean of ten aligned nets",
+        "calibration_error": "calibration error",
+    }
+    rows = [
+        [text, f"{found[key]['outputs']:.3f}", f"{found[key]['sgd']:.3f}", f"{found[key].get('share', float('nan')):.2f}"]
+        for key, text in texts.items()
+        if key in found
+    ]
+    sure = found.get("confidence", {"outputs": {}})
+    rows += [
+        [f"confidence in {name} images", f"{value:.3f}", f"{sure['sgd'][name]:.3f}", ""]
+        for name, value in sure["outputs"].items()
+    ]
+    return [[cell.replace("nan", "") for cell in row] for row in rows]
 
 
 def _table(columns: list[str], rows: list[list[str]], style: str = "wide") -> str:

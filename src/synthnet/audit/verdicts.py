@@ -12,6 +12,8 @@ from synthnet.nets import ACCURACY_MARGIN
 
 RATIO = 0.8  # of SGD nets' own diversity
 ONE_SIDED = -1.645  # 5 % quantile of the standard normal distribution
+APART, LITTLE = 0.5, 0.5  # of what SGD nets lose between one another; points of accuracy too few to compare with
+SURER = 3.0  # points of confidence
 FEWEST = 16  # nets on each side of the test of copying
 REFERENCES = (OURS, "held-out SGD nets", "training nets")
 
@@ -33,7 +35,7 @@ def judge(report: dict, sets: Mapping[str, Measured]) -> list[dict]:
     ours, honest = sets[OURS], sets["held-out SGD nets"]
     return [
         asdict(v) for v in [_accuracy(ours, honest), *_copying(ours, honest, report), *_diversity(ours, honest, report)]
-    ] + [asdict(v) for v in [_dominated(sets, report), _novel(report)]]
+    ] + [asdict(v) for v in [_dominated(sets, report), _novel(report), *_basins(report)]]
 
 
 def _verdict(passed: bool) -> str:
@@ -94,6 +96,26 @@ def _diversity(ours: Measured, honest: Measured, report: dict) -> list[Verdict]:
             made.append(Verdict(name, "not applicable", None, bar, None, f"{text}; SGD nets show none"))
         else:
             made.append(Verdict(name, _verdict(value >= RATIO), value, bar, None, text))
+    return made
+
+
+def _basins(report: dict) -> list[Verdict]:
+    found, made = report["basins"], []
+    between = found["between"]
+    reason = "accuracy lost half way between two aligned outputs, as a share of what SGD nets lose there"
+    if between["sgd"] < LITTLE:
+        reason, verdict = f"{reason}: these lose {between['sgd']:.2f} points only", "not applicable"
+    else:
+        verdict = _verdict(between["share"] >= APART)
+    made.append(Verdict("basins of their own", verdict, between["share"], f"at least {APART}", between["interval"], reason))
+    if "confidence" in found:
+        gaps = {
+            name: 100 * (value - found["confidence"]["sgd"][name]) for name, value in found["confidence"]["outputs"].items()
+        }
+        worst = max(gaps, key=lambda name: gaps[name])
+        reason = f"confidence in foreign images above SGD nets', points ({', '.join(f'{n} {v:+.1f}' for n, v in gaps.items())})"
+        passed = gaps[worst] <= SURER
+        made.append(Verdict("not too sure", _verdict(passed), gaps[worst], f"at most {SURER:+.0f} points", None, reason))
     return made
 
 
