@@ -23,7 +23,9 @@ from synthnet.cli import main
 
 NETS = {  # policy -> start files: task and its settings
     "acrobot": ("acrobot", []),
+    "acrobot-plants": ("acrobot-plants", []),
     "cartpole": ("cartpole", []),
+    "cartpole-plants": ("cartpole-plants", []),
     "mountain-car": ("mountain-car", ["hidden=[12]"]),
     "digits-mlp": ("digits-mlp", []),
     "digits-mlp-family": ("digits-mlp", ["hidden=[20,12]"]),
@@ -37,6 +39,10 @@ NETS = {  # policy -> start files: task and its settings
     "mnist5k-cnn-family": ("mnist5k-cnn", ["channels=[5,10]"]),
     "mnist5k-cnn-family-depths": ("mnist5k-cnn", ["channels=[6,7,8]", "pools=2"]),
     "mnist5k-mlp": ("mnist5k-mlp", []),
+}
+SPECS = {  # what those are told that are told anything
+    "acrobot-plants": ["mass=0.75", "torque=1.25", "motor=-1"],
+    "cartpole-plants": ["length=0.75", "force=8", "motor=-1"],
 }
 SMALL = ["task.hidden=[8]", "threads=1", "device=cpu", "lab.tensorboard=false"]
 TRUNK = ["backbone.dim=16", "backbone.depth=2", "backbone.heads=2", "backbone.edge_dim=8"]
@@ -126,7 +132,8 @@ def synthesised(root: Path) -> dict:
         asked = {f"K={k}": ["--steps", str(k)] for k in range(1, 7)} | {"sample": ["--steps", "2", "--sample", "3"]}
         for name, more in asked.items():
             out = root / "out" / policy / name
-            command("synthesize", str(start), "--policy", policy, "--device", "cpu", *more, "-o", str(out))
+            told = ["--spec", *SPECS[policy]] if policy in SPECS else []
+            command("synthesize", str(start), "--policy", policy, "--device", "cpu", *more, *told, "-o", str(out))
             made[f"{policy} {name}"] = [fingerprint(load_file(path)) for path in sorted(out.glob("*.safetensors"))]
     return made
 
