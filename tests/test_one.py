@@ -1,5 +1,6 @@
 """One policy for unlike nets: members drawn by what they lack, experts balanced over time."""
 
+import json
 import math
 
 import pytest
@@ -8,8 +9,10 @@ from safetensors.torch import load_file
 
 from conftest import interrupt_at, make_policy
 from problem import PROBLEM
+from synthnet.cli import main
 from synthnet.errors import InputError
 from synthnet.lab.fork import run_command
+from synthnet.nets import read_weights
 from synthnet.policy import covering, read_policy, synthesize_flat
 from synthnet.tasks import build_task
 from synthnet.train.distil import DistilConfig, next_member, note_loss
@@ -100,6 +103,12 @@ def test_a_policy_goes_on_with_a_problem_of_the_users_own(tmp_path, monkeypatch,
     after = read_policy("run/policy.safetensors")
     assert len(after.record["data"]["joint"]) == 2
     assert len(after.archs) == 2
+    assert [name for name, _ in after.record["members"]] == ["digits-mlp", "sides"]
+    assert main(["init", "--task", "problem_of_mine.py:sides", "-o", "w.safetensors"]) == 0
+    assert main(["synthesize", "w.safetensors", "--policy", "run/policy.safetensors", "-o", "o.safetensors"]) == 0
+    told = read_weights("o.safetensors").metadata
+    assert told["synthnet.task"] == "sides"
+    assert json.loads(told["synthnet.inputs"])["shape"] == [5]
     start = tiny.draw_start("val", [0])
     assert synthesize_flat(after, start, 1, tiny.network).shape == (1, 1, start.shape[1])
     split = [*base, "policy_from=run", "task.split_seed=1", "run_dir=other"]

@@ -219,8 +219,9 @@ def first_policy(config, task: Task, setup: Setup) -> Policy:
         return start_policy(config, task, setup)
     archs = list(dict.fromkeys(member.arch for member in task.members))
     policy = Policy.create(told_spec(config.policy_config(), task.members[0].variants), archs, config.seed)
-    inputs = {"inputs_of": {member.name: member.inputs for member in task.members}} if task.joint else {"inputs": task.inputs}
-    policy.record |= {"task": task.members[0].name, "data": task.data_key, **inputs}
+    members = [[member.name, member.arch.label] for member in task.members]
+    policy.record |= {"task": task.members[0].name, "data": task.data_key, "members": members}
+    policy.record |= {} if task.joint else {"inputs": task.inputs}
     _meet(policy, task)
     return policy
 
@@ -284,8 +285,12 @@ def _meet(policy: Policy, task: Task) -> None:
     mine = task.members[0].variants
     if policy.reads_spec and policy.variants and mine != policy.variants:
         raise InputError(f"the policy is told {policy.variants.shown}; task {task.name}: {mine.shown if mine else 'no spec'}")
-    policy.variants = mine
+    policy.variants, record = mine, policy.record
+    before = record.get("members") or [[record["task"], arch.label] for arch in policy.archs if "task" in record]
+    members = [*before, *([member.name, member.arch.label] for member in task.members)]
+    record["members"] = [each for number, each in enumerate(members) if each not in members[:number]]
+    if len({name for name, _ in members}) > 1:
+        inputs = {member.name: member.inputs for member in task.members}
+        record["inputs_of"] = {record.get("task"): record.get("inputs", {}), **record.get("inputs_of", {}), **inputs}
     if policy.reads_data:
-        members = [*policy.record.get("members", []), *([member.name, member.arch.label] for member in task.members)]
-        policy.record["members"] = [each for number, each in enumerate(members) if each not in members[:number]]
         policy.data_sets |= {member.name: [round(x, 4) for x in member.statistics.tolist()] for member in task.members}
