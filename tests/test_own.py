@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import synthnet
-from problem import blobs, net
+from conftest import interrupt_at
+from problem import PROBLEM, blobs, net
 from synthnet.engine import Recipe, predictions, score
 from synthnet.errors import InputError
+from synthnet.lab.fork import run_command
 from synthnet.policy import Policy, PolicyConfig
 from synthnet.tasks import build_task, grow_twins, recipe_of, strong_recipe
 from synthnet.tasks.recipes import recall, remember
@@ -290,3 +292,13 @@ def test_a_last_batch_of_one_is_no_batch_for_running_statistics():
     )
     assert len(task.examples("train")[1]) % 64 == 1
     assert grow_twins(task, task.draw_start("val", [0, 1])).isfinite().all()
+
+
+def test_a_reward_that_never_varies_is_said_after_ten_updates(tmp_path, monkeypatch):
+    """Not only at the end of a run that may be long."""
+    (tmp_path / "mine.py").write_text(PROBLEM)
+    monkeypatch.chdir(tmp_path)
+    flat = ["task=mine.py:flat", *ALONE, "backbone.dim=16", "backbone.depth=1", "grpo.prompts=2", "grpo.num_generations=4"]
+    train = [*flat, "grpo.loop.updates=200", "run_dir=f"]
+    with pytest.warns(UserWarning, match="Raise grpo.sigma"):
+        interrupt_at(11, lambda: run_command("grpo", train), monkeypatch)

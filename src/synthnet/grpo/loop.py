@@ -31,6 +31,12 @@ from synthnet.seeds import generator
 from synthnet.tasks import Task
 from synthnet.train import Anchor, CollapseWatch, Run, Validation
 
+FLAT = 10  # updates without a spread of rewards, after which a run says so
+NO_SPREAD = (
+    "no group of any update had a spread of rewards: nothing can be learned from them. Raise grpo.sigma, or let the reward "
+    "tell more of nets that fail (how far they came)"
+)
+
 
 def train_grpo(
     policy: Policy,
@@ -99,6 +105,8 @@ def train_grpo(
                 drawn = picked, wanted, config, whole, hooks, seed, update
                 parts.append((of_nets, Nets(policy, *drawn, signal, most_tokens(policy, members, config), estimator)))
             updates, flat = updates + 1, flat + all(part.metrics["frac_reward_zero_std"] == 1 for _, part in parts)
+            if updates == flat == FLAT:
+                warnings.warn(NO_SPREAD, stacklevel=2)
             if signal:
                 parts[0][1].metrics.update(agreement.measure(parts[0][1].cosine(), parts[0][1].n_rollouts))
             for iteration in range(config.num_iterations):
@@ -112,8 +120,8 @@ def train_grpo(
                     break
             if reference and config.sync_ref_model and (update + 1) % config.ref_model_sync_steps == 0:
                 mix_reference(reference, policy, config.ref_model_mixup_alpha)
-        if updates and flat == updates:
-            warnings.warn("no group of any update had a spread of rewards: nothing could be learned from them", stacklevel=2)
+        if 0 < updates == flat < FLAT:
+            warnings.warn(NO_SPREAD, stacklevel=2)
         run.best.record["best_k"] = validation.best_steps(run.best)
         return run.finish({"before": before, "after": validation(run.best)})
 
