@@ -67,7 +67,7 @@ def measure(name: str, path: str, n_seeds: int, n_twins: int, split: str) -> dic
             found[kind][f"k{k}"] |= {
                 "retention": kept.mean().item(), "worst_retention": kept.min().item(), "interval": interval(kept)
             }  # fmt: skip
-    return {"policy": path, "best_k": policy.record["best_k"], "split": split, "stages": policy.record["stages"], **found}
+    return {"policy": path, "best_k": policy.record["best_k"], "split": split, **found}
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ NETS = {  # policy -> start files: task and its settings
     "digits-mnist8": ("mnist8-mlp", []),
     "digits-resnet-family": ("digits-resnet", ["blocks=1"]),
     "digits-vit": ("digits-vit", []),
+    "digits-yes": ("digits-yes", []),
     "mnist-simplecnn-family": ("mnist-simplecnn", ["channels=[4,8]"]),
     "mnist-simplemlp-family": ("mnist-simplemlp", ["hidden=[16]"]),
     "mnist-targetcnn-family": ("mnist-targetcnn", ["channels=[4,8]", "hidden=[16]"]),
@@ -43,6 +44,7 @@ NETS = {  # policy -> start files: task and its settings
 SPECS = {  # what those are told that are told anything
     "acrobot-plants": ["mass=0.75", "torque=1.25", "motor=-1"],
     "cartpole-plants": ["length=0.75", "force=8", "motor=-1"],
+    "digits-yes": [f"yes{c}={c % 2}" for c in range(10)],
 }
 SMALL = ["task.hidden=[8]", "threads=1", "device=cpu", "lab.tensorboard=false"]
 TRUNK = ["backbone.dim=16", "backbone.depth=2", "backbone.heads=2", "backbone.edge_dim=8"]

@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from numbers import Real
 
 import torch
@@ -65,7 +66,11 @@ class Variants:
 
     @property
     def shown(self) -> str:
-        return ", ".join(f"{name} {self._shown(name)}" for name in self.names)
+        """Names and ranges in words; names in a row that have one range together."""
+        rows = [(ranged, list(names)) for ranged, names in groupby(self.names, self._shown)]
+        return ", ".join(
+            f"{names[0]} … {names[-1]} {r}" if len(names) > 2 else ", ".join(f"{n} {r}" for n in names) for r, names in rows
+        )
 
     def told(self, spec: Tensor) -> str:
         """A spec [number] as metadata hold it."""
