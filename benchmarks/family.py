@@ -42,14 +42,15 @@ def kept_twins(task: Task, n_seeds: int, folder: Path) -> Tensor:
     return read_weights(path).tensors["twins"]
 
 
-def family_report(policy: Policy, task: Task, seeds: int, few: int, steps: list[int], twins: Path) -> dict:
+def family_report(policy: Policy, task: Task, seeds: int, few: int, steps: list[int], twins: Path, split: str = "test") -> dict:
     """Architecture (of a joint task: member) -> its report (`evaluate_policy`), with `trained` saying whether the policy was
     trained on it."""
     rows = {}
     for member in (*task.members, *map(task.with_arch, task.heldout)):
         arch, label = member.arch, member.name if task.joint else member.arch.label
+        label = f"{label} {arch.label}" if label in rows else label
         n_seeds = few if member.network.spec.n_weights > LARGE else seeds
-        report = evaluate_policy(policy, member, n_seeds, steps, twins=kept_twins(member, n_seeds, twins))
+        report = evaluate_policy(policy, member, n_seeds, steps, split, twins=kept_twins(member, n_seeds, twins))
         rows[label] = {"trained": arch in policy.archs, "n_weights": member.network.spec.n_weights, **report}
         print(label, {k: percent(row["share_of_sgd"]) for k, row in report["steps"].items()}, flush=True)
     return rows
@@ -63,12 +64,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=48)
     parser.add_argument("--few", type=int, default=48, help=f"seeds of nets above {LARGE:,} weights, whose twins are slow")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6])
+    parser.add_argument("--split", default="test", choices=["val", "test"])
     parser.add_argument("--twins", type=Path, default=Path("runs/twins"))
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     settings = {key: json.loads(value) for key, _, value in (entry.partition("=") for entry in options.set)}
     policy, task = load_policy(options.policy), build_task(options.task, **settings)
-    rows = family_report(policy, task, options.seeds, options.few, options.steps, options.twins)
+    rows = family_report(policy, task, options.seeds, options.few, options.steps, options.twins, options.split)
     report = {
         "policy": options.policy,
         "stages": policy.record["stages"],
@@ -83,7 +85,7 @@ def main() -> None:
         twins = f"{percent(row['sgd_twins']['mean'])} ± {100 * row['sgd_twins']['sd']:.2f}"
         lines.append([label, "yes" if row["trained"] else "no", twins, *shares, ratios])
     columns = ["net", "trained on", "SGD twins", *(f"K = {k}, of SGD" for k in options.steps), "aligned distance / SGD's"]
-    table(f"{options.seeds} unseen seeds, test split", columns, lines)
+    table(f"{options.seeds} unseen seeds, {options.split} split", columns, lines)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from synthnet.errors import InputError
 from synthnet.lab.fork import run_command
 from synthnet.nets import read_weights
 from synthnet.policy import covering, read_policy, synthesize_flat
-from synthnet.tasks import build_task
+from synthnet.tasks import build_task, check_same_data, with_data
 from synthnet.train.distil import DistilConfig, next_member, note_loss
 
 
@@ -114,3 +114,21 @@ def test_a_policy_goes_on_with_a_problem_of_the_users_own(tmp_path, monkeypatch,
     split = [*base, "policy_from=run", "task.split_seed=1", "run_dir=other"]
     with pytest.raises(InputError, match="made on other images"):
         run_command("distil", split)
+
+
+def test_what_a_policy_was_made_on_is_added_to_and_never_split_another_way():
+    digits, other = ({"source": "digits", "split_seed": split} for split in (0, 1))
+    mnist, mine = {"source": "mnist5k", "split_seed": 0}, {"sha256": "ab", "split_seed": 0}
+    both = {"joint": [digits, mnist]}
+    assert with_data(None, digits) == digits
+    assert with_data(digits, digits) == digits
+    assert with_data(digits, mnist) == both
+    assert with_data(both, mine) == {"joint": [digits, mnist, mine]}
+    assert with_data({"joint": [digits, mnist, mine]}, {"joint": [mine, digits]}) == {"joint": [digits, mnist, mine]}
+    assert with_data(both, other) == both, "which is refused:"
+    task = build_task("digits-mlp", split_seed=1)
+    with pytest.raises(InputError, match="made on other images"):
+        check_same_data(both, task, "it")
+    check_same_data(both, build_task("one", nets=["digits-mlp", "digits-resnet"]), "it")
+    with pytest.raises(InputError, match="made on other images"):
+        check_same_data(digits, build_task("one", nets=["digits-mlp", "mnist5k-mlp"]), "it")

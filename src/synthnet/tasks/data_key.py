@@ -11,25 +11,32 @@ def data_settings(recorded: dict | None) -> dict:
     return {key: value for key, value in first.items() if key not in ("source", "sha256")}
 
 
+def parts_of(key: dict | None) -> list[dict]:
+    """The data keys of each data set of a recorded key (None: unknown, none)."""
+    return list(key.get("joint", [key])) if key else []
+
+
 def with_data(recorded: dict | None, own: dict) -> dict:
     """A recorded data key with a further one, where that is of other examples; of the same ones, split another way, the
     recorded key alone, which `check_same_data` refuses."""
-    parts = list((recorded or {}).get("joint", [recorded] if recorded else []))
-    if own in (recorded, *parts):
+    parts, mine = parts_of(recorded), parts_of(own)
+    further = [part for part in mine if part not in parts]
+    if not parts or not further:
         return recorded or own
     of = lambda key: key.get("sha256") or key.get("source")  # noqa: E731
-    if any(of(part) is None or of(part) in [of(each) for each in own.get("joint", [own])] for part in parts):
+    known = set(map(of, parts))
+    if None in known or any(of(part) is None or of(part) in known for part in further):
         return recorded or own
-    return {"joint": [*parts, *own.get("joint", [own])]} if parts else own
+    return {"joint": [*parts, *further]}
 
 
 def check_same_data(recorded: dict | None, task: Task, owner: str) -> None:
     """Refuse to mix splits: what was training data of `owner` would be test data of the task.
 
-    Raises: InputError when the recorded data key (None: unknown) is not the task's, and no part of it is.
+    Raises: InputError when the recorded data key (None: unknown) has not all the data sets that the task has.
     """
     own = task.data_key
-    if recorded is not None and own not in (recorded, *recorded.get("joint", ())):
+    if recorded is not None and own != recorded and any(part not in parts_of(recorded) for part in parts_of(own)):
         apart = [key for key in {**recorded, **own} if recorded.get(key) != own.get(key)]
         raise InputError(
             f"{owner} was made on other images, so what it learned from could be what it is judged on here: "
