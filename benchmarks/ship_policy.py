@@ -140,16 +140,15 @@ def _question_rows(name: str, report: dict, report_path: str) -> list[str]:
     """Of a policy that is told which classes are yes."""
     shown = lambda value: f"{100 * value:.2f} %"  # noqa: E731
     lines = [
-        "## Measured on this file: unseen seeds, test split, every question that it never saw and as many that it did",
+        "## Measured on this file: unseen seeds, test split, specs that it never saw, and others",
         "",
         f"`{report_path}`, made by `python benchmarks/unseen_tasks.py`. Retention: accuracy as a share of the twins', mean "
-        "over questions.",
+        "over specs.",
         "",
-        "| questions | twins | start weights | told another, K = 2 | K = 1 | K = 2 | K = 4 | retention, best K (worst) |",
+        "| specs | twins | start weights | told another, K = 2 | K = 1 | K = 2 | K = 4 | retention, best K (worst) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for kind in ("unseen", "seen"):
-        row = report[kind]
+    for kind, row in ((kind, report[kind]) for kind in ("unseen", "seen", "beyond") if kind in report):
         best = max((row[f"k{k}"] for k in (1, 2, 4)), key=lambda each: each["retention"])
         means = [shown(row[key]["mean"]) for key in ("twins", "start", "told wrong", "k1", "k2", "k4")]
         lines.append(f"| {kind} | {' | '.join(means)} | {shown(best['retention'])} ({shown(best['worst_retention'])}) |")

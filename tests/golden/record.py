@@ -32,6 +32,7 @@ NETS = {  # policy -> start files: task and its settings
     "digits-mlp-family-perceiver": ("digits-mlp", ["hidden=[24,24]"]),
     "digits-mnist8": ("mnist8-mlp", []),
     "digits-resnet-family": ("digits-resnet", ["blocks=1"]),
+    "digits-turned": ("digits-turned", []),
     "digits-vit": ("digits-vit", []),
     "digits-yes": ("digits-yes", []),
     "mnist-simplecnn-family": ("mnist-simplecnn", ["channels=[4,8]"]),
@@ -44,6 +45,7 @@ NETS = {  # policy -> start files: task and its settings
 SPECS = {  # what those are told that are told anything
     "acrobot-plants": ["mass=0.75", "torque=1.25", "motor=-1"],
     "cartpole-plants": ["length=0.75", "force=8", "motor=-1"],
+    "digits-turned": ["angle=-30"],
     "digits-yes": [f"yes{c}={c % 2}" for c in range(10)],
 }
 SMALL = ["task.hidden=[8]", "threads=1", "device=cpu", "lab.tensorboard=false"]
