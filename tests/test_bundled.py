@@ -58,7 +58,7 @@ def test_a_shipped_policy_keeps_its_card(name):
     if name in CONTROL:
         assert set(stages) == {"grpo"}, "a new policy, and returns alone"
         return
-    assert stages[0] == ("distil" if name in ("digits-vit", "digits-yes", "digits-turned") else "pairs")
+    assert stages[0] == ("distil" if name in ("digits-vit", "digits-yes", "digits-turned", "mnist5k-yes") else "pairs")
     changing = [stage for stage in stages if stage != "critic"]  # the critic stage leaves the policy as it is
     by_rewards = name in ("digits-mlp", "mnist5k-mlp")
     assert changing[-1] == ("grpo" if by_rewards else "distil"), "what the README says of its last stage"

@@ -41,12 +41,14 @@ NETS = {  # policy -> start files: task and its settings
     "mnist5k-cnn-family": ("mnist5k-cnn", ["channels=[5,10]"]),
     "mnist5k-cnn-family-depths": ("mnist5k-cnn", ["channels=[6,7,8]", "pools=2"]),
     "mnist5k-mlp": ("mnist5k-mlp", []),
+    "mnist5k-yes": ("mnist5k-yes", []),
 }
 SPECS = {  # what those are told that are told anything
     "acrobot-plants": ["mass=0.75", "torque=1.25", "motor=-1"],
     "cartpole-plants": ["length=0.75", "force=8", "motor=-1"],
     "digits-turned": ["angle=-30"],
     "digits-yes": [f"yes{c}={c % 2}" for c in range(10)],
+    "mnist5k-yes": [f"yes{c}={c % 2}" for c in range(10)],
 }
 SMALL = ["task.hidden=[8]", "threads=1", "device=cpu", "lab.tensorboard=false"]
 TRUNK = ["backbone.dim=16", "backbone.depth=2", "backbone.heads=2", "backbone.edge_dim=8"]
