@@ -60,8 +60,7 @@ def pairs(config, task: Task, setup: Setup) -> Path:
 def distil(config, task: Task, setup: Setup) -> Path:
     leads = config.distil.standardised or config.imagined  # from nothing else, distil leads nowhere
     policy = first_policy(config, task, setup) if leads else start_policy(config, task, setup)
-    alone = config.distil.labels == "hard" and not config.distil.anchor and not config.distil.differ
-    zoos = [] if alone and not config.zoo_dir else open_zoos(config, task)
+    zoos = open_zoos(config, task) if config.distil.reads_zoo or config.zoo_dir else []
     return train_distil(policy, task, zoos, config.distil, config.pairs, setup)
 
 

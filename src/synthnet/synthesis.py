@@ -80,9 +80,9 @@ def synthesize(
     if isinstance(start, Mapping | nn.Module):
         if out is not None or sample is not None or memory is not None:
             raise InputError("out, sample and memory are for files; weights in memory are given back")
-        file = None if policy is not None else match_net("the start weights", in_memory(start), like, known_archs())
-        name = _named(file, spec) if file else policy or ""
-        return load_policy(name, choose_device(device)).synthesize(start, steps, spec)
+        if policy is None:
+            policy = _named(match_net("the start weights", in_memory(start), like, known_archs()), spec)
+        return load_policy(policy, choose_device(device)).synthesize(start, steps, spec)
     paths = input_files(start)
     single = isinstance(start, str | Path) and not Path(start).is_dir()
     targets = result_files(paths, out, single) if out is not None else None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from synthnet.audit import checkpoints
 from synthnet.audit.basins import basins
-from synthnet.audit.connectivity import barrier, path_losses
+from synthnet.audit.connectivity import PAIRS, barrier, neighbours, path_losses
 from synthnet.audit.ddpm import Ddpm, DdpmConfig
 from synthnet.audit.evaluation import summary
 from synthnet.audit.measures import Field, Measured
@@ -26,7 +26,6 @@ from synthnet.seeds import generator
 
 CONTROL_NETS = 100  # of each control, as in the published protocol
 NOISES = (0.05, 0.1)
-PATHS = 16
 OURS, HONEST, TRAINING = "outputs", "held-out SGD nets", "training nets"
 
 
@@ -103,12 +102,11 @@ def connectivity(field: Field, outputs: Tensor) -> dict:
     """Loss barriers on the test images: between outputs and their twins, outputs of two seeds after alignment, and twins
     likewise."""
     net, symmetry = field.network, field.network.alignment
-    n = min(PATHS, len(outputs) // 2)
-    aligned = lambda flat: torch.stack([symmetry.align(flat[2 * i], flat[2 * i + 1])[0] for i in range(n)])  # noqa: E731
+    n = min(PAIRS, len(outputs) // 2)
     lines = {
         "output to its twin": (outputs[:n], field.twins[:n]),
-        "outputs of two seeds, aligned": (aligned(outputs), outputs[1 : 2 * n : 2]),
-        "twins of two seeds, aligned": (aligned(field.twins), field.twins[1 : 2 * n : 2]),
+        "outputs of two seeds, aligned": neighbours(symmetry, outputs[: 2 * n]),
+        "twins of two seeds, aligned": neighbours(symmetry, field.twins[: 2 * n]),
     }
     made = {}
     for name, (one, other) in lines.items():

@@ -8,6 +8,7 @@ distance; SGD nets lose most of it there, aligned or not (Entezari et al. 2022, 
 import torch
 from torch import Tensor
 
+from synthnet.audit.connectivity import neighbours
 from synthnet.audit.evaluation import interval
 from synthnet.audit.measures import Field
 from synthnet.engine import Training, predictions, score
@@ -15,7 +16,7 @@ from synthnet.grpo.rewards.calibration import calibration_error
 from synthnet.seeds import generator
 from synthnet.tasks import recipe_of, trained
 
-PAIRS, MERGED, OWN_ORDER = 16, 10, 32  # pairs of seeds; nets that are averaged; nets trained in batch orders of their own
+MERGED, OWN_ORDER = 10, 32  # nets that are averaged; nets trained in batch orders of their own
 
 
 def own_order(field: Field) -> Tensor:
@@ -26,11 +27,9 @@ def own_order(field: Field) -> Tensor:
 
 def lost_between(field: Field, nets: Tensor) -> Tensor:
     """The accuracy that the middle of two aligned nets lacks beside its ends [pair]; pairs are neighbours."""
-    even = nets[: 2 * min(PAIRS, len(nets) // 2)]
-    one = torch.stack([field.network.alignment.align(a, b)[0] for a, b in zip(even[::2], even[1::2], strict=True)])
-    middle = (one.to(even) + even[1::2]) / 2
-    ends, between = (score(field.network, flat, field.inputs, field.labels)[0] for flat in (even, middle))
-    return ends.view(-1, 2).mean(1) - between
+    one, other = neighbours(field.network.alignment, nets)
+    accuracy = lambda flat: score(field.network, flat, field.inputs, field.labels)[0]  # noqa: E731
+    return (accuracy(one) + accuracy(other)) / 2 - accuracy((one + other) / 2)
 
 
 def lost_merged(field: Field, nets: Tensor) -> float:
@@ -54,18 +53,16 @@ def basins(field: Field, outputs: Tensor) -> dict:
     """Each measure for outputs and for SGD nets in their own batch order; `share`: what outputs lose between one another as a
     share of what these do, with an interval over pairs."""
     honest, found = own_order(field), {}
-    lost = {name: 100 * lost_between(field, nets) for name, nets in (("outputs", outputs), ("sgd", honest))}
+    sides = {"outputs": outputs, "sgd": honest}
+    lost = {name: 100 * lost_between(field, nets) for name, nets in sides.items()}
     whole = lost["sgd"].mean().clamp_min(1e-9)
     found["between"] = {name: values.mean().item() for name, values in lost.items()}
     found["between"] |= {"share": (lost["outputs"].mean() / whole).item(), "interval": interval(lost["outputs"] / whole)}
-    found["merged"] = {name: 100 * lost_merged(field, nets) for name, nets in (("outputs", outputs), ("sgd", honest))}
+    found["merged"] = {name: 100 * lost_merged(field, nets) for name, nets in sides.items()}
     if field.network.objective.kind == "classes":
-        same = outputs[: len(honest)]
-        probabilities = {
-            name: predictions(field.network, nets, field.inputs) for name, nets in (("outputs", same), ("sgd", honest))
-        }
-        errors = {name: calibration_error(each, field.labels).mean().item() for name, each in probabilities.items()}
-        found["calibration_error"] = errors
+        sides = {"outputs": outputs[: len(honest)], "sgd": honest}
+        said = {name: predictions(field.network, nets, field.inputs) for name, nets in sides.items()}
+        found["calibration_error"] = {name: calibration_error(each, field.labels).mean().item() for name, each in said.items()}
         if field.task.floating:
-            found["confidence"] = {name: confidence(field, nets) for name, nets in (("outputs", same), ("sgd", honest))}
+            found["confidence"] = {name: confidence(field, nets) for name, nets in sides.items()}
     return found

@@ -5,8 +5,17 @@ import torch
 from torch import Tensor
 
 from synthnet.engine import Network, score
+from synthnet.nets import Symmetry
 
 POINTS = 11
+PAIRS = 16  # of seeds
+
+
+def neighbours(symmetry: Symmetry, nets: Tensor, most: int = PAIRS) -> tuple[Tensor, Tensor]:
+    """Pairs of nets of different seeds [pair weights] each: 0 and 1, 2 and 3 …, the first of each aligned to the second."""
+    one, other = nets[0::2][:most], nets[1::2][:most]
+    pairs = zip(one[: len(other)], other, strict=True)
+    return torch.stack([symmetry.align(a, b)[0] for a, b in pairs]).to(nets), other
 
 
 def path_losses(network: Network, one: Tensor, other: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:

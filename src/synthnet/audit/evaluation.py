@@ -11,7 +11,7 @@ from torch import Tensor
 from synthnet.bundled import known_archs
 from synthnet.engine import NetFile, input_files, open_net, predictions
 from synthnet.errors import InputError
-from synthnet.nets import Arch, aligned_distance, identity_report, metadata_json, own_twin_rank
+from synthnet.nets import Arch, aligned_distance, identity_report, own_twin_rank
 from synthnet.policy import Policy, synthesize_flat
 from synthnet.seeds import generator
 from synthnet.tasks import (
@@ -95,13 +95,13 @@ def evaluate(
     row: dict[str, Any]
     for file in opened:
         owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
+        told = spec_for(file, owner, spec)
         if owner.data is None:
-            value, n_draws = owner.judged(file.flat[None], spec_for(file, owner, spec))
+            value, n_draws = owner.judged(file.flat[None], told)
             row = {"file": str(file.path), "task": owner.name, "split": None, "n": n_draws, "metric": owner.objective.name}
             results.append({**row, "value": value.item()})
             continue
         inputs, labels = split_data(owner, split)
-        told = spec_for(file, owner, spec)
         values, losses = (part.item() for part in judge(owner, file.flat[None], inputs, labels, told))
         row = {"file": str(file.path), "task": owner.name, "split": split, "n": len(labels)}
         row["metric"] = owner.objective.name
@@ -116,7 +116,7 @@ def spec_for(file: NetFile, task: Task, told: Mapping[str, float] | None) -> Ten
         if told:
             raise InputError(f"task {task.name} has no variants, and takes no spec")
         return None
-    return task.variants.of_file(file.path, told or metadata_json(file.state.metadata, "synthnet.spec", file.path))
+    return task.variants.of_file(file.path, file.state.metadata, told)
 
 
 def summary(values: Tensor) -> dict:

@@ -107,17 +107,16 @@ def _basin_rows(found: dict) -> list[list[str]]:
         "merged": "points lost by the mean of ten aligned nets",
         "calibration_error": "calibration error",
     }
-    rows = [
-        [text, f"{found[key]['outputs']:.3f}", f"{found[key]['sgd']:.3f}", f"{found[key].get('share', float('nan')):.2f}"]
-        for key, text in texts.items()
-        if key in found
-    ]
+    rows = []
+    for key, text in ((key, text) for key, text in texts.items() if key in found):
+        share = f"{found[key]['share']:.2f}" if "share" in found[key] else ""
+        rows.append([text, f"{found[key]['outputs']:.3f}", f"{found[key]['sgd']:.3f}", share])
     sure = found.get("confidence", {"outputs": {}})
     rows += [
         [f"confidence in {name} images", f"{value:.3f}", f"{sure['sgd'][name]:.3f}", ""]
         for name, value in sure["outputs"].items()
     ]
-    return [[cell.replace("nan", "") for cell in row] for row in rows]
+    return rows
 
 
 def _table(columns: list[str], rows: list[list[str]], style: str = "wide") -> str:

@@ -109,9 +109,8 @@ def _basins(report: dict) -> list[Verdict]:
         verdict = _verdict(between["share"] >= APART)
     made.append(Verdict("basins of their own", verdict, between["share"], f"at least {APART}", between["interval"], reason))
     if "confidence" in found:
-        gaps = {
-            name: 100 * (value - found["confidence"]["sgd"][name]) for name, value in found["confidence"]["outputs"].items()
-        }
+        ours, theirs = found["confidence"]["outputs"], found["confidence"]["sgd"]
+        gaps = {name: 100 * (value - theirs[name]) for name, value in ours.items()}
         worst = max(gaps, key=lambda name: gaps[name])
         reason = f"confidence in foreign images above SGD nets', points ({', '.join(f'{n} {v:+.1f}' for n, v in gaps.items())})"
         passed = gaps[worst] <= SURER

@@ -203,21 +203,21 @@ def sgd(options) -> None:
     targets = result_files(paths, options.out, single)
     like, known = like_of(options), known_archs()
     files = [open_net(path, like, known) for path in paths]
-    device, grown = choose_device(options.device), {}
+    device, grown, asked = choose_device(options.device), {}, spec_of(options)
     with Bar("sgd", len(files)) as bar:
         for arch in dict.fromkeys(file.arch for file in files):
             members = [i for i, file in enumerate(files) if file.arch == arch]
             recorded = options.task or files[members[0]].state.metadata.get("synthnet.task")
             task = task_of(arch, recorded, data_dir=options.data_dir)
             starts = torch.stack([files[i].flat for i in members]).to(device)
-            told = [spec_for(files[i], task, spec_of(options)) for i in members]
+            told = [spec_for(files[i], task, asked) for i in members]
             spec = torch.cat(told) if task.variants else None
             grow = (lambda *each, **told: grow_strong(*each, done=True, **told)[0]) if options.strong else grow_twins
             twins = grow(task, starts, spec=spec).cpu()
-            for i, twin in zip(members, twins, strict=True):
+            for number, (i, twin) in enumerate(zip(members, twins, strict=True)):
                 kept = {key: text for key, text in files[i].state.metadata.items() if key != "synthnet.provenance"}
                 if task.variants:
-                    kept["synthnet.spec"] = task.variants.told(spec[members.index(i)])
+                    kept["synthnet.spec"] = task.variants.told(spec[number])
                 grown[i] = files[i].replaced(twin, kept)
             bar.advance(len(members))
     write_all(targets, [grown[i] for i in range(len(files))], single)

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from numbers import Real
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from synthnet.errors import InputError, unknown
+from synthnet.nets import metadata_json
 
 LEEWAY = 0.3  # how far beyond its range a number may lie in use, as a share of the range's width
 MOST = 64
@@ -76,10 +78,10 @@ class Variants:
         """A spec [number] as metadata hold it."""
         return json.dumps(dict(zip(self.names, spec.tolist(), strict=True)))
 
-    def of_file(self, path: object, told: object) -> Tensor:
-        """`spec`, with the file that lacks one, or has a wrong one, in its refusal."""
+    def of_file(self, path: Path, metadata: Mapping[str, str], told: object) -> Tensor:
+        """`spec` as asked, or as a file's metadata say; a refusal names the file."""
         try:
-            return self.spec(told)
+            return self.spec(told or metadata_json(metadata, "synthnet.spec", path))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 

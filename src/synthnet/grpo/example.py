@@ -50,13 +50,11 @@ def no_examples(config, policy: Policy, task: Task) -> str | None:
 
 @dataclass(frozen=True)
 class Batch:
-    """The examples of an update for one member: start weights [prompt weights], K, and for each prompt the mean weights that
+    """The examples of an update for one member: what it starts from, and for each start the mean weights [prompt weights] that
     were sampled around, what was felt, and the advantages [draw example]."""
 
     net: Network
-    n_steps: int
-    start: Tensor
-    spec: Tensor | None
+    prompt: Prompt
     means: Tensor
     sigma: Tensor
     felt: list[Score]
@@ -109,7 +107,7 @@ def sample_examples(
     groups = torch.stack(rewards_PGN).transpose(1, 2).flatten(0, 1)  # an example's draws under one prompt
     metrics = {**mean_of(parts), **spread_figures(groups), "n_steps": float(prompt.n_steps)}
     metrics["evaluations"] = float(len(final) * config.draws)
-    return Batch(net, prompt.n_steps, prompt.start, prompt.spec, final.detach(), sigma, felt, kept, metrics)
+    return Batch(net, prompt, final.detach(), sigma, felt, kept, metrics)
 
 
 class Examples:
@@ -139,7 +137,7 @@ class Examples:
             self.batches.append(sample_examples(policy, member, prompt, final, config, reward, hooks, generators))
             self._finals.append(final)
         self.metrics = mean_of([batch.metrics for batch in self.batches])
-        self.n_rollouts = sum(len(batch.start) * config.draws for batch in self.batches)
+        self.n_rollouts = sum(len(batch.means) * config.draws for batch in self.batches)
 
     def loss(self, reference: Policy | None = None) -> tuple[Tensor, dict[str, float]]:
         """The loss of a pass and what to log. No gradient passes through the target network: it ends in the mean weights that
@@ -149,8 +147,8 @@ class Examples:
         return sum(lost for lost, _ in parts) / len(parts), {**self.metrics, **mean_of([stats for _, stats in parts])}
 
     def _run(self, batch: Batch, rows: slice = slice(None), policy: Policy | None = None) -> Tensor:
-        spec = batch.spec if batch.spec is None else batch.spec[rows]
-        return rollout(policy or self.policy, batch.start[rows], batch.n_steps, batch.net, spec=spec)[-1]
+        part = batch.prompt.share(rows)
+        return rollout(policy or self.policy, part.start, part.n_steps, batch.net, spec=part.spec)[-1]
 
     def _loss(self, batch: Batch, final: Tensor, wanted: float, reference: Policy | None) -> tuple[Tensor, dict]:
         config, net = self.config, batch.net

@@ -114,9 +114,8 @@ def rewarded(
     """`experience` of a task of rewards alone: whole nets, scored by its own reward, all on one draw."""
     rollouts = estimator.sample(policy, [task.network], [prompt], config, False, seed, update)
     finals = torch.cat([part.states[-1] for part in rollouts])[torch.cat([part.cohort.rows for part in rollouts]).argsort()]
-    spec = prompt.spec
-    if spec is not None:
-        spec = spec[ranks.own_share(config.prompts, "grpo.prompts")].repeat_interleave(config.num_generations, 0)
+    spec = prompt.share(ranks.own_share(config.prompts, "grpo.prompts")).spec
+    spec = spec if spec is None else spec.repeat_interleave(config.num_generations, 0)
     rewards_R = task.rewards(finals, generator(seed, "own-reward", update), shaped=True, spec=spec)
     rewards_PG = rewards_R.view(-1, config.num_generations)
     advantages_PGK = GROUPINGS["inter"](ranks.gathered(rewards_PG), None, config)

@@ -74,9 +74,9 @@ def sample(
     """The rollouts of one update for these networks and their prompts; `config` is a GrpoConfig."""
     mine, starts = ranks.own_share(config.prompts, "grpo.prompts"), []
     for number, (net, prompt) in enumerate(zip(nets, prompts, strict=True)):
-        draw, spec = generator(seed, "current-state", update, number), prompt.spec if prompt.spec is None else prompt.spec[mine]
-        states = current_states(policy, prompt.start[mine], config.current_states, prompt.n_steps, net, draw, spec)
-        starts.append((net, states, spec))
+        draw, own = generator(seed, "current-state", update, number), prompt.share(mine)
+        states = current_states(policy, own.start, config.current_states, own.n_steps, net, draw, own.spec)
+        starts.append((net, states, own.spec))
     cohorts = draw_cohorts(starts, prompts[0].n_steps, by_rollout, config, seed, update)
     return [sample_cohort(policy, cohort, config, seed, update) for cohort in cohorts]
 

@@ -72,7 +72,8 @@ class Course:
     rewards_only: bool = False
 
     def __post_init__(self):
-        self.start = {name: self.given.pop(name) for name in ("policy_from",) if self.given.get(name)}
+        start = self.given.pop("policy_from", None)
+        self.start = {"policy_from": start} if start else {}
 
     def run(self) -> Path:
         """The best policy's file. Where another policy was named, that one is what all begins with."""

@@ -3,6 +3,7 @@ for, grown by these, with all that it has learned kept."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -10,11 +11,13 @@ from synthnet.engine import Variants, network_of
 from synthnet.errors import InputError
 from synthnet.nets import Arch
 from synthnet.policy.layouts import layout_of
-from synthnet.policy.policy import Policy, PolicyConfig
 from synthnet.seeds import generator
 
+if TYPE_CHECKING:
+    from synthnet.policy.policy import Policy, PolicyConfig
 
-def covering(policy: Policy, archs: Sequence[Arch], seed: int) -> Policy:
+
+def covering(policy: "Policy", archs: Sequence[Arch], seed: int) -> "Policy":
     """The policy, with columns for what these nets have and it has not: ways in that are drawn anew and ways out that begin at
     zero, so that it makes of its own nets what it made before. Raises: InputError for nets that its tokens cannot serve."""
     layouts = [layout_of(policy.config.tokens, network_of(arch), None, policy.n_classes) for arch in archs]
@@ -25,22 +28,32 @@ def covering(policy: Policy, archs: Sequence[Arch], seed: int) -> Policy:
     hears = deaf and any(layout.siblings is not None for layout in layouts)
     if vocabulary == policy.vocabulary and not hears:
         return policy
-    backbone = {**policy.config.backbone, **({"siblings": True} if hears else {})}
+    config = replace(policy.config, backbone={**policy.config.backbone, "siblings": True}) if hears else policy.config
+    grown = regrown(policy, config, "growth", seed, vocabulary)
+    for name, value in grown.state_dict().items():
+        if hears and ".together.1." in name:
+            value.zero_()
+    return grown
+
+
+@torch.no_grad()
+def regrown(
+    policy: "Policy", config: "PolicyConfig", what: str, seed: int, vocabulary: dict[str, int] | None = None
+) -> "Policy":
+    """A policy of other settings, or of more columns, with all parameters that the given one has but for its part `what`; what
+    it has not is drawn anew, by the seed and that name. Columns are in the order of the vocabulary: further ones follow."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "growth").initial_seed())
-        grown = Policy(replace(policy.config, backbone=backbone), policy.archs, vocabulary)
-    state, own = grown.state_dict(), policy.state_dict()
-    for name in state:
-        if name not in own:
-            state[name] = torch.zeros_like(state[name]) if ".together.1." in name else state[name]
-        else:
-            state[name][tuple(map(slice, own[name].shape))] = own[name]  # columns are in the order of the vocabulary
-    grown.load_state_dict(state)
+        torch.manual_seed(generator(seed, what).initial_seed())
+        grown = type(policy)(config, policy.archs, vocabulary or policy.vocabulary)
+    state = grown.state_dict()
+    for name, value in policy.state_dict().items():
+        if not name.startswith(f"{what}."):
+            state[name][tuple(map(slice, value.shape))] = value
     grown.record, grown.data_sets, grown.variants = policy.record, policy.data_sets, policy.variants
     return grown.to(policy.device).train(policy.training)
 
 
-def told_spec(config: PolicyConfig, variants: Variants | None) -> PolicyConfig:
+def told_spec(config: "PolicyConfig", variants: Variants | None) -> "PolicyConfig":
     """What a new policy is made of, told as many numbers of a spec as there are, or as backbone.spec says: all or none."""
     size, asked = len(variants.names) if variants else 0, config.backbone.get("spec", 0)
     if asked not in (None, 0, size):

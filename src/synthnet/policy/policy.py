@@ -19,6 +19,7 @@ from synthnet.files import write_safetensors
 from synthnet.nets import Arch, init_scale
 from synthnet.policy.action import WeightGaussian, positive_variances
 from synthnet.policy.critic import Critic
+from synthnet.policy.growth import regrown
 from synthnet.policy.imagined import Imagined, io_sizes
 from synthnet.policy.layouts import layout_of
 from synthnet.policy.moe import mixtures
@@ -125,9 +126,11 @@ class Policy(nn.Module):
 
     def task_of(self, net: Network) -> str | None:
         """The task that a network is for: as it says, else the one of this policy's that was trained on with such nets."""
-        mine = {arch.label for arch in self.archs if arch.spec() == net.spec} if net.task is None else set()
+        if net.task is not None:
+            return net.task
+        mine = {arch.label for arch in self.archs if arch.spec() == net.spec}
         fits = {name for name, label in self.record.get("members", ()) if label in mine} or set(self.data_sets)
-        return net.task or (fits.pop() if len(fits) == 1 else None)
+        return fits.pop() if len(fits) == 1 else None
 
     def _statistics(self, net: Network) -> Tensor | None:
         """What the trunk is told of the data of a network's task. Raises: InputError for one that the policy does not know."""
@@ -219,26 +222,16 @@ class Policy(nn.Module):
         """The same policy with latent codes of `dims` numbers as its actions: its mean code is zero, which decodes to what
         it did before. Raises: InputError where its trunk has no codes."""
         self._check_features("latent codes")
-        return self._grown(replace(self.config, backbone={**self.config.backbone, "code": dims}), "code", seed)
+        return regrown(self, replace(self.config, backbone={**self.config.backbone, "code": dims}), "code", seed)
 
     def with_critic(self, hidden: int, seed: int) -> "Policy":
         """The same policy with a fresh critic. Raises: InputError where its trunk cannot feed one."""
         self._check_features("critic")
-        return self._grown(replace(self.config, critic=hidden), "critic", seed)
+        return regrown(self, replace(self.config, critic=hidden), "critic", seed)
 
     def drop_critic(self) -> None:
         """Forget the critic, as a stage does that changes what it foresaw."""
         self.critic, self.config.critic = None, 0
-
-    def _grown(self, config: PolicyConfig, what: str, seed: int) -> "Policy":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(generator(seed, what).initial_seed())
-            policy = Policy(config, self.archs, self.vocabulary)
-        policy.data_sets, policy.variants = self.data_sets, self.variants
-        kept = {name: value for name, value in self.state_dict().items() if what != "critic" or not name.startswith("critic.")}
-        policy.load_state_dict({**policy.state_dict(), **kept})
-        policy.record = self.record
-        return policy.train(self.training)
 
     def auxiliary_loss(self) -> tuple[Tensor | float, dict[str, float]]:
         """What mixtures of experts in the trunk add to a stage's loss since the last call, and their load: the largest share

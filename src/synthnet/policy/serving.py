@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from synthnet.engine import NetFile, match_net
 from synthnet.errors import InputError
-from synthnet.nets import NORM_STARTS, WeightState, looks_trained, match_start, metadata_json, one_sided, read_weights
+from synthnet.nets import NORM_STARTS, WeightState, looks_trained, match_start, one_sided, read_weights
 from synthnet.policy import steps as ways
 from synthnet.policy.action import standard_noise
 from synthnet.policy.rollout import rollout, with_noise
@@ -149,8 +149,7 @@ def specs_of(policy: Any, files: Sequence[NetFile], spec: Mapping[str, float] | 
         if spec:
             raise InputError("this policy is told no spec: every net of its task is for the same")
         return None
-    told = [spec or metadata_json(file.state.metadata, "synthnet.spec", file.path) for file in files]
-    return torch.cat([policy.variants.of_file(file.path, each) for file, each in zip(files, told, strict=True)])
+    return torch.cat([policy.variants.of_file(file.path, file.state.metadata, spec) for file in files])
 
 
 def spec_metadata(policy: Any, specs: Tensor | None) -> list[dict[str, str]]:

@@ -21,10 +21,10 @@ from synthnet.policy import Policy, Prompt, draw_prompt, rollout
 from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
 from synthnet.settings import COUNT, WEIGHT, check_settings, setting
-from synthnet.tasks import Task, twins_apart
+from synthnet.tasks import Task
 from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, Run, check_steps
 from synthnet.train.pairs import PairsConfig, draw_pairs, move, pairs_loss
-from synthnet.train.validation import WATCHED_SEEDS, CollapseWatch, Validation
+from synthnet.train.validation import CollapseWatch, Validation
 from synthnet.train.zoo import Zoo
 
 RIDGE, NEWTON = 1e-3, 16  # of a covariance, whose mean is 1; steps that its inverse square root is found in
@@ -60,10 +60,13 @@ class DistilConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(updates=800, validate_every=50, checkpoint_every=100))
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(learning_rate=3e-4, weight_decay=0.0, warmup=20, ema=0.98))
 
+    @property
+    def reads_zoo(self) -> bool:
+        """Whether it cannot do without zoo nets."""
+        return self.labels == "soft" or bool(self.anchor or self.differ)
 
-def check_distil(
-    config: DistilConfig, policy: Policy, task: Task, zoos: Sequence[Zoo] = (), has_zoo: bool | None = None
-) -> None:
+
+def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequence[Zoo] | None = None) -> None:
     """Refuse settings that the stage cannot work with, before any work."""
     check_settings("distil", config)
     check_steps("distil.steps", config.steps, policy)
@@ -73,11 +76,11 @@ def check_distil(
             "distil.apart and distil.differ compare nets of different seeds: distil.nets must be at least 2 a process, "
             f"got {config.nets}"
         )
-    if (config.apart or config.differ) and (few := [zoo.path for zoo in zoos if len(zoo.seeds("zoo")) < 2]):
+    if (config.apart or config.differ) and (few := [zoo.path for zoo in zoos or () if len(zoo.seeds("zoo")) < 2]):
         raise InputError(f"distil.apart and distil.differ compare with zoo nets: {few[0]} has one run, they need two or more")
     if config.labels == "soft" and any(member.objective.loss and member.objective.kind == "classes" for member in task.members):
         raise InputError("a loss of the task's own is of labels, soft ones are probabilities: pass distil.labels=hard")
-    if has_zoo is False and (config.anchor or config.differ):
+    if zoos is not None and not zoos and config.reads_zoo:
         raise InputError("distil.anchor and distil.differ read a zoo, and this run began without one: fork it with zoo_dir=…")
     if any(member.variant for member in task.members):
         for name, only in {"labels": "hard", "differ": 0, "anchor": 0}.items():
@@ -155,6 +158,7 @@ class Forces:
     zoos: Sequence[Zoo]
     place: torch.device
     seed: int
+    watch: CollapseWatch
 
     @cache  # noqa: B019  (it lives as long as its run)
     def references(self, turn: int) -> Tensor:
@@ -163,7 +167,7 @@ class Forces:
     @cache  # noqa: B019
     def distance(self, turn: int) -> float:
         if not self.zoos:
-            return twins_apart(self.members[turn], min(WATCHED_SEEDS, self.config.val_seeds), self.place)
+            return self.watch.references[turn]
         return aligned_distance(self.members[turn].network.alignment, self.references(turn))
 
     @cache  # noqa: B019
@@ -204,17 +208,16 @@ def train_distil(
         for member, zoo in zip(members, zoos, strict=True):
             if member.data_set not in soft:
                 soft[member.data_set] = ensemble_labels(member, zoo, member.examples("train")[0].to(place))
-    forces = Forces(config, pairs, members, zoos, place, seed)
     validation = Validation.of_task(task, config.val_seeds, config.steps, place)
     before, watch = validation(policy), CollapseWatch(validation)
+    forces = Forces(config, pairs, members, zoos, place, seed, watch)
 
     def validate(average: Policy, progress: float) -> dict:
         metrics = watch(average, progress)
         blind = round(progress * config.loop.updates) < config.standardised  # accuracy says nothing yet: the newest is the best
         return {**metrics, "score": progress - 2} if blind else metrics
 
-    sound = lambda: check_distil(config, policy, task, has_zoo=bool(zoos))  # noqa: E731
-    with Run(setup, policy, config, validate, {"distil": config}, sound) as run:
+    with Run(setup, policy, config, validate, {"distil": config}, lambda: check_distil(config, policy, task, zoos)) as run:
         for update in run.updates():
             turn = next_member(run.state, config, len(members), seed)
             member, net = members[turn], members[turn].network

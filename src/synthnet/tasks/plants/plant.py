@@ -49,7 +49,7 @@ class Plant:
         """The numbers in which each net's plant differs, by name [net 1]."""
         if self.spec is None:
             return {}
-        return {name: nets.spec[:, i : i + 1].to(nets.device) for i, name in enumerate(self.spec.names)}
+        return {name: nets.spec[:, i : i + 1] for i, name in enumerate(self.spec.names)}
 
     def __call__(self, nets: Nets, draw: torch.Generator) -> Tensor:
         """The mean return of each net [net] over the starts that are drawn."""
