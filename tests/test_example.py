@@ -81,7 +81,7 @@ def _estimate(case, reward, uses="auto", group=512, seed=0, control=None) -> Ten
     rewards = rewards_of(Seen(outputs, labels, net.objective), reward)
     advantages = others_baseline(rewards)
     if control:
-        advantages = advantages_of(rewards, GrpoConfig(control=control), draw) * advantages.square().mean().sqrt()
+        advantages = advantages_of(rewards, GrpoConfig(control=control), draw)[0] * advantages.square().mean().sqrt()
     change = torch.zeros_like(mean).requires_grad_()
     return torch.autograd.grad((advantages.flatten() * score(net.spec.unflatten(change))).mean(), change)[0]
 
@@ -303,7 +303,7 @@ def test_what_rollouts_are_follows_from_rewards_and_nets(tiny):
     ("changes", "reward", "reason"),
     [
         ({"draws": 5}, {}, "mirrored pairs"),
-        ({"rollout": "example", "grouping": "process"}, {}, "grpo.grouping=inter"),
+        ({"rollout": "example", "grouping": "process"}, {}, "pass grpo.passed_on=drawn"),
         ({"rollout": "example", "current_states": 0.5}, {}, "grpo.current_states=0"),
         ({"rollout": "example"}, {"calibration": 1.0}, "reward.calibration is of a whole net"),
         ({"rollout": "net"}, {"examples": ["x.py:f"]}, "reward.examples needs"),

@@ -8,6 +8,7 @@ import torch
 
 from synthnet.engine import check_warp
 from synthnet.errors import InputError
+from synthnet.grpo.chains import PASSED
 from synthnet.grpo.example import no_examples
 from synthnet.grpo.felt import USES
 from synthnet.grpo.hooks import Hook
@@ -32,6 +33,12 @@ class GrpoConfig:
         choices=(None, "net", "example"),
     )
     draws: int = setting(4, "by example: draws of each, its group", (4, 10_000), hot=True)
+    passed_on: str = setting(
+        "mean",
+        "by example, what a step passes on to the next: the mean, or, of each of num_generations rollouts, a whole draw",
+        choices=PASSED,
+        hot=True,
+    )
     uses: str = setting(
         "auto", "by example: what noise of a weight is that an example uses often (`felt.py`)", choices=USES, hot=True
     )

@@ -3,12 +3,13 @@
 For rewards that are sums over examples, E_W[Σ R_n(W)] = Σ E[R_n(W_n)]: the objective is that of whole nets, where all examples
 share one noise. What an example feels, and its score, is the matter of `felt.py`. The group of an example is its draws, in
 mirrored pairs; its baseline is the mean of the other pairs. The chain of steps is one macro-action: the mean steps, noise on
-the last. Everything of GRPO holds on top: the ratio of a later pass is that of the probabilities of what was felt, at inputs as
-they were recorded, over all layers together; the KL is that between Gaussians over weights.
+the last; or what is passed on is drawn too (`chains.py`). Everything of GRPO holds on top: the ratio of a later pass is that of
+the probabilities of what was felt, at inputs as they were recorded, over all layers together; the KL is that between Gaussians
+over weights.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from synthnet.engine import Network, Variation
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import half_batch_cosine
+from synthnet.grpo.chains import Chains, Judge, draw_chains
 from synthnet.grpo.felt import Draws, Score, check_felt, feel
 from synthnet.grpo.hooks import ExampleHook
 from synthnet.grpo.objective import APART, clip_shares, controlled, spread_figures, surrogate
@@ -28,7 +30,7 @@ from synthnet.seeds import generator
 from synthnet.tasks import Task
 
 FLOOR = 1e-3  # of the root mean square of a prompt's advantages, which divides them
-FIXED = {"grouping": "inter", "action": "weights", "mirrored": True, "current_states": 0}  # what by example goes with
+FIXED = {"action": "weights", "mirrored": True, "current_states": 0}  # what by example goes with
 
 
 def no_examples(config, policy: Policy, task: Task) -> str | None:
@@ -38,6 +40,8 @@ def no_examples(config, policy: Policy, task: Task) -> str | None:
     for name, only in FIXED.items():
         if getattr(config, name) != only:
             return f"they need grpo.{name}={str(only).lower()}, got {getattr(config, name)}"
+    if config.grouping != "inter" and config.passed_on == "mean":
+        return f"grpo.grouping={config.grouping} differs from inter only where steps pass draws on: pass grpo.passed_on=drawn"
     if policy.config.action.learn_sigma:
         return "they need a fixed sigma"
     try:
@@ -51,7 +55,8 @@ def no_examples(config, policy: Policy, task: Task) -> str | None:
 @dataclass(frozen=True)
 class Batch:
     """The examples of an update for one member: what it starts from, and for each start the mean weights [prompt weights] that
-    were sampled around, what was felt, and the advantages [draw example]."""
+    were sampled around, what was felt, and the advantages [draw example]; the mean rewards [prompt], and what advantages were
+    divided by, their root mean square [prompt]."""
 
     net: Network
     prompt: Prompt
@@ -59,6 +64,8 @@ class Batch:
     sigma: Tensor
     felt: list[Score]
     advantages: list[Tensor]
+    rewards: Tensor
+    sizes: Tensor
     metrics: dict[str, float]
 
     def gradient(self, now: Tensor, config) -> tuple[Tensor, dict[str, float]]:
@@ -92,7 +99,7 @@ def sample_examples(
     `drawn`: a prompt's number -> the generator of its draws."""
     net = member.network
     sigma = policy.log_sigma.detach().exp()[policy.layout(net).column_of] * policy.scale(net)
-    felt, kept, rewards_PGN, parts = [], [], [], []
+    felt, kept, sizes, rewards_PGN, parts = [], [], [], [], []
     for number, mean in enumerate(final.detach()):
         draw = drawn(number)
         images, labels = prompt.of_net(number)
@@ -102,12 +109,15 @@ def sample_examples(
         parts.append({"accuracy": seen.right.mean().item()})
         rewards_GN = rewards_of(seen, reward, hooks, parts[-1])
         felt.append(score)
-        kept.append(advantages_of(rewards_GN, config, draw))
+        advantages, size = advantages_of(rewards_GN, config, draw)
+        kept.append(advantages)
+        sizes.append(size)
         rewards_PGN.append(rewards_GN)
-    groups = torch.stack(rewards_PGN).transpose(1, 2).flatten(0, 1)  # an example's draws under one prompt
+    rewards_PGN = torch.stack(rewards_PGN)
+    groups = rewards_PGN.transpose(1, 2).flatten(0, 1)  # an example's draws under one prompt
     metrics = {**mean_of(parts), **spread_figures(groups), "n_steps": float(prompt.n_steps)}
     metrics["evaluations"] = float(len(final) * config.draws)
-    return Batch(net, prompt, final.detach(), sigma, felt, kept, metrics)
+    return Batch(net, prompt, final.detach(), sigma, felt, kept, rewards_PGN.mean((1, 2)), torch.stack(sizes), metrics)
 
 
 class Examples:
@@ -126,15 +136,25 @@ class Examples:
     ):
         """`wanted`: the aligned distance of each member that grpo.apart holds."""
         self.policy, self.config, self.wanted = policy, config, wanted
-        self.batches, self._finals = [], []
+        self.batches, self.chains, self._finals = [], [], []
         mine = ranks.own_share(config.prompts, "grpo.prompts")
         vary, drawn = Variation(reward.input_noise, reward.warp), (config.steps, config.prompts, reward.batch, seed, update)
         for turn, member in enumerate(members):
             prompt = draw_prompt("grpo", member, reward.split, policy.device, *drawn, vary=vary)
-            prompt = prompt.share(mine)
-            final = rollout(policy, prompt.start, prompt.n_steps, member.network, spec=prompt.spec)[-1]
+            prompt, net = prompt.share(mine), member.network
+            n_steps, first = prompt.n_steps, turn * config.prompts + mine.start
+            prompt, chains = draw_chains(policy, net, prompt, config, seed, update, first)
+            final = rollout(policy, prompt.start, prompt.n_steps, net, spec=prompt.spec)[-1]
             generators = lambda n, turn=turn: generator(seed, "grpo-example", update, mine.start + n, turn)  # noqa: E731
-            self.batches.append(sample_examples(policy, member, prompt, final, config, reward, hooks, generators))
+            batch = sample_examples(policy, member, prompt, final, config, reward, hooks, generators)
+            batch.metrics["n_steps"] = float(n_steps)
+            if chains:
+                draw, judge = generator(seed, "chain-control", update, turn), judge_of(net, prompt, chains.group, reward, hooks)
+                chains = chains.credited(batch.rewards, batch.sizes, judge, config, draw)
+                share = chains.last_share(config)
+                batch = replace(batch, advantages=[share * each for each in batch.advantages])
+            self.batches.append(batch)
+            self.chains.append(chains)
             self._finals.append(final)
         self.metrics = mean_of([batch.metrics for batch in self.batches])
         self.n_rollouts = sum(len(batch.means) * config.draws for batch in self.batches)
@@ -143,14 +163,17 @@ class Examples:
         """The loss of a pass and what to log. No gradient passes through the target network: it ends in the mean weights that
         the policy gives, which take `Batch.gradient` for theirs."""
         finals, self._finals = self._finals or [self._run(batch) for batch in self.batches], []
-        parts = [self._loss(*each, reference) for each in zip(self.batches, finals, self.wanted, strict=True)]
+        every = zip(self.batches, finals, self.wanted, self.chains, strict=True)
+        parts = [self._loss(*each, reference) for each in every]
         return sum(lost for lost, _ in parts) / len(parts), {**self.metrics, **mean_of([stats for _, stats in parts])}
 
     def _run(self, batch: Batch, rows: slice = slice(None), policy: Policy | None = None) -> Tensor:
         part = batch.prompt.share(rows)
         return rollout(policy or self.policy, part.start, part.n_steps, batch.net, spec=part.spec)[-1]
 
-    def _loss(self, batch: Batch, final: Tensor, wanted: float, reference: Policy | None) -> tuple[Tensor, dict]:
+    def _loss(
+        self, batch: Batch, final: Tensor, wanted: float, chains: Chains | None, reference: Policy | None
+    ) -> tuple[Tensor, dict]:
         config, net = self.config, batch.net
         gradients, stats = batch.gradient(final, config)
         loss = -(gradients * final).sum() / len(final)
@@ -161,8 +184,13 @@ class Examples:
                 held = self._run(batch, policy=reference)
             kl = per_token * ((final - held) / batch.sigma).square().sum()
             loss, stats["kl"] = loss + config.beta * kl, kl.item()
+        if chains:
+            lost, more = chains.loss(self.policy, reference, config, self.policy.layout(net).n_action_tokens)
+            loss = loss + lost
+            stats["kl_old"] = max(stats["kl_old"], more["kl_old"])
         if config.apart:
-            lack = shortfall(net.alignment, final, APART * wanted)
+            seeds = final[:: chains.group] if chains else final
+            lack = shortfall(net.alignment, seeds, APART * wanted)
             loss, stats["shortfall"] = loss + config.apart * lack, lack.item()
         return loss, stats
 
@@ -178,6 +206,18 @@ class Examples:
         self.policy.auxiliary_loss()  # these forwards, and the first one with them: the loss takes another
         self._finals = []
         return cosine
+
+
+def judge_of(net: Network, prompt: Prompt, group: int, reward: RewardConfig, hooks: Sequence[ExampleHook]) -> Judge:
+    """The mean reward of nets as they are on the examples of a prompt's rollouts."""
+
+    def judge(number: int, nets: Tensor) -> Tensor:
+        images, labels = prompt.of_net(number * group)
+        with torch.no_grad():
+            seen = Seen(net.logits(nets, images), labels, net.objective)
+            return rewards_of(seen, reward, hooks).mean(1)
+
+    return judge
 
 
 def mean_of(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -200,12 +240,13 @@ def rewards_of(
     return found
 
 
-def advantages_of(rewards_GN: Tensor, config, draw: torch.Generator) -> Tensor:
-    """Advantages [draw example] over their root mean square."""
+def advantages_of(rewards_GN: Tensor, config, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Advantages [draw example] over their root mean square [], and that."""
     advantages_GN = others_baseline(rewards_GN)
     if config.control:
         advantages_GN = controlled(advantages_GN.t()[..., None], config.control, draw)[..., 0].t()
-    return advantages_GN / advantages_GN.square().mean().sqrt().clamp_min(FLOOR)
+    size = advantages_GN.square().mean().sqrt().clamp_min(FLOOR)
+    return advantages_GN / size, size
 
 
 def others_baseline(rewards_GN: Tensor) -> Tensor:

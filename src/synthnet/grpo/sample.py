@@ -109,15 +109,18 @@ def draw_cohorts(
 
 
 @torch.no_grad()
-def sample_cohort(policy: Policy, cohort: Cohort, config, seed: int, update: int) -> Rollouts:
-    """Sample the sequences of a cohort.
+def sample_cohort(
+    policy: Policy, cohort: Cohort, config, seed: int, update: int, noisy_K: Sequence[int] | None = None
+) -> Rollouts:
+    """Sample the sequences of a cohort. noisy_K: the steps at which actions are drawn, else those that grpo.noisy_steps names.
 
     Noise depends on (seed, update, prompt, step); mirrored rollouts share it with opposite signs at every step. Steps that are
     not noisy take the mean action and are not trained in this update; up to the first noisy one a group shares its states.
     """
     net, n_steps, scale = cohort.net, cohort.n_steps, policy.scale(cohort.net)
     chosen = torch.randint(n_steps, (1,), generator=generator(seed, "noisy-step", update)).item()
-    noisy_K = {"all": range(n_steps), "one": [chosen], "last": [n_steps - 1]}[config.noisy_steps]
+    named = {"all": range(n_steps), "one": [chosen], "last": [n_steps - 1]}
+    noisy_K = named[config.noisy_steps] if noisy_K is None else noisy_K
     prompts = range(cohort.prompt, cohort.prompt + len(cohort.start))
     mine, rows = slice(cohort.first, cohort.first + cohort.group), cohort.rows.to(cohort.start.device)
     noisy: list[NoisyStep] = []

@@ -19,6 +19,7 @@ from synthnet.lab.legs import (
     BY_EXAMPLE,
     BY_NET,
     FORCES,
+    MOST_STEPS,
     RACE_UPDATES,
     RACES,
     SMALL_TRUNK,
@@ -188,8 +189,10 @@ class Course:
         warp = max(found["warp"], 0.03) if task.images else 0.0
         own_targets = task.objective.loss is not None or task.variants is not None  # a teacher's would be others
         labels = "hard" if own_targets else "soft"
-        trunk = {} if self.start or any(name.partition(".")[0] == "backbone" for name in self.given) else SMALL_TRUNK
-        size = trunk | {"distil.nets": 4} if self.large else {"distil.nets": 8}
+        new = {} if self.start else MOST_STEPS
+        if self.large and not self.start and not any(name.partition(".")[0] == "backbone" for name in self.given):
+            new = new | SMALL_TRUNK
+        size = {"distil.nets": 4 if self.large else 8, **new}
         return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
 
     def how_many_teachers(self) -> tuple[int, str]:
@@ -256,9 +259,12 @@ class Course:
         return updates, f"{updates} updates, about {1.2 * pace * updates:.0f} s"
 
     def score(self, path: Path) -> tuple[float, str]:
+        """What the best K has on val: a beginning is in one synth step, what comes after it in one and two."""
         after = read_policy(path).record["stages"][-1]["after"]
-        shown = ", ".join(f"K = {k} {after[f'accuracy_k{k}']:.4f}" for k in (1, 2))
-        return after["score"], f"val {self.task.objective.name} at {shown}"
+        found = {k: (after[f"accuracy_k{k}"], after[f"loss_k{k}"]) for k in (1, 2) if f"accuracy_k{k}" in after}
+        shown = ", ".join(f"K = {k} {value:.4f}" for k, (value, _) in found.items())
+        best = max(self.task.objective.ranked(*each) for each in found.values())
+        return best, f"val {self.task.objective.name} at {shown}"
 
     def outcome(self, path: Path, before: float, began: float) -> tuple[dict, str]:
         score, text = self.score(path)

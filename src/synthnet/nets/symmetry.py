@@ -33,6 +33,20 @@ class Piece:
     groups: tuple[str | None, ...]
     dims: tuple[int, ...]
 
+    def permuted(self, permutations: Mapping[str, Tensor]) -> Tensor:
+        """Where the weights come from that a permutation of each named group puts here, an index like its own."""
+        moved = self.index
+        for axis, group in enumerate(self.groups):
+            if group not in permutations:
+                continue
+            chosen = permutations[group]
+            if chosen.ndim == 1:
+                moved = moved.index_select(axis, chosen)
+            else:
+                shape = [1] * (axis - 1) + list(chosen.shape) + [1] * (moved.ndim - axis - 1)
+                moved = moved.take_along_dim(chosen.view(shape), axis)
+        return moved
+
 
 @dataclass(frozen=True)
 class Symmetry:
@@ -114,17 +128,7 @@ class Symmetry:
         """
         order = self.spec.positions()
         for piece in self.pieces:
-            moved = piece.index
-            for axis, group in enumerate(piece.groups):
-                if group not in permutations:
-                    continue
-                chosen = permutations[group]
-                if chosen.ndim == 1:
-                    moved = moved.index_select(axis, chosen)
-                else:
-                    shape = [1] * (axis - 1) + list(chosen.shape) + [1] * (moved.ndim - axis - 1)
-                    moved = moved.take_along_dim(chosen.view(shape), axis)
-            order[piece.index.reshape(-1)] = moved.reshape(-1)
+            order[piece.index.reshape(-1)] = piece.permuted(permutations).reshape(-1)
         return flat[..., order]
 
     def rescale(self, flat: Tensor, group: str, factors: Tensor) -> Tensor:
@@ -184,20 +188,33 @@ class Symmetry:
         from scipy.optimize import linear_sum_assignment  # half a second that synthesis does not need
 
         permutations = self.identity()
+        weights, target, near = flat.double(), reference.double(), self._neighbours()
+        settled: set[str] = set()  # nothing that touches them moved since they were last looked at
         for _ in range(ALIGN_SWEEPS):
-            changed = False
+            if len(settled) == len(self.groups):
+                break
             for group in self.groups:
-                others = {g: p for g, p in permutations.items() if g != group}
-                gain = self._gain(group, self.permute(flat, others).double(), reference.double())
+                if group in settled:
+                    continue
+                settled.add(group)
+                gain = self._gain(group, weights, {g: p for g, p in permutations.items() if g != group}, target)
                 best = torch.stack([torch.as_tensor(linear_sum_assignment(g.numpy(), maximize=True)[1]) for g in gain])
                 now = permutations[group].view(len(gain), -1)
                 rows = torch.arange(gain.shape[1])
                 improvement = sum((g[rows, b] - g[rows, n]).sum() for g, b, n in zip(gain, best, now, strict=True))
                 if improvement > 1e-9:
-                    permutations[group], changed = best.view_as(permutations[group]), True
-            if not changed:
-                break
+                    permutations[group] = best.view_as(permutations[group])
+                    settled -= near[group]
         return self.permute(flat, permutations), permutations
+
+    def _neighbours(self) -> dict[str, set[str]]:
+        """Of each group, those that it shares a piece with."""
+        near: dict[str, set[str]] = {group: set() for group in self.groups}
+        for piece in self.pieces:
+            groups = {group for group in piece.groups if group is not None}
+            for group in groups:
+                near[group] |= groups - {group}
+        return near
 
     def identity(self) -> dict[str, Tensor]:
         """The permutation of each group that moves nothing."""
@@ -242,15 +259,17 @@ class Symmetry:
                 made.append((moment.mean(hidden) if hidden else moment).reshape(len(flat), -1))
         return torch.cat(made, dim=1)
 
-    def _gain(self, group: str, flat: Tensor, reference: Tensor) -> Tensor:
-        """Inner products [block reference-unit unit] of a group's weights; one block, or one per outer unit."""
+    def _gain(self, group: str, flat: Tensor, others: Mapping[str, Tensor], reference: Tensor) -> Tensor:
+        """Inner products [block reference-unit unit] of a group's weights, those of `flat` after permutations of other groups;
+        one block, or one per outer unit."""
         nested = group in self.inner
         gain: Tensor | float = 0.0
         for piece in self.pieces:
             for axis, member in enumerate(piece.groups):
                 if member == group:
                     lead = (axis - 1, axis) if nested else (axis,)
-                    rows = [w[piece.index].movedim(lead, tuple(range(len(lead)))) for w in (reference, flat)]
+                    rows = [reference[piece.index], flat[piece.permuted(others)]]
+                    rows = [row.movedim(lead, tuple(range(len(lead)))) for row in rows]
                     rows = [row.reshape(*row.shape[: len(lead)], -1) for row in rows]
                     target, own = rows if nested else [row.unsqueeze(0) for row in rows]
                     gain = gain + target @ own.transpose(1, 2)
