@@ -3,9 +3,11 @@
     pip install cmaes
     python benchmarks/control.py cartpole=runs/cartpole/policy.safetensors … -o benchmarks/results/control.json
 
-Returns: 256 unseen seeds, 20 episodes each. Search: separable CMA-ES (cmaes) from the same random nets, in units of each
-tensor's initial scale, until the mean return on starts that no generation saw reaches the policy's own (less the margin below),
-or to a limit. Environment steps of a policy are read off its run's log: rollouts x starts x mean length.
+Returns: 256 unseen seeds, 20 episodes each. Searches from the same random nets, in units of each tensor's initial scale:
+separable CMA-ES (cmaes), a plain evolution strategy, and the best of as many random nets; until the mean return on starts that
+no generation saw reaches the policy's own (less the margin below), or to a limit. Environment steps of a policy are read off
+its run's log: rollouts x starts x mean length. `shared`: one net, by CMA-ES with as many environment steps as the policy took
+(at most SHARED generations), each generation for other plants where they differ: what a net costs that is nobody's own.
 
 Of a task with variants each net is for one that no training drew; `beyond`: for one up to a fifth of a range's width outside.
 A policy that is not told the spec is the control: TASK:LABEL=POLICY of one trained with backbone.spec=0.
@@ -32,22 +34,60 @@ from synthnet.tasks import build_task
 from synthnet.tasks.plants.plant import STARTS
 
 MARGIN = 0.02  # of the policy's own return, from which a search counts as level
-SIGMA, GENERATIONS, SEARCHES = 0.5, 200, 16
+SIGMA, GENERATIONS, SEARCHES, SHARED = 0.5, 200, 16, 1000
+PAIRS, RATE = 16, 0.3  # of the evolution strategy: mirrored pairs a generation, and how far it goes
 WIDTHS = ([8], [24], [64])
 BEYOND = 0.2
 
 
-def searched(task, start: torch.Tensor, spec: torch.Tensor | None, wanted: float, seed: int) -> dict:
-    """CMA-ES from one net's start weights [weights], for its spec [1 number] if any: evaluations and environment steps until it
-    is level, and its weights."""
-    scale = init_scale(task.network.spec)
-    search, spent = SepCMA(mean=np.zeros(len(start)), sigma=SIGMA, seed=seed), {"evaluations": 0, "steps": 0}
-    best, reached = start, -np.inf
-    for generation in range(GENERATIONS):
+class Evolution:
+    """A plain evolution strategy with mirrored draws and ranks for returns (Salimans et al. 2017, arXiv 1703.03864)."""
+
+    def __init__(self, n: int, seed: int):
+        self.mean, self.draw, self.population_size = np.zeros(n), np.random.default_rng(seed), 2 * PAIRS
+        self.asked: list[np.ndarray] = []
+
+    def ask(self) -> np.ndarray:
+        mirrored = len(self.asked) % 2
+        self.asked.append(-self.asked[-1] if mirrored else self.draw.standard_normal(len(self.mean)))
+        return self.mean + SIGMA * self.asked[-1]
+
+    def tell(self, found: list[tuple[np.ndarray, float]]) -> None:
+        ranks = np.argsort(np.argsort([-value for _, value in found])) / (len(found) - 1) - 0.5
+        self.mean = self.mean + RATE / SIGMA * np.mean([rank * z for rank, z in zip(ranks, self.asked, strict=True)], 0)
+        self.asked = []
+
+
+class RandomNets:
+    """Fresh random nets, of which the best one counts."""
+
+    def __init__(self, task, start: torch.Tensor, seed: int):
+        self.task, self.start, self.number, self.population_size = task, start, seed << 20, 16
+
+    def ask(self) -> np.ndarray:
+        self.number += 1
+        return ((self.task.draw_start("user", [self.number])[0] - self.start) / init_scale(self.task.network.spec)).numpy()
+
+    def tell(self, found: list[tuple[np.ndarray, float]]) -> None:
+        """Nothing is learned from it."""
+
+
+SEARCHERS = {
+    "CMA-ES": lambda task, start, seed: SepCMA(mean=np.zeros(len(start)), sigma=SIGMA, seed=seed),
+    "evolution strategy": lambda task, start, seed: Evolution(len(start), seed),
+    "random nets": RandomNets,
+}
+
+
+def searched(name: str, task, start: torch.Tensor, spec: torch.Tensor | None, wanted: float, seed: int, most: float) -> dict:
+    """A search from one net's start weights [weights], for its spec [1 number] if any: evaluations and environment steps until
+    it is level, or took `most` steps, and its weights."""
+    scale, search = init_scale(task.network.spec), SEARCHERS[name](task, start, seed)
+    spent, best, reached = {"evaluations": 0, "steps": 0}, start, -np.inf
+    for generation in range(GENERATIONS if most == np.inf else 1 << 20):
         asked = np.stack([search.ask() for _ in range(search.population_size)])
         nets = told(task, start + scale * torch.as_tensor(asked).float(), spec)
-        draw = generator(seed, "cma", generation)
-        returns = task.reward.shaped(nets, draw)
+        returns = task.reward.shaped(nets, generator(seed, "cma", generation))
         search.tell([(x, -value) for x, value in zip(asked, returns.tolist(), strict=True)])
         spent["evaluations"] += len(asked)
         spent["steps"] += int(STARTS * lengths(task, returns).sum())
@@ -55,9 +95,31 @@ def searched(task, start: torch.Tensor, spec: torch.Tensor | None, wanted: float
         fresh = task.reward.simulate(told(task, candidate[None], spec), generator(seed, "cma-check", generation), 20)[0]
         if fresh.mean() > reached:
             best, reached = candidate, fresh.mean().item()
-        if reached >= wanted:
+        if reached >= wanted or spent["steps"] > most:
             break
     return {**spent, "reached": reached, "level": reached >= wanted, "weights": best}
+
+
+def shared(task, start: torch.Tensor, specs: torch.Tensor | None, test: torch.Tensor | None, budget: int) -> dict:
+    """One net from start weights [weights] for all plants, by CMA-ES: what it earns in Gymnasium on the test specs."""
+    scale, search = init_scale(task.network.spec), SepCMA(mean=np.zeros(len(start)), sigma=SIGMA, seed=0)
+    spent = generation = 0
+    while spent < budget and generation < SHARED:
+        asked = np.stack([search.ask() for _ in range(search.population_size)])
+        nets, few = start + scale * torch.as_tensor(asked).float(), None
+        if specs is not None:  # every candidate on the same eight plants
+            few = specs[torch.randperm(len(specs), generator=generator(0, "shared", generation))[:STARTS]]
+            nets = nets.repeat_interleave(len(few), 0)
+            few = few.repeat(len(asked), 1)
+        returns = task.reward.shaped(Nets(task.network, nets, few), generator(0, "shared-draw", generation))
+        spent += int(STARTS * lengths(task, returns).sum())
+        values = returns.view(len(asked), -1).mean(1)
+        search.tell([(x, -value) for x, value in zip(asked, values.tolist(), strict=True)])
+        generation += 1
+    net = start + scale * torch.as_tensor(search.mean).float()
+    count = 64 if test is None else len(test)
+    found = task.judged(net.expand(count if test is not None else 1, -1), test)[0]
+    return {**summary(found), "steps": spent, "generations": generation}
 
 
 def told(task, nets: torch.Tensor, spec: torch.Tensor | None) -> Nets:
@@ -111,12 +173,22 @@ def measure(name: str, path: str, n_searches: int) -> dict:
         found["told"], found["beyond"] = policy.reads_spec, summary(task.judged(outside, far)[0])
     found["training"] = paid(policy, task)
     wanted = mean - MARGIN * abs(mean)
-    with Bar(f"CMA-ES for {name}", n_searches) as bar:
-        searches = []
-        for number in range(n_searches):
-            one = spec if spec is None else spec[number : number + 1]
-            searches.append(searched(task, start[number], one, wanted, number))
-            bar.advance()
+    one = lambda number: spec if spec is None else spec[number : number + 1]  # noqa: E731
+    with Bar(f"searches for {name}", n_searches * len(SEARCHERS)) as bar:
+        searches, most, found["peers"] = [], np.inf, {}
+        for kind in SEARCHERS:
+            made_by = []
+            for number in range(n_searches):
+                made_by.append(searched(kind, task, start[number], one(number), wanted, number, most))
+                bar.advance(note=kind)
+            steps = [each["steps"] for each in made_by]
+            row = {"steps_median": float(np.median(steps)), "level": sum(each["level"] for each in made_by)}
+            row["reached"] = summary(torch.tensor([each["reached"] for each in made_by]))
+            found["peers"][kind] = row
+            if kind == "CMA-ES":
+                searches, most = made_by, 10 * max(steps)  # of the others, ten times what the slowest took
+    draws = task.draw_spec("zoo", list(range(256)))
+    found["shared"] = shared(task, start[0], draws, spec, found["training"]["environment_steps"])
     nets = torch.stack([each.pop("weights") for each in searches])
     if spec is not None:  # what a search reached for each, beside what was synthesised for the same
         few = spec[:n_searches]
@@ -160,6 +232,11 @@ def main() -> None:
             print(f"  {'told' if row['told'] else 'not told'}; {both}")
         searched = f"CMA-ES {row['cma_steps_median']:,.0f} steps a net ({row['cma_level']} of {options.searches} level)"
         print(f"  {searched}, break-even after {row['break_even_nets']:.0f} nets")
+        for kind, peer in row["peers"].items():
+            reached = f"{peer['level']} of {options.searches} level, {peer['reached']['mean']:.1f} reached"
+            print(f"  {kind}: {peer['steps_median']:,.0f} steps a net (median), {reached}")
+        one = row["shared"]
+        print(f"  one shared net: {one['mean']:.1f} (worst {one['min']:.1f}) after {one['steps']:,} steps")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from synthnet.engine.objective import CLASSES, Measure, Objective, ask_each, cro
 from synthnet.engine.plan import set_memory_budget
 from synthnet.engine.population import Recipe, Training, train_population, train_while
 from synthnet.engine.quality import bounded, counted, quality
+from synthnet.engine.quantised import rounded
 from synthnet.engine.scoring import layer_errors, predictions, score
 from synthnet.engine.stacks import leading
 from synthnet.engine.variants import Variants

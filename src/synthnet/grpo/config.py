@@ -180,6 +180,8 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
         raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
     if task.data is None and not task.joint:
         _check_rewards_alone(config)
+        if reward.bits:
+            raise InputError("reward.bits rounds nets that are run on data; a task of rewards alone rounds in its own reward")
         return kinds
     for member in task.members:
         check_warp("reward.warp", reward.warp, member.examples(reward.split)[0])

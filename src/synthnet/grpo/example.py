@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from synthnet.engine import Network, Variation
+from synthnet.engine import Network, Variation, rounded
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import half_batch_cosine
 from synthnet.grpo.chains import Chains, Judge, draw_chains
@@ -104,6 +104,8 @@ def sample_examples(
         draw = drawn(number)
         images, labels = prompt.of_net(number)
         draws = Draws(config.draws, len(images), config.uses, draw)
+        if reward.bits:  # by chance, so that the mean over many updates is the weights themselves
+            mean = rounded(net.spec, mean[None], reward.bits, draw)[0]
         outputs, score = feel(net, mean, sigma, images, draws)
         seen = Seen(outputs, labels, net.objective)
         parts.append({"accuracy": seen.right.mean().item()})
@@ -213,6 +215,7 @@ def judge_of(net: Network, prompt: Prompt, group: int, reward: RewardConfig, hoo
 
     def judge(number: int, nets: Tensor) -> Tensor:
         images, labels = prompt.of_net(number * group)
+        nets = rounded(net.spec, nets, reward.bits) if reward.bits else nets
         with torch.no_grad():
             seen = Seen(net.logits(nets, images), labels, net.objective)
             return rewards_of(seen, reward, hooks).mean(1)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from synthnet.engine import rounded
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import Agreement
 from synthnet.grpo.config import GrpoConfig, check, kinds_of
@@ -150,6 +151,7 @@ def validation_reward(validation: Validation, made: dict[int, list[Tensor]], rew
 def variants_reward(member: Task, nets: Tensor, inputs: Tensor, targets: Tensor, spec: Tensor, reward: RewardConfig) -> float:
     """The reward terms of nets [net weights], each on the examples of its own spec: means over examples and nets."""
     inputs, targets = member.varied(inputs, targets, spec)
+    nets = rounded(member.network.spec, nets, reward.bits) if reward.bits else nets
     seen = [Seen(member.network.logits(nets[i : i + 1], inputs[i]), targets[i], member.objective) for i in range(len(nets))]
     return sum(rewards_of(each, reward, ()).mean().item() for each in seen) / len(seen)
 

@@ -18,7 +18,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine import LARGEST_WARP, Network, Variation, leading, predictions, quality
+from synthnet.engine import LARGEST_WARP, Network, Variation, leading, predictions, quality, rounded
 from synthnet.engine import score as score_nets
 from synthnet.errors import InputError
 from synthnet.grpo import rewards
@@ -66,6 +66,9 @@ class _RewardConfig:
     warp: float = setting(0.0, "affine maps of images (`Variation`)", (0, LARGEST_WARP), hot=True)
     copies: int = setting(3, "noisy copies of the images, for robustness", (1, 100), hot=True)
     copy_noise: float = setting(0.5, "on the copies", (0, 10), hot=True)
+    bits: int | None = setting(
+        None, "of the rewarded nets' weights, which are rounded (`engine/quantised.py`; null: they are not)", (2, 16), hot=True
+    )
     dtype: str = setting("float32", "what the rewarded nets compute in", choices=("float32", "bfloat16"), hot=True)
     python: list[str] = setting([], "reward functions of your own, as FILE.py:FUNCTION (`hooks.py`)")
     python_weights: list[float] = setting([], "their weights")
@@ -161,6 +164,7 @@ def measure(
     """
     cohort, states = rollouts.cohort, rollouts.states
     net, dtype = cohort.net, getattr(torch, reward.dtype)
+    states = [rounded(net.spec, state, reward.bits) for state in states] if reward.bits else states
     scale, final = init_scale(net.spec).to(images.device), states[-1]
     kept = states if steps else [final]
     accuracies, losses = [], []

@@ -84,7 +84,7 @@ class Course:
             return self.by_pairs()
         book = self.book
         own = self.references()
-        if self.task.variants is None:
+        if own["distil.labels"] == "soft":
             runs = book.decide("teachers", self.how_many_teachers)
             own["zoo_dir"] = str(self.stage("teachers", "zoo", {**TEACH, "zoo.runs": runs}))
         tried = self.stage("pace", "distil", {**own, **BEGIN, **self.start, "distil.standardised": PACE_UPDATES}, PACE_UPDATES)
@@ -188,7 +188,7 @@ class Course:
         noise = max(found["noise"], 0.3) if task.floating else 0.0
         warp = max(found["warp"], 0.03) if task.images else 0.0
         own_targets = task.objective.loss is not None or task.variants is not None  # a teacher's would be others
-        labels = "hard" if own_targets else "soft"
+        labels = "hard" if own_targets or self.large else "soft"  # of large nets, teachers would take the time of updates
         new = {} if self.start else MOST_STEPS
         if self.large and not self.start and not any(name.partition(".")[0] == "backbone" for name in self.given):
             new = new | SMALL_TRUNK
@@ -196,9 +196,11 @@ class Course:
         return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
 
     def how_many_teachers(self) -> tuple[int, str]:
-        """As many strong nets as the time for them allows, judged by how long a few took to be searched for."""
+        """As many strong nets as the time for them allows, judged by how long a few took to be searched for, whose epochs were
+        half of the twins', as many or twice as many."""
         found = strong_recipe(self.task, SHARES["strong"] * self.book.seconds)
-        each = found.seconds / max(found.tried, 1) / 4
+        longer = found.recipe.epochs / (7 / 6 * recipe_of(self.task).epochs)
+        each = longer * found.seconds / max(found.tried, 1) / 4
         runs = int(min(TEACHERS[1], max(TEACHERS[0], SHARES["teachers"] * self.book.seconds / max(each, 1e-3))))
         return runs, f"{runs} strong nets, whose mean predictions are the labels, at about {each:.2g} s each"
 
