@@ -20,6 +20,7 @@ from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import rollout, synthesize_flat
 from synthnet.stages import first_policy
 from synthnet.train import loop as training
+from synthnet.train.distil import DistilConfig, still_whitened
 from synthnet.train.guards import GuardConfig
 from synthnet.train.loop import LoopConfig, OptimConfig
 from synthnet.train.pairs import PairsConfig, draw_chain, draw_pairs
@@ -360,3 +361,16 @@ def test_a_gradient_flows_through_the_graded_steps_only(tiny, policy):
     assert (gradient(None)[:3] > 0).all(), "steps left 1, 2 and 3 are all told"
     assert gradient(1)[0] > 0
     assert not gradient(1)[1:].any()
+
+
+def test_whitening_ends_for_a_member_once_its_losses_lead_somewhere():
+    """By the running mean of each member's own; one that has led is whitened no more, and none is after the last such update."""
+    config, state = DistilConfig(standardised=10, leads=0.5), {"update": 3, "losses": {"0": 1.2, "1": 1.0}}
+    assert still_whitened(state, 0, config, 2.3)
+    assert not still_whitened(state, 1, config, 2.3)
+    state["losses"] |= {"1": 9.0, "0": 1.0}
+    assert not still_whitened(state, 1, config, 2.3)
+    assert still_whitened(state, 0, config, 1.9)
+    assert still_whitened(state, 2, config, 2.3)
+    assert not still_whitened({**state, "update": 10}, 2, config, 2.3)
+    assert still_whitened({"update": 3, "losses": {"0": 0.1}}, 0, DistilConfig(standardised=10), 2.3)

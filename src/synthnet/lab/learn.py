@@ -32,7 +32,7 @@ from synthnet.runs.journal import records
 from synthnet.stages import STAGES, as_text, run_stage, setup_of, without_shape
 from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
 
-PACE_UPDATES, FEWEST, MOST = 12, 120, 2000  # updates of a leg
+PACE_UPDATES, FEWEST, MOST = 12, 120, 4000  # updates of a leg
 SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "begin large": 0.55, "leg": 0.2}  # of all the time there is
 GAIN, PATIENCE = 5e-4, 2  # a leg gained nothing below this in the score on val; legs in a row without a gain
 PAIRS_RUNS = 256

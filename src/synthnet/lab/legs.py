@@ -26,7 +26,13 @@ BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
 SMALL_TRUNK = {"backbone.dim": 96, "backbone.edge_dim": 16, "backbone.depth": 3}  # for large nets
 MOST_STEPS = {"k_max": 2}  # all that the legs train on
 FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.val_seeds": 32}
-BEGIN = {**FORCES, "distil.steps": [1], "distil.images": 192, "distil.optim.learning_rate": BEGIN_RATES[0]}
+BEGIN = {
+    **FORCES,
+    "distil.steps": [1],
+    "distil.leads": 0.45,
+    "distil.images": 192,
+    "distil.optim.learning_rate": BEGIN_RATES[0],
+}
 TEACH = {"zoo.heldout": 0, "zoo.states": [0.0, 1.0], "zoo.strong": True}
 RACES = ((0.3, 1e-3), (0.1, 1e-3), (0.3, 3e-3), (1.0, 1e-3))  # noise and rate
 RACE_UPDATES = 40

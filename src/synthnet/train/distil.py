@@ -20,7 +20,7 @@ from synthnet.nets import WeightSpec, aligned_distance, prediction_shortfall, sh
 from synthnet.policy import Policy, Prompt, draw_prompt, rollout
 from synthnet.runs import Setup, ranks
 from synthnet.seeds import generator
-from synthnet.settings import COUNT, WEIGHT, check_settings, setting
+from synthnet.settings import COUNT, SHARE, WEIGHT, check_settings, setting
 from synthnet.tasks import Task
 from synthnet.train.loop import STEPS, LoopConfig, OptimConfig, Run, check_steps
 from synthnet.train.pairs import PairsConfig, draw_pairs, move, pairs_loss
@@ -42,6 +42,11 @@ class DistilConfig:
     )
     standardised: int = setting(
         0, "at the beginning, where the loss sees logits as `whitened` leaves them", (0, 1e9), unit="updates"
+    )
+    leads: float = setting(
+        0.0,
+        "share of the loss of guessing below which the running mean of a member's whitened losses ends that (0: none)",
+        SHARE,
     )
     graded: int | None = setting(None, "through how many of a chain's last steps gradients flow (null: all)", STEPS, hot=True)
     labels: str = setting("soft", "the mean prediction of zoo nets, or the data's own", choices=("soft", "hard"))
@@ -142,6 +147,14 @@ def note_loss(state: dict, turn: int, loss: float) -> None:
         losses[str(turn)] = SLOW * losses.get(str(turn), mean) + (1 - SLOW) * mean
 
 
+def still_whitened(state: dict, turn: int, config: DistilConfig, chance: float) -> bool:
+    """Whether a member's logits are whitened at this update: to the end of that, or until its losses lead somewhere."""
+    led = state.setdefault("led", [])
+    if turn not in led and config.leads and state.get("losses", {}).get(str(turn), math.inf) < config.leads * chance:
+        led.append(turn)
+    return state["update"] < config.standardised and turn not in led
+
+
 @torch.no_grad()
 def ensemble_labels(task: Task, zoo: Zoo, inputs: Tensor) -> Tensor:
     """Mean predicted probabilities [example class] of zoo nets on their own training images."""
@@ -214,8 +227,8 @@ def train_distil(
 
     def validate(average: Policy, progress: float) -> dict:
         metrics = watch(average, progress)
-        blind = round(progress * config.loop.updates) < config.standardised  # accuracy says nothing yet: the newest is the best
-        return {**metrics, "score": progress - 2} if blind else metrics
+        early = round(progress * config.loop.updates) < config.standardised and len(run.state.get("led", ())) < len(members)
+        return {**metrics, "score": progress - 2} if early else metrics  # accuracy says nothing yet: the newest is the best
 
     with Run(setup, policy, config, validate, {"distil": config}, lambda: check_distil(config, policy, task, zoos)) as run:
         for update in run.updates():
@@ -228,9 +241,10 @@ def train_distil(
             n_steps, start, images, targets, spec = prompt
             final = rollout(policy, start, n_steps, net, graded=config.graded, spec=spec)[-1]
             logits = net.logits(final, images, own_inputs=spec is not None)
-            loss = net.objective.losses(whitened(logits) if update < config.standardised else logits, targets).mean()
+            blind = still_whitened(run.state, turn, config, net.objective.chance)
+            loss = net.objective.losses(whitened(logits) if blind else logits, targets).mean()
             metrics = {"target_loss": loss.item(), "n_steps": n_steps}
-            if config.members == "lacking":
+            if blind or config.members == "lacking":
                 note_loss(run.state, turn, metrics["target_loss"])
             moved = travelled((final - start) / policy.scale(net), net.spec, config.stay_by)
             loss, metrics["moved"] = loss + config.stay * moved, moved.item()
