@@ -142,6 +142,15 @@ def test_without_gymnasium_the_extra_is_named(monkeypatch):
         task.judged(task.draw_start("val", [0]))
 
 
+def test_an_environment_whose_own_packages_are_missing_is_refused(monkeypatch):
+    def make(name):
+        raise ModuleNotFoundError("No module named 'imageio'")
+
+    monkeypatch.setattr(gymnasium, "make", make)
+    with pytest.raises(InputError, match="Gymnasium cannot make InvertedPendulum-v5: No module named 'imageio'"):
+        build_task("gym:InvertedPendulum-v5")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")
 def test_random_controllers_learn_from_returns_alone(tmp_path):

@@ -27,7 +27,7 @@ def make(environment: str, times: int = 1) -> list:
     library = gymnasium()
     try:
         return [library.make(environment) for _ in range(times)]
-    except library.error.Error as error:
+    except (library.error.Error, ImportError) as error:  # packages of its own may be missing
         raise InputError(f"Gymnasium cannot make {environment}: {said(error)}") from error
 
 
