@@ -36,6 +36,7 @@ PACE_UPDATES, FEWEST, MOST = 12, 120, 4000  # updates of a leg
 SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "begin large": 0.55, "leg": 0.2}  # of all the time there is
 GAIN, PATIENCE = 5e-4, 2  # a leg gained nothing below this in the score on val; legs in a row without a gain
 PAIRS_RUNS = 256
+LEG_COSTS = 2.0  # an update of a leg whose pace is not known yet, in a beginning's: more images, two steps as well as one
 TEACHERS, LARGE = (8, 64), 5_000  # nets; weights
 
 
@@ -104,18 +105,19 @@ class Course:
 
     def go_on(self, own: dict, pace: float, best: Path, score: float) -> Path:
         """Legs, for as long as they gain; the best policy's file."""
-        book, gains = self.book, {}
+        book, gains, paces = self.book, {}, {}
         idle = number = 0
         while idle < PATIENCE and book.goes_on:
             number += 1
             leg = book.decide(f"leg {number}", self.next_leg, gains)
-            updates = leg and book.decide(f"length of leg {number}", self.length, pace, SHARES["leg"] * book.seconds)
+            expected = paces.get(leg["kind"], LEG_COSTS * pace) if leg else pace
+            updates = leg and book.decide(f"length of leg {number}", self.length, expected, SHARES["leg"] * book.seconds)
             if not updates:
                 break
             began, settings = book.elapsed, {**own, **leg["settings"], "policy_from": str(best)}
             path = self.stage(f"leg-{number}", leg["kind"], settings, updates)
             outcome = book.decide(f"outcome of leg {number}", self.outcome, path, score, began)
-            gains[leg["name"]] = outcome["rate"]
+            gains[leg["name"]], paces[leg["kind"]] = outcome["rate"], outcome["pace"]
             idle = 0 if outcome["gained"] else idle + 1
             if outcome["gained"]:
                 best, score = path, outcome["score"]
@@ -272,7 +274,8 @@ class Course:
         score, text = self.score(path)
         gain, seconds = score - before, max(self.book.elapsed - began, 1e-3)
         verdict = f"{gain:+.4f}" + ("" if gain >= GAIN else ", not kept")
-        return {"score": score, "gained": gain >= GAIN, "rate": gain / seconds}, f"{text} ({verdict})"
+        found = {"score": score, "gained": gain >= GAIN, "rate": gain / seconds, "pace": self.pace_of(path)[0]}
+        return found, f"{text} ({verdict})"
 
     def stage(self, folder: str, kind: str, settings: Mapping[str, object], updates: int | None = None) -> Path:
         """Run a stage in a folder of its own, or go on with it; returns what it made."""
