@@ -117,8 +117,7 @@ def shared(task, start: torch.Tensor, specs: torch.Tensor | None, test: torch.Te
         search.tell([(x, -value) for x, value in zip(asked, values.tolist(), strict=True)])
         generation += 1
     net = start + scale * torch.as_tensor(search.mean).float()
-    count = 64 if test is None else len(test)
-    found = task.judged(net.expand(count if test is not None else 1, -1), test)[0]
+    found = task.judged(net.expand(1 if test is None else len(test), -1), test)[0]
     return {**summary(found), "steps": spent, "generations": generation}
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/example_tables.py TABLE --runs runs/example-tables -o benchmarks/results/example-TABLE.json
 
-Rows of a table have as many updates, or, where SECONDS names the table, as many seconds of one core: a dozen updates say how
-many those are. Accuracy by K of 64 unseen seeds on val at the best validation, and the lowest aligned distance to twins there.
+Rows of a table have as many updates, or, with --seconds, as many seconds of one core: a dozen updates say how many those are. A
+row whose run is done is read again: choose other --runs for other lengths. Accuracy by K of 64 unseen seeds on val at the best validation, and the lowest aligned distance to twins there.
 """
 
 import argparse
@@ -64,6 +64,10 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "Brier score": reward(brier=1),
         "right or wrong, and by worst classes": reward(accuracy=0.5, worst_class=0.5),
     },
+    "optimisers": {
+        "AdamW": [],
+        **{f"Muon, {rate:g}": ["grpo.optim.rule=muon", f"grpo.optim.learning_rate={rate:g}"] for rate in (3e-4, 1e-3, 3e-3)},
+    },
     "seconds": {
         "by example, chosen": [],
         "by example, tied": ["grpo.uses=tied"],
@@ -107,6 +111,7 @@ def trained(task: str, row: str, changes: list[str], folder: Path, updates: int,
     if not (path / "policy.safetensors").exists():
         run_command(kind, [*settings, *loop(kind, updates, max(10, updates // 6)), f"run_dir={path}"])
     rows = records(path / "metrics.jsonl")
+    updates = rows[-1]["update"]
     val = [each for each in rows if "val/score" in each]
     best = max(val, key=lambda each: each["val/score"])
     keep = {name.removeprefix("val/"): value for name, value in best.items() if "accuracy_k" in name or "aligned" in name}

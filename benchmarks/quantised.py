@@ -26,7 +26,7 @@ from synthnet.tasks import Task, build_task, grow_strong, grow_twins, recipe_of
 
 
 def aware_twins(task: Task, start: Tensor, bits: int) -> Tensor:
-    """Nets [net weights] trained by the task's recipe, rounded in every forward pass."""
+    """Nets [net weights] trained by the task's recipe, rounded in every forward pass; of nets without statistics of a norm."""
     recipe, (inputs, labels) = recipe_of(task), task.examples("train")
     nets = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([nets], recipe.learning_rate)

@@ -12,7 +12,7 @@ from synthnet.grpo import GrpoConfig, RewardConfig
 from synthnet.grpo.config import check
 from synthnet.grpo.example import Examples
 from synthnet.grpo.sample import Rollouts, draw_cohorts
-from synthnet.grpo.score import measure
+from synthnet.grpo.score import in_use, measure
 from synthnet.tasks import build_task
 
 
@@ -71,4 +71,18 @@ def test_a_task_of_rewards_alone_has_no_such_nets():
     task = build_task("cartpole")
     policy = make_policy(task)
     with pytest.raises(InputError, match=r"reward\.bits rounds nets that are run on data"):
-        check(GrpoConfig(signal_every=0), RewardConfig(bits=4), policy, task)
+        check(GrpoConfig(signal_every=0, select="reward"), RewardConfig(bits=4), policy, task)
+
+
+def test_the_best_policy_is_chosen_by_the_nets_that_are_rewarded(tiny):
+    with pytest.raises(InputError, match=r"pass grpo\.select=reward"):
+        check(GrpoConfig(), RewardConfig(bits=4), make_policy(tiny), tiny)
+
+
+def test_functions_of_ones_own_are_asked_about_rounded_nets(tiny):
+    start = tiny.draw_start("zoo", [0, 1])
+    (cohort,) = draw_cohorts([(tiny.network, start, None)], 1, False, GrpoConfig(prompts=2, num_generations=2), 0, 0)
+    rollouts = Rollouts(cohort, [start.repeat_interleave(2, 0)] * 2, [])
+    seen = in_use(rollouts, RewardConfig(bits=2)).states[-1]
+    assert torch.equal(seen, rounded(tiny.network.spec, rollouts.states[-1], 2))
+    assert in_use(rollouts, RewardConfig()) is rollouts

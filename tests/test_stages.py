@@ -18,9 +18,10 @@ from synthnet.grpo.score import RewardConfig
 from synthnet.lab.fork import run_command
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import rollout, synthesize_flat
+from synthnet.runs.journal import records
 from synthnet.stages import first_policy
 from synthnet.train import loop as training
-from synthnet.train.distil import DistilConfig, still_whitened
+from synthnet.train.distil import DistilConfig, note_lead, still_whitened
 from synthnet.train.guards import GuardConfig
 from synthnet.train.loop import LoopConfig, OptimConfig
 from synthnet.train.pairs import PairsConfig, draw_chain, draw_pairs
@@ -364,13 +365,23 @@ def test_a_gradient_flows_through_the_graded_steps_only(tiny, policy):
 
 
 def test_whitening_ends_for_a_member_once_its_losses_lead_somewhere():
-    """By the running mean of each member's own; one that has led is whitened no more, and none is after the last such update."""
+    """By the running mean of its own; one that has led is whitened no more, and none is after the last such update."""
     config, state = DistilConfig(standardised=10, leads=0.5), {"update": 3, "losses": {"0": 1.2, "1": 1.0}}
-    assert still_whitened(state, 0, config, 2.3)
-    assert not still_whitened(state, 1, config, 2.3)
+    for turn in (0, 1):
+        note_lead(state, turn, config, 2.3)
+    assert [still_whitened(state, turn, config) for turn in (0, 1, 2)] == [True, False, True]
     state["losses"] |= {"1": 9.0, "0": 1.0}
-    assert not still_whitened(state, 1, config, 2.3)
-    assert still_whitened(state, 0, config, 1.9)
-    assert still_whitened(state, 2, config, 2.3)
-    assert not still_whitened({**state, "update": 10}, 2, config, 2.3)
-    assert still_whitened({"update": 3, "losses": {"0": 0.1}}, 0, DistilConfig(standardised=10), 2.3)
+    note_lead(state, 1, config, 2.3)
+    note_lead(state, 0, config, 1.9)
+    assert [still_whitened(state, turn, config) for turn in (0, 1, 2)] == [True, False, True]
+    note_lead(state, 0, config, 2.3)
+    assert not still_whitened(state, 0, config)
+    assert not still_whitened({**state, "update": 10}, 2, config)
+
+
+def test_the_log_says_how_long_logits_were_whitened(tmp_path):
+    settings = ["task=digits-mlp", "task.hidden=[8]", "distil.labels=hard", "distil.nets=2", "distil.images=32", "threads=1"]
+    settings += ["distil.loop.updates=4", "distil.standardised=3", "distil.val_seeds=2", "lab.tensorboard=false"]
+    run_command("distil", [*settings, f"run_dir={tmp_path / 'run'}"])
+    told = [row["whitened"] for row in records(tmp_path / "run" / "metrics.jsonl") if "whitened" in row]
+    assert told == [1.0, 1.0, 1.0, 0.0]

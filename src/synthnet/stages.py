@@ -225,6 +225,11 @@ def first_policy(config, task: Task, setup: Setup) -> Policy:
     return policy
 
 
+def named_policy(source: str) -> Policy:
+    """A policy by its file, a bundled policy's name, or a run directory."""
+    return read_policy(policy_of_run(Path(source)) if Path(source).is_dir() else policy_path(source))
+
+
 def start_policy(config, task: Task, setup: Setup) -> Policy:
     """The policy a stage goes on from: policy_from, a policy file, a bundled policy's name, or a run directory (of a run that
     was stopped: its best policy so far). Raises: InputError where there is none, or where settings given by name ask for
@@ -235,8 +240,7 @@ def start_policy(config, task: Task, setup: Setup) -> Policy:
             "begins with a new one where its first updates see whitened logits, distil.standardised=N, or where the new "
             "one imagines examples, imagined=N)"
         )
-    source = Path(config.policy_from)
-    policy = read_policy(policy_of_run(source) if source.is_dir() else policy_path(config.policy_from))
+    policy = named_policy(config.policy_from)
     _check_same_policy(policy, config, setup.given)
     policy = covering(policy, [member.arch for member in task.members], config.seed)
     _meet(policy, task)
@@ -245,7 +249,7 @@ def start_policy(config, task: Task, setup: Setup) -> Policy:
         if member.arch not in policy.archs:
             policy.archs = [*policy.archs, member.arch]
     data = with_data(policy.record.get("data"), task.data_key)
-    check_same_data(data, task, str(source))
+    check_same_data(data, task, config.policy_from)
     policy.record["data"] = data
     policy.drop_critic()  # it foresaw the policy as it was
     return policy.train()

@@ -17,7 +17,7 @@ from synthnet.grpo.sample import Cohort, NoisyStep, sample_cohort
 from synthnet.policy import Policy, Prompt
 
 PASSED = ("mean", "drawn")
-LAST = {  # what the last step of K counts, whose own examples are scored: its share of the advantage, as in `objective.py`
+LAST = {  # the share of its advantage that the last of K steps is credited with, whose own examples are scored
     "inter": lambda n_steps, mix: 1.0,
     "process": lambda n_steps, mix: 1.0,
     "intra": lambda n_steps, mix: 1 - 1 / n_steps,
@@ -39,28 +39,33 @@ class Chains:
     def credited(self, rewards_R: Tensor, sizes_R: Tensor, judge: Judge, config, draw: torch.Generator) -> "Chains":
         """With advantages under the grouping: from the mean reward of what each rollout's last step made, over the root mean
         square of its examples' own advantages (a prompt's mean), so that both kinds of noise estimate one gradient."""
-        rewards_PG, sizes_P = rewards_R.view(-1, self.group), sizes_R.view(-1, self.group).mean(1)
-        gains_PGK = self._gains(rewards_PG, judge, config.step_rewards) if config.grouping != "inter" else None
-        found = GROUPINGS[config.grouping](rewards_PG, gains_PGK, replace(config, scale_rewards="none"))
+        rewards_PG, sizes_P1 = rewards_R.view(-1, self.group), sizes_R.view(-1, self.group).mean(1, keepdim=True)
+        gains_PGK = None
+        if config.grouping != "inter":
+            gains_PGK = self._gains(rewards_PG, judge, config.step_rewards) / sizes_P1.unsqueeze(-1)
+        found = GROUPINGS[config.grouping](rewards_PG / sizes_P1, gains_PGK, replace(config, scale_rewards="none"))
         if config.control:
             found = controlled(found, config.control, draw)
-        return replace(self, advantages=(found / sizes_P[:, None, None]).flatten(0, 1).to(rewards_R))
+        return replace(self, advantages=found.flatten(0, 1).to(rewards_R))
+
+    def half(self, which: int) -> "Chains":
+        """With the advantages of every second prompt set to zero."""
+        prompt = torch.arange(len(self.advantages), device=self.advantages.device) // self.group
+        return replace(self, advantages=self.advantages * (prompt % 2 == which)[:, None])
 
     def _gains(self, rewards_PG: Tensor, judge: Judge, step_rewards: bool) -> Tensor:
         """What each step added to the mean reward [P G K]; without step rewards, all of it at the last."""
         if not step_rewards:
             before = torch.zeros(*rewards_PG.shape, len(self.states) - 1)
             return torch.cat([before.to(rewards_PG), rewards_PG.unsqueeze(-1)], -1)
-        parts = [state.unflatten(0, (-1, self.group)) for state in self.states]
-        before = [torch.stack([judge(number, nets) for number, nets in enumerate(part)]) for part in parts]
-        return torch.stack([*before, rewards_PG], -1).diff(dim=-1)
-
-    def last_share(self, config) -> float:
-        return LAST[config.grouping](len(self.states), config.mix)
+        start, *drawn = (state.unflatten(0, (-1, self.group)) for state in self.states)
+        before = [torch.stack([judge(number, nets) for number, nets in enumerate(part)]) for part in (start[:, :1], *drawn)]
+        return torch.stack([before[0].expand_as(rewards_PG), *before[1:], rewards_PG], -1).diff(dim=-1)
 
     def loss(self, policy: Policy, reference: Policy | None, config, longest: int) -> tuple[Tensor, dict[str, float]]:
-        """The clipped loss of the drawn steps, summed over the tokens of a rollout, as that of examples is."""
-        summed = replace(config, loss_type="dr_grpo", beta=config.beta / longest)
+        """The clipped loss of the drawn steps, summed over the tokens of a rollout, as that of examples is; a ratio a token."""
+        token = {"importance_sampling_level": "token", "loss_type": "dr_grpo"}
+        summed = replace(config, **token, beta=config.beta / longest)
         loss, stats = policy_loss(policy, reference, self.noisy, self.advantages, summed, longest)
         return longest * loss, stats
 
@@ -75,7 +80,7 @@ def draw_chains(
     n_steps, start, images, labels, spec = prompt
     rows = torch.arange(len(start) * config.num_generations)
     cohort = Cohort(net, n_steps, start, config.num_generations, 0, first, rows, spec)
-    made = sample_cohort(policy, cohort, config, seed, update, range(n_steps - 1))
+    made = sample_cohort(policy, cohort, config, seed, update, range(n_steps - 1), "chain")
     each = lambda value: value.repeat_interleave(config.num_generations, 0)  # noqa: E731
     own = (images, labels) if spec is None else (each(images), each(labels))
     last = Prompt(1, made.states[-2], *own, spec if spec is None else each(spec))

@@ -172,6 +172,8 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
         raise InputError(
             "grpo.select=reward reads built-in terms only; with reward functions of your own choose accuracy or last"
         )
+    if reward.bits and config.select == "accuracy":
+        raise InputError("reward.bits is of rounded nets, grpo.select=accuracy of nets as they are: pass grpo.select=reward")
     if policy.code_dim and (config.action != "code" or config.code_dim != policy.code_dim):
         raise InputError(f"this policy acts through codes: set grpo.action=code grpo.code_dim={policy.code_dim}")
     if config.action == "code" and config.trainable != "all":
@@ -200,7 +202,10 @@ def _check_sampling(config: GrpoConfig, policy: Policy) -> None:
     if config.mirrored and config.num_generations % 2:
         raise InputError(f"grpo.mirrored pairs rollouts: num_generations must be even, got {config.num_generations}")
     check_steps("grpo.steps", config.steps, policy)
-    ranks.own_share(config.prompts, "grpo.prompts")
+    mine = ranks.own_share(config.prompts, "grpo.prompts")
+    if config.apart and mine.stop - mine.start < 2:
+        what = "grpo.apart compares nets of different seeds: grpo.prompts must be at least 2 a process"
+        raise InputError(f"{what}, got {config.prompts}")
     if ranks.world() > 1 and config.current_states:
         raise InputError("grpo.current_states needs one process: which prompts it replaces depends on the whole update")
     if config.sigma_by == "role" and (config.action == "code" or policy.config.action.learn_sigma):

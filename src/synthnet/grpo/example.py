@@ -17,7 +17,7 @@ from torch import Tensor
 from synthnet.engine import Network, Variation, rounded
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import half_batch_cosine
-from synthnet.grpo.chains import Chains, Judge, draw_chains
+from synthnet.grpo.chains import LAST, Chains, Judge, draw_chains
 from synthnet.grpo.felt import Draws, Score, check_felt, feel
 from synthnet.grpo.hooks import ExampleHook
 from synthnet.grpo.objective import APART, clip_shares, controlled, spread_figures, surrogate
@@ -117,7 +117,7 @@ def sample_examples(
         rewards_PGN.append(rewards_GN)
     rewards_PGN = torch.stack(rewards_PGN)
     groups = rewards_PGN.transpose(1, 2).flatten(0, 1)  # an example's draws under one prompt
-    metrics = {**mean_of(parts), **spread_figures(groups), "n_steps": float(prompt.n_steps)}
+    metrics = {**mean_of(parts), **spread_figures(groups)}
     metrics["evaluations"] = float(len(final) * config.draws)
     return Batch(net, prompt, final.detach(), sigma, felt, kept, rewards_PGN.mean((1, 2)), torch.stack(sizes), metrics)
 
@@ -146,15 +146,18 @@ class Examples:
             prompt, net = prompt.share(mine), member.network
             n_steps, first = prompt.n_steps, turn * config.prompts + mine.start
             prompt, chains = draw_chains(policy, net, prompt, config, seed, update, first)
+            row = mine.start * (chains.group if chains else 1)  # among those of all processes
             final = rollout(policy, prompt.start, prompt.n_steps, net, spec=prompt.spec)[-1]
-            generators = lambda n, turn=turn: generator(seed, "grpo-example", update, mine.start + n, turn)  # noqa: E731
+            generators = lambda n, row=row, turn=turn: generator(seed, "grpo-example", update, row + n, turn)  # noqa: E731
             batch = sample_examples(policy, member, prompt, final, config, reward, hooks, generators)
             batch.metrics["n_steps"] = float(n_steps)
-            if chains:
-                draw, judge = generator(seed, "chain-control", update, turn), judge_of(net, prompt, chains.group, reward, hooks)
-                chains = chains.credited(batch.rewards, batch.sizes, judge, config, draw)
-                share = chains.last_share(config)
+            if config.passed_on == "drawn":
+                share = LAST[config.grouping](n_steps, config.mix)
                 batch = replace(batch, advantages=[share * each for each in batch.advantages])
+            if chains:
+                draw = generator(seed, "chain-control", update, first)
+                judge = judge_of(net, prompt, chains.group, reward, hooks)
+                chains = chains.credited(batch.rewards, batch.sizes, judge, config, draw)
             self.batches.append(batch)
             self.chains.append(chains)
             self._finals.append(final)
@@ -169,7 +172,7 @@ class Examples:
         parts = [self._loss(*each, reference) for each in every]
         return sum(lost for lost, _ in parts) / len(parts), {**self.metrics, **mean_of([stats for _, stats in parts])}
 
-    def _run(self, batch: Batch, rows: slice = slice(None), policy: Policy | None = None) -> Tensor:
+    def _run(self, batch: Batch, rows: slice | Tensor = slice(None), policy: Policy | None = None) -> Tensor:
         part = batch.prompt.share(rows)
         return rollout(policy or self.policy, part.start, part.n_steps, batch.net, spec=part.spec)[-1]
 
@@ -189,7 +192,7 @@ class Examples:
         if chains:
             lost, more = chains.loss(self.policy, reference, config, self.policy.layout(net).n_action_tokens)
             loss = loss + lost
-            stats["kl_old"] = max(stats["kl_old"], more["kl_old"])
+            stats = {name: max(value, more.get(name, value)) for name, value in stats.items()}
         if config.apart:
             seeds = final[:: chains.group] if chains else final
             lack = shortfall(net.alignment, seeds, APART * wanted)
@@ -201,8 +204,15 @@ class Examples:
         gradients = [batch.gradient(batch.means, self.config)[0] for batch in self.batches]
 
         def half(which: int) -> Tensor:
-            rows, pairs = slice(which, None, 2), zip(self.batches, gradients, strict=True)
-            return -sum((gradient[rows] * self._run(batch, rows)).sum() for batch, gradient in pairs)
+            total = 0.0
+            for batch, gradient, chains in zip(self.batches, gradients, self.chains, strict=True):
+                group = chains.group if chains else 1
+                rows = torch.arange(len(gradient)) // group % 2 == which
+                total = total - (gradient[rows] * self._run(batch, rows)).sum()
+                if chains:
+                    tokens = self.policy.layout(batch.net).n_action_tokens
+                    total = total + len(gradient) * chains.half(which).loss(self.policy, None, self.config, tokens)[0]
+            return total
 
         cosine = half_batch_cosine(self.policy, half)
         self.policy.auxiliary_loss()  # these forwards, and the first one with them: the loss takes another

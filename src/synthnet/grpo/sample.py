@@ -110,9 +110,16 @@ def draw_cohorts(
 
 @torch.no_grad()
 def sample_cohort(
-    policy: Policy, cohort: Cohort, config, seed: int, update: int, noisy_K: Sequence[int] | None = None
+    policy: Policy,
+    cohort: Cohort,
+    config,
+    seed: int,
+    update: int,
+    noisy_K: Sequence[int] | None = None,
+    purpose: str = "rollout",
 ) -> Rollouts:
     """Sample the sequences of a cohort. noisy_K: the steps at which actions are drawn, else those that grpo.noisy_steps names.
+    purpose: of their noise.
 
     Noise depends on (seed, update, prompt, step); mirrored rollouts share it with opposite signs at every step. Steps that are
     not noisy take the mean action and are not trained in this update; up to the first noisy one a group shares its states.
@@ -129,7 +136,7 @@ def sample_cohort(
         if step not in noisy_K:
             return old.mean
         group = len(rows) // len(state)
-        noise = [group_noise(config, old.mean.shape[1], seed, update, prompt, step)[mine] for prompt in prompts]
+        noise = [group_noise(config, old.mean.shape[1], seed, update, prompt, step, purpose)[mine] for prompt in prompts]
         action = shared(old, group)
         taken = action.sample(torch.cat(noise).to(state))
         log_probs, experts = action.log_prob_tokens(taken), chosen_experts(policy)
@@ -146,9 +153,9 @@ def shared(action: WeightGaussian, group: int) -> WeightGaussian:
     return replace(action, mean=action.mean.repeat_interleave(group, 0)) if group > 1 else action
 
 
-def group_noise(config, n_dims: int, seed: int, update: int, prompt: int, step: int) -> Tensor:
+def group_noise(config, n_dims: int, seed: int, update: int, prompt: int, step: int, purpose: str = "rollout") -> Tensor:
     """Standard normal noise [G dim] of one group at one step."""
-    draw = generator(seed, "rollout", update, prompt, step)
+    draw = generator(seed, purpose, update, prompt, step)
     if not config.mirrored:
         return standard_noise((config.num_generations, n_dims), draw, torch.device("cpu"))
     return mirrored(standard_noise((config.num_generations // 2, n_dims), draw, torch.device("cpu")))

@@ -135,10 +135,18 @@ def score(
     if hooks:
         state, columns = {"update": update, "n_classes": scored.n_classes}, {"images": images, "labels": labels}
         figures = scored.accuracy[:, -1].tolist(), scored.loss[:, -1].tolist()
-        asked, logged = ask_all(hooks, rollouts, *figures, state, columns)
+        asked, logged = ask_all(hooks, [in_use(part, reward) for part in rollouts], *figures, state, columns)
         applies = torch.full(rewards_R.shape, any(reward.weights.values())) | ~asked.isnan()
         rewards_R, metrics = torch.where(applies, rewards_R + asked.nan_to_num(0.0), torch.nan), {**metrics, **logged}
     return rewards_R, scored, metrics
+
+
+def in_use(rollouts: Rollouts, reward: RewardConfig) -> Rollouts:
+    """Sequences as their nets are used: rounded to the bits that rewards are of."""
+    if not reward.bits:
+        return rollouts
+    spec = rollouts.cohort.net.spec
+    return replace(rollouts, states=[rounded(spec, state, reward.bits) for state in rollouts.states])
 
 
 def step_gains(scored: Scored, rewards_R: Tensor, step_rewards: bool) -> Tensor:
@@ -162,9 +170,8 @@ def measure(
 
     W0 is scored once for each prompt. `draw`: where the noise of copies comes from.
     """
-    cohort, states = rollouts.cohort, rollouts.states
+    cohort, states = rollouts.cohort, in_use(rollouts, reward).states
     net, dtype = cohort.net, getattr(torch, reward.dtype)
-    states = [rounded(net.spec, state, reward.bits) for state in states] if reward.bits else states
     scale, final = init_scale(net.spec).to(images.device), states[-1]
     kept = states if steps else [final]
     accuracies, losses = [], []

@@ -7,7 +7,9 @@ decision is a line of decisions.jsonl in its run directory, with its reason; the
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 from synthnet.config import compose
 from synthnet.errors import InputError
@@ -29,7 +31,7 @@ from synthnet.lab.legs import (
 from synthnet.policy import read_policy
 from synthnet.runs import RunDirectory, Setup
 from synthnet.runs.journal import records
-from synthnet.stages import STAGES, as_text, run_stage, setup_of, without_shape
+from synthnet.stages import STAGES, as_text, named_policy, run_stage, setup_of, without_shape
 from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
 
 PACE_UPDATES, FEWEST, MOST = 12, 120, 4000  # updates of a leg
@@ -156,10 +158,11 @@ class Course:
         return after["score"], f"mean reward {after['score']:.4g} ({told})"
 
     def pace_of(self, path: Path) -> tuple[float, str]:
-        """Seconds an update of the run that made a policy, the first third left out: it pays for what later ones do not."""
+        """Seconds an update of the run that made a policy: the median, the first third left out, which pays for what later
+        ones do not. The clock of a run begins anew where it goes on."""
         times = [row["elapsed_s"] for row in records(path.parent / "metrics.jsonl") if "elapsed_s" in row]
-        warm = len(times) // 3
-        pace = (times[-1] - times[warm]) / (len(times) - 1 - warm)
+        each = [after - before for before, after in pairwise(times[len(times) // 3 :]) if after > before]
+        pace = max(median(each), 1e-4) if each else 1e-4
         return pace, f"{pace:.3f} s an update"
 
     def why_end(self, best: Path, score: float, idle: int) -> tuple[str, str]:
@@ -191,7 +194,9 @@ class Course:
         warp = max(found["warp"], 0.03) if task.images else 0.0
         own_targets = task.objective.loss is not None or task.variants is not None  # a teacher's would be others
         labels = "hard" if own_targets or self.large else "soft"  # of large nets, teachers would take the time of updates
-        new = {} if self.start else MOST_STEPS
+        new = {} if self.start else {"k_max": self.most_steps}
+        if self.most_steps == 1:
+            new = new | {"distil.steps": [1], "grpo.steps": [1]}
         if self.large and not self.start and not any(name.partition(".")[0] == "backbone" for name in self.given):
             new = new | SMALL_TRUNK
         size = {"distil.nets": 4 if self.large else 8, **new}
@@ -214,13 +219,26 @@ class Course:
             updates = book.decide(f"length of beginning {number}", self.length, pace, seconds, FEWEST)
             blind = updates // (12 if self.start else 3)
             settings = {**own, **BEGIN, **self.start, "distil.optim.learning_rate": rate, "distil.standardised": blind}
+            began = book.elapsed
             path = self.stage(f"begin-{number}", "distil", settings, updates)
+            updates = book.decide(f"beginning {number} goes on", self.more, path, seconds, seconds - (book.elapsed - began))
+            if updates:
+                settings = {**settings, "distil.standardised": 0, "policy_from": str(path)}
+                path = self.stage(f"begin-{number}-on", "distil", settings, updates)
             score = book.decide(f"outcome of beginning {number}", self.score, path)
             found.append((score, path))
             if score > self.threshold() or not book.more(f"length of beginning {number + 1}", 0.3):
                 break
         score, path = max(found, key=lambda entry: entry[0])
         return path, score
+
+    @property
+    def most_steps(self) -> int:
+        """The K up to which the policy is made: two, all that legs train on, or what was asked for by name."""
+        if self.start:
+            return named_policy(self.start["policy_from"]).config.k_max
+        asked = [k for stage in ("distil", "grpo") for k in self.given.get(f"{stage}.steps") or ()]
+        return int(self.given.get("k_max", max([MOST_STEPS, *asked])))
 
     @property
     def large(self) -> bool:
@@ -256,16 +274,25 @@ class Course:
         return [further[0], *([Leg("grpo", BY_EXAMPLE)] if exact else []), further[1]]
 
     def length(self, pace: float, seconds: float, least: int = 0) -> tuple[int | None, str]:
-        seconds = min(seconds, 0.9 * self.book.left)
-        updates = int(max(least, min(MOST, seconds / (1.2 * pace))))
+        """Updates for so many seconds; where those are too few, the fewest that are worth beginning, if there is time."""
+        left = 0.9 * self.book.left
+        updates = int(max(least, min(MOST, min(seconds, left) / (1.2 * pace))))
         if updates < FEWEST:
-            return None, f"only {max(seconds, 0):.0f} s would be left for it"
+            updates = FEWEST if 1.2 * pace * FEWEST <= left else 0
+        if not updates:
+            return None, f"{FEWEST} updates would take {1.2 * pace * FEWEST:.0f} s, and {max(left, 0):.0f} s are left"
         return updates, f"{updates} updates, about {1.2 * pace * updates:.0f} s"
+
+    def more(self, path: Path, seconds: float, left: float) -> tuple[int | None, str]:
+        """Updates to go on with where a beginning took far fewer seconds than foreseen, on a machine that was busy then."""
+        if left < 0.4 * seconds:
+            return None, f"not at all: {max(seconds - left, 0):.0f} of its {seconds:.0f} s are spent"
+        return self.length(self.pace_of(path)[0], left)
 
     def score(self, path: Path) -> tuple[float, str]:
         """What the best K has on val: a beginning is in one synth step, what comes after it in one and two."""
         after = read_policy(path).record["stages"][-1]["after"]
-        found = {k: (after[f"accuracy_k{k}"], after[f"loss_k{k}"]) for k in (1, 2) if f"accuracy_k{k}" in after}
+        found = {k: (after[f"accuracy_k{k}"], after[f"loss_k{k}"]) for k in range(1, 65) if f"accuracy_k{k}" in after}
         shown = ", ".join(f"K = {k} {value:.4f}" for k, (value, _) in found.items())
         best = max(self.task.objective.ranked(*each) for each in found.values())
         return best, f"val {self.task.objective.name} at {shown}"

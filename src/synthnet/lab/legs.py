@@ -24,7 +24,7 @@ class Leg:
 
 BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
 SMALL_TRUNK = {"backbone.dim": 96, "backbone.edge_dim": 16, "backbone.depth": 3}  # for large nets
-MOST_STEPS = {"k_max": 2}  # all that the legs train on
+MOST_STEPS = 2  # K that the legs train on
 FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.val_seeds": 32}
 BEGIN = {
     **FORCES,

@@ -147,12 +147,16 @@ def note_loss(state: dict, turn: int, loss: float) -> None:
         losses[str(turn)] = SLOW * losses.get(str(turn), mean) + (1 - SLOW) * mean
 
 
-def still_whitened(state: dict, turn: int, config: DistilConfig, chance: float) -> bool:
-    """Whether a member's logits are whitened at this update: to the end of that, or until its losses lead somewhere."""
+def note_lead(state: dict, turn: int, config: DistilConfig, chance: float) -> None:
+    """Keep in the run's state that a member's whitened losses lead somewhere."""
     led = state.setdefault("led", [])
-    if turn not in led and config.leads and state.get("losses", {}).get(str(turn), math.inf) < config.leads * chance:
+    if turn not in led and state["losses"].get(str(turn), math.inf) < config.leads * chance:
         led.append(turn)
-    return state["update"] < config.standardised and turn not in led
+
+
+def still_whitened(state: dict, turn: int, config: DistilConfig) -> bool:
+    """Whether a member's logits are whitened at this update: to the end of that, or until its losses led somewhere."""
+    return state["update"] < config.standardised and turn not in state.get("led", ())
 
 
 @torch.no_grad()
@@ -241,11 +245,15 @@ def train_distil(
             n_steps, start, images, targets, spec = prompt
             final = rollout(policy, start, n_steps, net, graded=config.graded, spec=spec)[-1]
             logits = net.logits(final, images, own_inputs=spec is not None)
-            blind = still_whitened(run.state, turn, config, net.objective.chance)
+            blind = still_whitened(run.state, turn, config)
             loss = net.objective.losses(whitened(logits) if blind else logits, targets).mean()
             metrics = {"target_loss": loss.item(), "n_steps": n_steps}
-            if blind or config.members == "lacking":
+            if config.standardised:
+                metrics["whitened"] = float(blind)
+            if (blind and config.leads) or config.members == "lacking":
                 note_loss(run.state, turn, metrics["target_loss"])
+            if blind and config.leads:
+                note_lead(run.state, turn, config, net.objective.chance)
             moved = travelled((final - start) / policy.scale(net), net.spec, config.stay_by)
             loss, metrics["moved"] = loss + config.stay * moved, moved.item()
             if config.apart:
