@@ -3,7 +3,8 @@
     python benchmarks/example_tables.py TABLE --runs runs/example-tables -o benchmarks/results/example-TABLE.json
 
 Rows of a table have as many updates, or, with --seconds, as many seconds of one core: a dozen updates say how many those are. A
-row whose run is done is read again: choose other --runs for other lengths. Accuracy by K of 64 unseen seeds on val at the best validation, and the lowest aligned distance to twins there.
+row whose run is done is read again: choose other --runs for other lengths. Accuracy by K of 64 unseen seeds on val at the best
+validation, and the lowest aligned distance to twins there.
 """
 
 import argparse
