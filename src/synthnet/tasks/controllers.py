@@ -1,14 +1,27 @@
 """Controllers: tasks of rewards alone, whose nets act on a plant; any environment of Gymnasium by its name."""
 
+from dataclasses import dataclass, replace
+
 import torch
 
 from synthnet.errors import InputError
 from synthnet.nets import Arch
-from synthnet.tasks.plants import GymPlant, Plant
-from synthnet.tasks.settings import GYM
+from synthnet.settings import COUNT, setting
+from synthnet.tasks.plants import STARTS, GymPlant, Plant
+from synthnet.tasks.settings import GYM, DataConfig
 from synthnet.tasks.task import Task
 
 HIDDEN = [32]  # of controllers of any environment
+
+
+@dataclass
+class ControlConfig(DataConfig):
+    hidden: list[int] = setting([16], "sizes of the hidden layers")
+    starts: int = setting(STARTS, "of the plant that one draw of a return averages over, which all nets share", COUNT)
+
+    def of(self, plant: Plant) -> Task:
+        """The task of controlling a plant under these settings."""
+        return controller(self.name, replace(plant, starts=self.starts), self.hidden)
 
 
 def controller(name: str, plant: Plant | GymPlant, hidden: list[int]) -> Task:

@@ -2,4 +2,4 @@
 step as Gymnasium's own; judged in Gymnasium itself."""
 
 from synthnet.tasks.plants.gym import GymPlant, play
-from synthnet.tasks.plants.plant import Plant
+from synthnet.tasks.plants.plant import STARTS, Plant

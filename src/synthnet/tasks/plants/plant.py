@@ -10,7 +10,7 @@ from synthnet.engine import Nets, Variants
 from synthnet.errors import unknown
 from synthnet.tasks.plants.gym import play
 
-STARTS = 8  # that one draw of a reward averages over
+STARTS = 8  # that one draw of a return averages over
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Plant:
     ranges: Mapping[str, tuple | list] = field(default_factory=dict)
     install: Callable[[object, Mapping[str, float]], None] | None = None
     spec: Variants | None = None
+    starts: int = STARTS
 
     def differing(self, names: list[str]) -> "Plant":
         """Such plants that differ in these numbers. Raises: InputError for one that they cannot differ in."""
@@ -61,9 +62,10 @@ class Plant:
         returns, came = self.simulate(nets, draw)
         return (returns + 0.01 * self.horizon * came).mean(1)
 
-    def simulate(self, nets: Nets, draw: torch.Generator, n_starts: int = STARTS) -> tuple[Tensor, Tensor]:
+    def simulate(self, nets: Nets, draw: torch.Generator, n_starts: int | None = None) -> tuple[Tensor, Tensor]:
         """Returns, and how far episodes came at most [net start]."""
-        start = self.begin(n_starts, draw).to(nets.device).expand(len(nets), n_starts, -1)
+        start = self.begin(n_starts or self.starts, draw).to(nets.device)
+        start = start.expand(len(nets), *start.shape)
         returns = torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
         best = torch.zeros_like(returns)
         for state, reward, _ in self.steps(nets, start):

@@ -4,18 +4,16 @@ its policy is told."""
 from dataclasses import dataclass
 
 from synthnet.settings import setting
-from synthnet.tasks.controllers import controller
+from synthnet.tasks.controllers import ControlConfig
 from synthnet.tasks.plants.acrobot import PLANT
-from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Task
 
 
 @dataclass
-class Config(DataConfig):
+class Config(ControlConfig):
     name: str = "acrobot-plants"
-    hidden: list[int] = setting([16], "sizes of the hidden layers")
     differ: list[str] = setting(["mass", "torque", "motor"], "the numbers that plants differ in")
 
 
 def build(config: Config) -> Task:
-    return controller(config.name, PLANT.differing(config.differ), config.hidden)
+    return config.of(PLANT.differing(config.differ))

@@ -3,17 +3,16 @@
 from dataclasses import dataclass
 
 from synthnet.settings import setting
-from synthnet.tasks.controllers import controller
+from synthnet.tasks.controllers import ControlConfig
 from synthnet.tasks.plants.pendulum import PLANT
-from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Task
 
 
 @dataclass
-class Config(DataConfig):
+class Config(ControlConfig):
     name: str = "pendulum"
     hidden: list[int] = setting([32], "sizes of the hidden layers")
 
 
 def build(config: Config) -> Task:
-    return controller(config.name, PLANT, config.hidden)
+    return config.of(PLANT)
