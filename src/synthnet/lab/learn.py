@@ -33,6 +33,7 @@ from synthnet.runs import RunDirectory, Setup
 from synthnet.runs.journal import records
 from synthnet.stages import STAGES, as_text, named_policy, run_stage, setup_of, without_shape
 from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
+from synthnet.train import Zoo
 
 PACE_UPDATES, FEWEST, MOST = 12, 120, 4000  # updates of a leg
 SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "begin large": 0.55, "leg": 0.2}  # of all the time there is
@@ -90,6 +91,7 @@ class Course:
         if own["distil.labels"] == "soft":
             runs = book.decide("teachers", self.how_many_teachers)
             own["zoo_dir"] = str(self.stage("teachers", "zoo", {**TEACH, "zoo.runs": runs}))
+        book.decide("strong nets on val", self.strong_on_val, own.get("zoo_dir"))
         tried = self.stage("pace", "distil", {**own, **BEGIN, **self.start, "distil.standardised": PACE_UPDATES}, PACE_UPDATES)
         pace = book.decide("pace", self.pace_of, tried)
         best, score = self.begin(own, pace)
@@ -180,10 +182,7 @@ class Course:
         def strong():
             found = strong_recipe(task, SHARES["strong"] * book.seconds)
             recipe = found.recipe
-            seeds = list(range(TEACHERS[0]))
-            start, spec = task.draw_start("val", seeds), task.draw_spec("val", seeds)
-            nets, _ = grow_strong(task, start, spec=spec)
-            value = {"val": val_score(task, nets, spec), "noise": recipe.input_noise, "warp": recipe.warp}
+            value = {"noise": recipe.input_noise, "warp": recipe.warp}
             text = f"the best of {found.tried} settings on val ({found.seconds:.0f} s): rate {recipe.learning_rate:g}, "
             text += f"weight decay {recipe.weight_decay:g}, {recipe.epochs} epochs, noise {recipe.input_noise:g}"
             return value, text + (f", warp {recipe.warp:g}" if recipe.warp else "")
@@ -193,7 +192,7 @@ class Course:
         noise = max(found["noise"], 0.3) if task.floating else 0.0
         warp = max(found["warp"], 0.03) if task.images else 0.0
         own_targets = task.objective.loss is not None or task.variants is not None  # a teacher's would be others
-        labels = "hard" if own_targets or self.large else "soft"  # of large nets, teachers would take the time of updates
+        labels = "hard" if own_targets else "soft"
         new = {} if self.start else {"k_max": self.most_steps}
         if self.most_steps == 1:
             new = new | {"distil.steps": [1], "grpo.steps": [1]}
@@ -202,9 +201,22 @@ class Course:
         size = {"distil.nets": 4 if self.large else 8, **new}
         return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
 
+    def strong_on_val(self, teachers: str | None) -> tuple[float, str]:
+        """The mean score of a few strong nets: the teachers, or, where there are none, some that are grown for it."""
+        if teachers:
+            nets, spec = Zoo.open(teachers).trained(TEACHERS[0]), None
+        else:
+            seeds = list(range(TEACHERS[0]))
+            start, spec = self.task.draw_start("val", seeds), self.task.draw_spec("val", seeds)
+            nets, _ = grow_strong(self.task, start, spec=spec)
+        score = val_score(self.task, nets, spec)
+        return score, f"a score of {score:.4f}"
+
     def how_many_teachers(self) -> tuple[int, str]:
         """As many strong nets as the time for them allows, judged by how long a few took to be searched for, whose epochs were
         half of the twins', as many or twice as many."""
+        if self.large:
+            return TEACHERS[0], f"{TEACHERS[0]} strong nets: more would take the time of updates"
         found = strong_recipe(self.task, SHARES["strong"] * self.book.seconds)
         longer = found.recipe.epochs / (7 / 6 * recipe_of(self.task).epochs)
         each = longer * found.seconds / max(found.tried, 1) / 4
@@ -249,7 +261,7 @@ class Course:
         """The score on val from which on a beginning leads somewhere: nine tenths of the way from guessing to strong twins, of
         large nets half of it: those are still on their way."""
         guess = (1 / self.task.n_classes if self.task.objective.kind == "classes" else 0.0) - 0.1 * self.task.objective.chance
-        strong = next(entry["value"]["val"] for entry in self.book.entries if entry["what"] == "strong twins")
+        strong = next(entry["value"] for entry in self.book.entries if entry["what"] == "strong nets on val")
         return guess + (0.5 if self.large else 0.9) * (strong - guess)
 
     def next_leg(self, gains: dict[str, float]) -> tuple[dict | None, str]:
