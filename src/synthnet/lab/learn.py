@@ -20,6 +20,7 @@ from synthnet.lab.legs import (
     BEGIN_RATES,
     BY_EXAMPLE,
     BY_NET,
+    FEW_STARTS,
     FORCES,
     MOST_STEPS,
     RACE_UPDATES,
@@ -33,6 +34,7 @@ from synthnet.runs import RunDirectory, Setup
 from synthnet.runs.journal import records
 from synthnet.stages import STAGES, as_text, named_policy, run_stage, setup_of, without_shape
 from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
+from synthnet.tasks.plants import Plant
 from synthnet.train import Zoo
 
 PACE_UPDATES, FEWEST, MOST = 12, 120, 4000  # updates of a leg
@@ -131,8 +133,9 @@ class Course:
     def by_rewards(self) -> Path:
         """GRPO from a new policy: short races between noises and rates, of which the best goes on in legs while it gains."""
         book, found = self.book, []
+        alone = ALONE | (FEW_STARTS if isinstance(self.task.reward, Plant) else {})
         for number, (sigma, rate) in enumerate(RACES, 1):
-            settings = {**ALONE, **self.start, "grpo.sigma": sigma, "grpo.optim.learning_rate": rate}
+            settings = {**alone, **self.start, "grpo.sigma": sigma, "grpo.optim.learning_rate": rate}
             path = self.stage(f"race-{number}", "grpo", settings, RACE_UPDATES)
             told = f"noise {sigma:g}, rate {rate:g}"
             found.append((book.decide(f"race {number}", self.rewarded, path, told), path, settings))

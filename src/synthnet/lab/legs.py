@@ -34,13 +34,13 @@ BEGIN = {
     "distil.optim.learning_rate": BEGIN_RATES[0],
 }
 TEACH = {"zoo.heldout": 0, "zoo.states": [0.0, 1.0], "zoo.strong": True}
-RACES = ((0.3, 1e-3), (0.1, 1e-3), (0.3, 3e-3), (1.0, 1e-3))  # noise and rate
+RACES = ((0.3, 3e-3), (0.3, 1e-3), (0.1, 1e-3), (1.0, 1e-3))  # noise and rate
 RACE_UPDATES = 40
 ALONE = {
     "grpo.steps": [1],
     "grpo.prompts": 8,
-    "grpo.num_generations": 16,
-    "grpo.apart": 0.3,
+    "grpo.num_generations": 32,
+    "grpo.apart": 0.1,
     "grpo.signal_every": 0,
     "grpo.val_seeds": 32,
     "grpo.guard.kl": None,
@@ -48,6 +48,7 @@ ALONE = {
     "grpo.guard.drop": None,
     "grpo.optim.weight_decay": 0.0,
 }
+FEW_STARTS = {"task.starts": 2}  # of a plant: which all rollouts share, so that more of these are worth more
 BY_NET = {"grpo.sigma": 0.07, "grpo.signal_every": 0, "grpo.val_seeds": 32, "grpo.noisy_steps": "last", "grpo.prompts": 8}
 BY_EXAMPLE = {
     "grpo.rollout": "example",
