@@ -38,7 +38,7 @@ from synthnet.tasks.plants import Plant
 from synthnet.train import Zoo
 
 PACE_UPDATES, FEWEST, MOST = 12, 120, 4000  # updates of a leg
-SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "begin large": 0.55, "leg": 0.2}  # of all the time there is
+SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "begin large": 0.65, "leg": 0.2}  # of all the time there is
 GAIN, PATIENCE = 5e-4, 2  # a leg gained nothing below this in the score on val; legs in a row without a gain
 PAIRS_RUNS = 256
 LEG_COSTS = 2.0  # an update of a leg whose pace is not known yet, in a beginning's: more images, two steps as well as one
@@ -280,7 +280,8 @@ class Course:
         return leg.told, f"{name}: gained most, {gains[name]:.2g} a second"
 
     def legs(self) -> list[Leg]:
-        further = [Leg("distil", {**FORCES, "distil.optim.learning_rate": rate, "distil.images": 384}) for rate in (1e-3, 4e-4)]
+        more = {**FORCES, "distil.images": 192 if self.large else 384}
+        further = [Leg("distil", {**more, "distil.optim.learning_rate": rate}) for rate in (1e-3, 4e-4)]
         chain, objective = self.task.network.chain, self.task.objective
         exact = chain is not None and objective.plain
         if self.rewards_only:
@@ -300,7 +301,7 @@ class Course:
 
     def more(self, path: Path, seconds: float, left: float) -> tuple[int | None, str]:
         """Updates to go on with where a beginning took far fewer seconds than foreseen, on a machine that was busy then."""
-        if left < 0.4 * seconds:
+        if left < 0.25 * seconds:
             return None, f"not at all: {max(seconds - left, 0):.0f} of its {seconds:.0f} s are spent"
         return self.length(self.pace_of(path)[0], left)
 
