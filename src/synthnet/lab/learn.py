@@ -13,33 +13,19 @@ from statistics import median
 
 from synthnet.config import compose
 from synthnet.errors import InputError
+from synthnet.lab.alone import by_rewards
 from synthnet.lab.book import Book
-from synthnet.lab.legs import (
-    ALONE,
-    BEGIN,
-    BEGIN_RATES,
-    BY_EXAMPLE,
-    BY_NET,
-    FEW_STARTS,
-    FORCES,
-    MOST_STEPS,
-    RACE_UPDATES,
-    RACES,
-    SMALL_TRUNK,
-    TEACH,
-    Leg,
-)
+from synthnet.lab.legs import BEGIN, BEGIN_RATES, BY_EXAMPLE, BY_NET, FORCES, LEG, MOST_STEPS, PATIENCE, SMALL_TRUNK, TEACH, Leg
 from synthnet.policy import read_policy
 from synthnet.runs import RunDirectory, Setup
 from synthnet.runs.journal import records
-from synthnet.stages import STAGES, as_text, named_policy, run_stage, setup_of, without_shape
+from synthnet.stages import STAGES, as_text, named_policy, run_stage, setup_of
 from synthnet.tasks import Task, grow_strong, recipe_of, strong_recipe, val_score
-from synthnet.tasks.plants import Plant
 from synthnet.train import Zoo
 
 PACE_UPDATES, FEWEST, MOST = 12, 120, 4000  # updates of a leg
-SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "begin large": 0.65, "leg": 0.2}  # of all the time there is
-GAIN, PATIENCE = 5e-4, 2  # a leg gained nothing below this in the score on val; legs in a row without a gain
+SHARES = {"strong": 0.12, "teachers": 0.08, "begin": 0.35, "begin large": 0.65}  # of all the time there is
+GAIN = 5e-4  # a leg gained nothing below this in the score on val
 PAIRS_RUNS = 256
 LEG_COSTS = 2.0  # an update of a leg whose pace is not known yet, in a beginning's: more images, two steps as well as one
 TEACHERS, LARGE = (8, 64), 5_000  # nets; weights
@@ -85,7 +71,7 @@ class Course:
     def run(self) -> Path:
         """The best policy's file. Where another policy was named, that one is what all begins with."""
         if self.task.data is None:
-            return self.by_rewards()
+            return by_rewards(self)
         if self.rewards_only:
             return self.by_pairs()
         book = self.book
@@ -117,7 +103,7 @@ class Course:
             number += 1
             leg = book.decide(f"leg {number}", self.next_leg, gains)
             expected = paces.get(leg["kind"], LEG_COSTS * pace) if leg else pace
-            updates = leg and book.decide(f"length of leg {number}", self.length, expected, SHARES["leg"] * book.seconds)
+            updates = leg and book.decide(f"length of leg {number}", self.length, expected, LEG * book.seconds)
             if not updates:
                 break
             began, settings = book.elapsed, {**own, **leg["settings"], "policy_from": str(best)}
@@ -129,38 +115,6 @@ class Course:
                 best, score = path, outcome["score"]
         book.decide("end", self.why_end, best, score, idle)
         return best
-
-    def by_rewards(self) -> Path:
-        """GRPO from a new policy: short races between noises and rates, of which the best goes on in legs while it gains."""
-        book, found = self.book, []
-        alone = ALONE | (FEW_STARTS if isinstance(self.task.reward, Plant) else {})
-        for number, (sigma, rate) in enumerate(RACES, 1):
-            settings = {**alone, **self.start, "grpo.sigma": sigma, "grpo.optim.learning_rate": rate}
-            path = self.stage(f"race-{number}", "grpo", settings, RACE_UPDATES)
-            told = f"noise {sigma:g}, rate {rate:g}"
-            found.append((book.decide(f"race {number}", self.rewarded, path, told), path, settings))
-            if number > 1 and not book.more(f"race {number + 1}", 0.5):
-                break
-        score, best, settings = max(found, key=lambda entry: entry[0])
-        pace = book.decide("pace", self.pace_of, best)
-        idle = number = 0
-        while idle < PATIENCE and book.goes_on:
-            number += 1
-            updates = book.decide(f"length of leg {number}", self.length, pace, SHARES["leg"] * book.seconds)
-            if not updates:
-                break
-            path = self.stage(f"leg-{number}", "grpo", {**without_shape(settings), "policy_from": str(best)}, updates)
-            reached = book.decide(f"outcome of leg {number}", self.rewarded, path, f"from {score:.4g}")
-            gained = reached > score + 0.01 * abs(score)
-            idle = 0 if gained else idle + 1
-            best, score = (path, reached) if reached > score else (best, score)
-            settings = {**settings, "grpo.sigma": 0.5 * settings["grpo.sigma"]} if not gained else settings
-        book.decide("end", self.why_end, best, score, idle)
-        return best
-
-    def rewarded(self, path: Path, told: str) -> tuple[float, str]:
-        after = read_policy(path).record["stages"][-1]["after"]
-        return after["score"], f"mean reward {after['score']:.4g} ({told})"
 
     def pace_of(self, path: Path) -> tuple[float, str]:
         """Seconds an update of the run that made a policy: the median, the first third left out, which pays for what later

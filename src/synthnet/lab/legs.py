@@ -22,6 +22,7 @@ class Leg:
         return {"kind": self.kind, "name": self.name, "settings": dict(self.settings)}
 
 
+LEG, PATIENCE = 0.2, 2  # of all the time there is; legs in a row without a gain, after which it ends
 BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
 SMALL_TRUNK = {"backbone.dim": 96, "backbone.edge_dim": 16, "backbone.depth": 3}  # for large nets
 MOST_STEPS = 2  # K that the legs train on

@@ -17,8 +17,9 @@ from synthnet.nets.identity import (
     right,
     shortfall,
 )
+from synthnet.nets.piece import Piece
 from synthnet.nets.start import NORM_STARTS, draw_init, init_scale, looks_trained, match_start, one_sided
-from synthnet.nets.symmetry import Piece, Symmetry
+from synthnet.nets.symmetry import Symmetry
 from synthnet.nets.tracing import traced_symmetry
 from synthnet.nets.user_code import asked, load_function, split_name
 from synthnet.nets.weights import (

@@ -15,37 +15,11 @@ from torch import Tensor
 
 from synthnet.nets.axes import Axis, Dim, UntraceableError, axes_of, leaves, recorded, size_of
 from synthnet.nets.chain import Chain
+from synthnet.nets.piece import Piece
 from synthnet.nets.weights import WeightSpec
 
 ALIGN_SWEEPS = 50
 GROUP = re.compile(r"hidden[1-9][0-9]{0,5}")
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A block of one tensor in which every axis is one group of units, or fixed.
-
-    index [*axes] into the flat weights; per axis the group (None: fixed) and the dimension of the tensor that it lies in.
-    """
-
-    tensor: str
-    index: Tensor
-    groups: tuple[str | None, ...]
-    dims: tuple[int, ...]
-
-    def permuted(self, permutations: Mapping[str, Tensor]) -> Tensor:
-        """Where the weights come from that a permutation of each named group puts here, an index like its own."""
-        moved = self.index
-        for axis, group in enumerate(self.groups):
-            if group not in permutations:
-                continue
-            chosen = permutations[group]
-            if chosen.ndim == 1:
-                moved = moved.index_select(axis, chosen)
-            else:
-                shape = [1] * (axis - 1) + list(chosen.shape) + [1] * (moved.ndim - axis - 1)
-                moved = moved.take_along_dim(chosen.view(shape), axis)
-        return moved
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""From a new policy to one that works by rewards alone: the part of `learn` for tasks without data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synthnet.lab.legs import ALONE, FEW_STARTS, LEG, PATIENCE, RACE_UPDATES, RACES
+from synthnet.policy import read_policy
+from synthnet.stages import without_shape
+from synthnet.tasks.plants import Plant
+
+if TYPE_CHECKING:
+    from synthnet.lab.learn import Course
+
+
+def by_rewards(course: "Course") -> Path:
+    """GRPO from a new policy: short races between noises and rates, of which the best goes on in legs while it gains."""
+    book, found = course.book, []
+    alone = ALONE | (FEW_STARTS if isinstance(course.task.reward, Plant) else {})
+    for number, (sigma, rate) in enumerate(RACES, 1):
+        settings = {**alone, **course.start, "grpo.sigma": sigma, "grpo.optim.learning_rate": rate}
+        path = course.stage(f"race-{number}", "grpo", settings, RACE_UPDATES)
+        told = f"noise {sigma:g}, rate {rate:g}"
+        found.append((book.decide(f"race {number}", rewarded, path, told), path, settings))
+        if number > 1 and not book.more(f"race {number + 1}", 0.5):
+            break
+    score, best, settings = max(found, key=lambda entry: entry[0])
+    pace = book.decide("pace", course.pace_of, best)
+    idle = number = 0
+    while idle < PATIENCE and book.goes_on:
+        number += 1
+        updates = book.decide(f"length of leg {number}", course.length, pace, LEG * book.seconds)
+        if not updates:
+            break
+        path = course.stage(f"leg-{number}", "grpo", {**without_shape(settings), "policy_from": str(best)}, updates)
+        reached = book.decide(f"outcome of leg {number}", rewarded, path, f"from {score:.4g}")
+        gained = reached > score + 0.01 * abs(score)
+        idle = 0 if gained else idle + 1
+        best, score = (path, reached) if reached > score else (best, score)
+        settings = {**settings, "grpo.sigma": 0.5 * settings["grpo.sigma"]} if not gained else settings
+    book.decide("end", course.why_end, best, score, idle)
+    return best
+
+
+def rewarded(path: Path, told: str) -> tuple[float, str]:
+    after = read_policy(path).record["stages"][-1]["after"]
+    return after["score"], f"mean reward {after['score']:.4g} ({told})"
