@@ -109,7 +109,7 @@ def searched(name: str, task, start: torch.Tensor, spec: torch.Tensor | None, wa
 
 def shared(task, start: torch.Tensor, specs: torch.Tensor | None, test: torch.Tensor | None, budget: int) -> dict:
     """One net from start weights [weights] for all plants, by CMA-ES: what it earns in Gymnasium on the test specs."""
-    scale, search = init_scale(task.network.spec), SepCMA(mean=np.zeros(len(start)), sigma=SIGMA, seed=0)
+    scale, search = init_scale(task.network.spec), cma(task, start, 0)
     spent = generation = 0
     while spent < budget and generation < SHARED:
         asked = np.stack([search.ask() for _ in range(search.population_size)])

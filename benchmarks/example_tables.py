@@ -14,6 +14,7 @@ from pathlib import Path
 
 from synthnet.console import percent, table
 from synthnet.files import write_atomic
+from synthnet.grpo.objective import GROUPINGS
 from synthnet.lab.fork import run_command
 from synthnet.policy.file import read_policy
 from synthnet.runs.journal import records
@@ -33,7 +34,6 @@ OWN = {
 PASSES = ["grpo.target_kl=1.0"]
 DRAWN = ["grpo.passed_on=drawn", "grpo.prompts=4", "grpo.num_generations=4"]  # as many evaluations as 16 means
 NET = ["grpo.rollout=net", "grpo.noisy_steps=last"]
-GROUPINGS = ("inter", "process", "intra", "both")
 
 
 def grouped(n_steps: int) -> dict[str, list[str]]:
@@ -145,19 +145,9 @@ def main() -> None:
             found.setdefault(task, {})[row] = made
             write_atomic(options.out, json.dumps(found, indent=1) + "\n")
             by_k = {k: made["best"][k] for k in made["best"] if k.startswith("accuracy_k") and "/" not in k}
-            before = [percent(made["before"][k]) for k in by_k]
+            before, after = (" / ".join(percent(each[k]) for k in by_k) for each in (made["before"], by_k))
             distance = min(value for name, value in made["best"].items() if "aligned" in name)
-            shown.append(
-                [
-                    task,
-                    row,
-                    " / ".join(before),
-                    " / ".join(map(percent, by_k.values())),
-                    f"{distance:.2f}",
-                    f"{made['updates']}",
-                ]
-            )
-            shown[-1].append(f"{made['seconds']:.0f} s")
+            shown.append([task, row, before, after, f"{distance:.2f}", str(made["updates"]), f"{made['seconds']:.0f} s"])
     table(options.name, ["task", "row", "before", "after (K)", "aligned distance", "updates", "time"], shown)
 
 

@@ -14,6 +14,7 @@ from synthnet.grpo.config import check
 from synthnet.grpo.example import Examples
 from synthnet.policy import draw_prompt
 from synthnet.runs.journal import records
+from synthnet.train import LoopConfig
 
 SMOOTH = RewardConfig(accuracy=0.0, bounded_loss=1.0, batch=24)
 DRAWN = GrpoConfig(prompts=4, steps=[2], draws=4, num_generations=64, passed_on="drawn", sigma=0.3)
@@ -50,7 +51,7 @@ def _flat(gradients) -> torch.Tensor:
 
 
 def _estimated(policy, examples: Examples) -> torch.Tensor:
-    loss, _ = examples.chains[0].loss(policy, None, examples.config, 1)
+    loss, _ = examples.batches[0].chains.loss(policy, None, examples.config, 1)
     return -_flat(torch.autograd.grad(loss, list(policy.trunk.parameters()), allow_unused=True))
 
 
@@ -113,10 +114,8 @@ def test_all_rollouts_of_a_prompt_count_and_seeds_alone_are_held_apart(tiny):
 def test_a_run_passes_draws_on_and_repeats(tiny, tmp_path):
     rows = []
     for name in ("one", "two"):
-        config = replace(
-            DRAWN, num_generations=4, grouping="both", num_iterations=2, target_kl=10.0, val_seeds=2, signal_every=0
-        )
-        config.loop.updates = config.loop.validate_every = 2
+        passes = {"num_iterations": 2, "target_kl": 10.0, "val_seeds": 2, "signal_every": 0}
+        config = replace(DRAWN, num_generations=4, grouping="both", loop=LoopConfig(2, 2), **passes)
         policy = make_policy(tiny, sigma=0.1)
         train_grpo(policy, tiny, config, replace(SMOOTH), setup_at(tmp_path / name))
         rows.append([row["loss"] for row in records(tmp_path / name / "metrics.jsonl") if "loss" in row])
@@ -143,8 +142,8 @@ def test_processes_draw_what_one_would(tiny, monkeypatch):
         parts.append(_examples(policy, tiny, num_generations=4))
     rewards = torch.cat([part.batches[0].rewards for part in parts])
     assert torch.allclose(rewards, whole.batches[0].rewards, atol=1e-5)
-    actions = torch.cat([part.chains[0].noisy[0].actions for part in parts])
-    assert torch.allclose(actions, whole.chains[0].noisy[0].actions, atol=1e-5)
+    actions = torch.cat([part.batches[0].chains.noisy[0].actions for part in parts])
+    assert torch.allclose(actions, whole.batches[0].chains.noisy[0].actions, atol=1e-5)
     assert len(whole.batches[0].rewards.unique()) == 16
 
 
@@ -165,6 +164,6 @@ def test_halves_are_of_prompts(tiny):
 def test_three_steps_and_intra_of_one(tiny):
     policy = make_policy(tiny, sigma=0.1).train()
     examples = _examples(policy, tiny, steps=[3], num_generations=4, grouping="process")
-    assert [step.index for step in examples.chains[0].noisy] == [0, 1]
-    assert examples.chains[0].advantages.shape == (16, 3)
+    assert [step.index for step in examples.batches[0].chains.noisy] == [0, 1]
+    assert examples.batches[0].chains.advantages.shape == (16, 3)
     assert not any(each.any() for each in _examples(policy, tiny, steps=[1], grouping="intra").batches[0].advantages)

@@ -6,13 +6,15 @@ from torch import Tensor
 from synthnet.nets import WeightSpec
 
 
-def rounded(spec: WeightSpec, nets: Tensor, bits: int, draw: torch.Generator | None = None) -> Tensor:
+def rounded(spec: WeightSpec, nets: Tensor, bits: int | None, draw: torch.Generator | None = None) -> Tensor:
     """Weights [net weights] whose matrices and kernels lie on 2^bits − 1 even levels about zero, the outermost at the largest
-    weight of each output unit; biases and norms stay as they are.
+    weight of each output unit; biases and norms stay as they are, and without bits everything does.
 
     To the nearest level; with `draw`, to either neighbour by chance, so that the mean is the weight itself (stochastic
     rounding, Gupta et al. 2015, arXiv 1502.02551).
     """
+    if bits is None:
+        return nets
     parts = []
     for tensor in spec.unflatten(nets).values():
         if tensor.ndim > 2:

@@ -44,6 +44,11 @@ def half_agreement(policy: Policy, seen, config, longest: int, loss: Callable) -
     return cosine
 
 
+def in_half(n_rollouts: int, group: int, half: int) -> Tensor:
+    """Which rollouts are of half 0 or 1 of an update's prompts [R]: of every second one, `group` in a row of each."""
+    return torch.arange(n_rollouts) // group % 2 == half
+
+
 def half_batch_cosine(policy: Policy, loss_of) -> float:
     """Cosine between the policy gradients of two disjoint halves of an update's prompts; `loss_of(half)` is the loss of half
     0 or 1. Near 0, the update is noise."""

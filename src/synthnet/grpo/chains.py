@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from synthnet.engine import Network
+from synthnet.grpo.agreement import in_half
 from synthnet.grpo.objective import GROUPINGS, controlled, policy_loss
 from synthnet.grpo.sample import Cohort, NoisyStep, sample_cohort
 from synthnet.policy import Policy, Prompt
@@ -50,8 +51,8 @@ class Chains:
 
     def half(self, which: int) -> "Chains":
         """With the advantages of every second prompt set to zero."""
-        prompt = torch.arange(len(self.advantages), device=self.advantages.device) // self.group
-        return replace(self, advantages=self.advantages * (prompt % 2 == which)[:, None])
+        mine = in_half(len(self.advantages), self.group, which).to(self.advantages.device)
+        return replace(self, advantages=self.advantages * mine[:, None])
 
     def _gains(self, rewards_PG: Tensor, judge: Judge, step_rewards: bool) -> Tensor:
         """What each step added to the mean reward [P G K]; without step rewards, all of it at the last."""
@@ -77,11 +78,9 @@ def draw_chains(
     `first`: the number of its first start among those of all processes."""
     if prompt.n_steps == 1 or config.passed_on == "mean":
         return prompt, None
-    n_steps, start, images, labels, spec = prompt
-    rows = torch.arange(len(start) * config.num_generations)
-    cohort = Cohort(net, n_steps, start, config.num_generations, 0, first, rows, spec)
-    made = sample_cohort(policy, cohort, config, seed, update, range(n_steps - 1), "chain")
-    each = lambda value: value.repeat_interleave(config.num_generations, 0)  # noqa: E731
-    own = (images, labels) if spec is None else (each(images), each(labels))
-    last = Prompt(1, made.states[-2], *own, spec if spec is None else each(spec))
-    return last, Chains(made.noisy, made.states[:-1], config.num_generations)
+    group = config.num_generations
+    rows = torch.arange(len(prompt.start) * group)
+    cohort = Cohort(net, prompt.n_steps, prompt.start, group, 0, first, rows, prompt.spec)
+    made = sample_cohort(policy, cohort, config, seed, update, range(prompt.n_steps - 1), "chain")
+    last = prompt.share(rows // group)._replace(n_steps=1, start=made.states[-2])
+    return last, Chains(made.noisy, made.states[:-1], group)

@@ -181,21 +181,21 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
     if config.mixed and len({member.data_set for member in task.members}) > 1:
         raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
     if task.data is None and not task.joint:
-        _check_rewards_alone(config)
-        if reward.bits:
-            raise InputError("reward.bits rounds nets that are run on data; a task of rewards alone rounds in its own reward")
+        _check_rewards_alone(config, reward)
         return kinds
     for member in task.members:
         check_warp("reward.warp", reward.warp, member.examples(reward.split)[0])
     return kinds
 
 
-def _check_rewards_alone(config: GrpoConfig) -> None:
+def _check_rewards_alone(config: GrpoConfig, reward: RewardConfig) -> None:
     """Refuse what reads data, for a task that has none."""
     fixed = {"grouping": "inter", "sigma_by": "weight", "signal_every": 0, "mixed": False, "control": None}
     for name, only in fixed.items():
         if getattr(config, name) != only:
             raise InputError(f"a task of rewards alone needs grpo.{name}={str(only).lower()}, got {getattr(config, name)}")
+    if reward.bits:
+        raise InputError("reward.bits rounds nets that are run on data; a task of rewards alone rounds in its own reward")
 
 
 def _check_sampling(config: GrpoConfig, policy: Policy) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from synthnet.engine import Network, Variation, rounded
 from synthnet.errors import InputError
-from synthnet.grpo.agreement import half_batch_cosine
+from synthnet.grpo.agreement import half_batch_cosine, in_half
 from synthnet.grpo.chains import LAST, Chains, Judge, draw_chains
 from synthnet.grpo.felt import Draws, Score, check_felt, feel
 from synthnet.grpo.hooks import ExampleHook
@@ -56,7 +56,7 @@ def no_examples(config, policy: Policy, task: Task) -> str | None:
 class Batch:
     """The examples of an update for one member: what it starts from, and for each start the mean weights [prompt weights] that
     were sampled around, what was felt, and the advantages [draw example]; the mean rewards [prompt], and what advantages were
-    divided by, their root mean square [prompt]."""
+    divided by, their root mean square [prompt]. chains: the drawn steps that led to the starts, if any did."""
 
     net: Network
     prompt: Prompt
@@ -67,6 +67,12 @@ class Batch:
     rewards: Tensor
     sizes: Tensor
     metrics: dict[str, float]
+    chains: Chains | None = None
+
+    @property
+    def group(self) -> int:
+        """How many starts in a row are of one prompt of the update."""
+        return self.chains.group if self.chains else 1
 
     def gradient(self, now: Tensor, config) -> tuple[Tensor, dict[str, float]]:
         """The estimate of the gradient of the clipped objective with respect to the mean weights [prompt weights] as they are
@@ -104,9 +110,8 @@ def sample_examples(
         draw = drawn(number)
         images, labels = prompt.of_net(number)
         draws = Draws(config.draws, len(images), config.uses, draw)
-        if reward.bits:  # by chance, so that the mean over many updates is the weights themselves
-            mean = rounded(net.spec, mean[None], reward.bits, draw)[0]
-        outputs, score = feel(net, mean, sigma, images, draws)
+        used = rounded(net.spec, mean[None], reward.bits, draw)[0]  # by chance: the mean over many is the weights themselves
+        outputs, score = feel(net, used, sigma, images, draws)
         seen = Seen(outputs, labels, net.objective)
         parts.append({"accuracy": seen.right.mean().item()})
         rewards_GN = rewards_of(seen, reward, hooks, parts[-1])
@@ -138,7 +143,7 @@ class Examples:
     ):
         """`wanted`: the aligned distance of each member that grpo.apart holds."""
         self.policy, self.config, self.wanted = policy, config, wanted
-        self.batches, self.chains, self._finals = [], [], []
+        self.batches, self._finals = [], []
         mine = ranks.own_share(config.prompts, "grpo.prompts")
         vary, drawn = Variation(reward.input_noise, reward.warp), (config.steps, config.prompts, reward.batch, seed, update)
         for turn, member in enumerate(members):
@@ -157,9 +162,8 @@ class Examples:
             if chains:
                 draw = generator(seed, "chain-control", update, first)
                 judge = judge_of(net, prompt, chains.group, reward, hooks)
-                chains = chains.credited(batch.rewards, batch.sizes, judge, config, draw)
+                batch = replace(batch, chains=chains.credited(batch.rewards, batch.sizes, judge, config, draw))
             self.batches.append(batch)
-            self.chains.append(chains)
             self._finals.append(final)
         self.metrics = mean_of([batch.metrics for batch in self.batches])
         self.n_rollouts = sum(len(batch.means) * config.draws for batch in self.batches)
@@ -168,17 +172,14 @@ class Examples:
         """The loss of a pass and what to log. No gradient passes through the target network: it ends in the mean weights that
         the policy gives, which take `Batch.gradient` for theirs."""
         finals, self._finals = self._finals or [self._run(batch) for batch in self.batches], []
-        every = zip(self.batches, finals, self.wanted, self.chains, strict=True)
-        parts = [self._loss(*each, reference) for each in every]
+        parts = [self._loss(*each, reference) for each in zip(self.batches, finals, self.wanted, strict=True)]
         return sum(lost for lost, _ in parts) / len(parts), {**self.metrics, **mean_of([stats for _, stats in parts])}
 
     def _run(self, batch: Batch, rows: slice | Tensor = slice(None), policy: Policy | None = None) -> Tensor:
         part = batch.prompt.share(rows)
         return rollout(policy or self.policy, part.start, part.n_steps, batch.net, spec=part.spec)[-1]
 
-    def _loss(
-        self, batch: Batch, final: Tensor, wanted: float, chains: Chains | None, reference: Policy | None
-    ) -> tuple[Tensor, dict]:
+    def _loss(self, batch: Batch, final: Tensor, wanted: float, reference: Policy | None) -> tuple[Tensor, dict]:
         config, net = self.config, batch.net
         gradients, stats = batch.gradient(final, config)
         loss = -(gradients * final).sum() / len(final)
@@ -189,13 +190,12 @@ class Examples:
                 held = self._run(batch, policy=reference)
             kl = per_token * ((final - held) / batch.sigma).square().sum()
             loss, stats["kl"] = loss + config.beta * kl, kl.item()
-        if chains:
-            lost, more = chains.loss(self.policy, reference, config, self.policy.layout(net).n_action_tokens)
+        if batch.chains:
+            lost, more = batch.chains.loss(self.policy, reference, config, self.policy.layout(net).n_action_tokens)
             loss = loss + lost
             stats = {name: max(value, more.get(name, value)) for name, value in stats.items()}
         if config.apart:
-            seeds = final[:: chains.group] if chains else final
-            lack = shortfall(net.alignment, seeds, APART * wanted)
+            lack = shortfall(net.alignment, final[:: batch.group], APART * wanted)
             loss, stats["shortfall"] = loss + config.apart * lack, lack.item()
         return loss, stats
 
@@ -205,13 +205,12 @@ class Examples:
 
         def half(which: int) -> Tensor:
             total = 0.0
-            for batch, gradient, chains in zip(self.batches, gradients, self.chains, strict=True):
-                group = chains.group if chains else 1
-                rows = torch.arange(len(gradient)) // group % 2 == which
+            for batch, gradient in zip(self.batches, gradients, strict=True):
+                rows = in_half(len(gradient), batch.group, which)
                 total = total - (gradient[rows] * self._run(batch, rows)).sum()
-                if chains:
-                    tokens = self.policy.layout(batch.net).n_action_tokens
-                    total = total + len(gradient) * chains.half(which).loss(self.policy, None, self.config, tokens)[0]
+                if batch.chains:
+                    tokens, mine = self.policy.layout(batch.net).n_action_tokens, batch.chains.half(which)
+                    total = total + len(gradient) * mine.loss(self.policy, None, self.config, tokens)[0]
             return total
 
         cosine = half_batch_cosine(self.policy, half)
@@ -225,9 +224,8 @@ def judge_of(net: Network, prompt: Prompt, group: int, reward: RewardConfig, hoo
 
     def judge(number: int, nets: Tensor) -> Tensor:
         images, labels = prompt.of_net(number * group)
-        nets = rounded(net.spec, nets, reward.bits) if reward.bits else nets
         with torch.no_grad():
-            seen = Seen(net.logits(nets, images), labels, net.objective)
+            seen = Seen(net.logits(rounded(net.spec, nets, reward.bits), images), labels, net.objective)
             return rewards_of(seen, reward, hooks).mean(1)
 
     return judge

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from synthnet.engine import Network, Variation
-from synthnet.grpo.agreement import half_agreement, reward_snr
+from synthnet.grpo.agreement import half_agreement, in_half, reward_snr
 from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.hooks import Hook
 from synthnet.grpo.objective import APART, GROUPINGS, controlled, policy_loss, spread_figures
@@ -68,8 +68,7 @@ class Experience:
 
     def half(self, half: int, group: int) -> Tensor:
         """The advantages with those of every second prompt set to zero."""
-        prompt = torch.arange(len(self.advantages), device=self.advantages.device) // group
-        return self.advantages * (prompt % 2 == half)[:, None]
+        return self.advantages * in_half(len(self.advantages), group, half).to(self.advantages.device)[:, None]
 
 
 def experience(

@@ -151,7 +151,7 @@ def validation_reward(validation: Validation, made: dict[int, list[Tensor]], rew
 def variants_reward(member: Task, nets: Tensor, inputs: Tensor, targets: Tensor, spec: Tensor, reward: RewardConfig) -> float:
     """The reward terms of nets [net weights], each on the examples of its own spec: means over examples and nets."""
     inputs, targets = member.varied(inputs, targets, spec)
-    nets = rounded(member.network.spec, nets, reward.bits) if reward.bits else nets
+    nets = rounded(member.network.spec, nets, reward.bits)
     seen = [Seen(member.network.logits(nets[i : i + 1], inputs[i]), targets[i], member.objective) for i in range(len(nets))]
     return sum(rewards_of(each, reward, ()).mean().item() for each in seen) / len(seen)
 

@@ -170,10 +170,10 @@ def measure(
 
     W0 is scored once for each prompt. `draw`: where the noise of copies comes from.
     """
-    cohort, states = rollouts.cohort, in_use(rollouts, reward).states
+    cohort, used = rollouts.cohort, in_use(rollouts if steps else replace(rollouts, states=rollouts.states[-1:]), reward)
     net, dtype = cohort.net, getattr(torch, reward.dtype)
-    scale, final = init_scale(net.spec).to(images.device), states[-1]
-    kept = states if steps else [final]
+    scale, final = init_scale(net.spec).to(images.device), used.states[-1]
+    kept = used.states
     accuracies, losses = [], []
     for number, state in enumerate(kept[:-1]):
         times = cohort.group if number == 0 else 1

@@ -102,8 +102,10 @@ class Course:
         while idle < PATIENCE and book.goes_on:
             number += 1
             leg = book.decide(f"leg {number}", self.next_leg, gains)
-            expected = paces.get(leg["kind"], LEG_COSTS * pace) if leg else pace
-            updates = leg and book.decide(f"length of leg {number}", self.length, expected, LEG * book.seconds)
+            if not leg:
+                break
+            expected = paces.get(leg["kind"], LEG_COSTS * pace)
+            updates = book.decide(f"length of leg {number}", self.length, expected, LEG * book.seconds)
             if not updates:
                 break
             began, settings = book.elapsed, {**own, **leg["settings"], "policy_from": str(best)}

@@ -111,8 +111,8 @@ class Prompt(NamedTuple):
     labels: Tensor
     spec: Tensor | None = None
 
-    def share(self, rows: slice) -> "Prompt":
-        """That of some of the nets."""
+    def share(self, rows: slice | Tensor) -> "Prompt":
+        """That of some of the nets, each as often as it is named."""
         if self.spec is None:
             return self._replace(start=self.start[rows])
         own = (self.images[rows], self.labels[rows]) if len(self.images) else (self.images, self.labels)

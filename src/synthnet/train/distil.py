@@ -231,7 +231,7 @@ def train_distil(
 
     def validate(average: Policy, progress: float) -> dict:
         metrics = watch(average, progress)
-        early = round(progress * config.loop.updates) < config.standardised and len(run.state.get("led", ())) < len(members)
+        early = any(still_whitened(run.state, turn, config) for turn in range(len(members)))
         return {**metrics, "score": progress - 2} if early else metrics  # accuracy says nothing yet: the newest is the best
 
     with Run(setup, policy, config, validate, {"distil": config}, lambda: check_distil(config, policy, task, zoos)) as run:
