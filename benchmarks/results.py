@@ -135,7 +135,7 @@ def section(path: Path) -> str:
     if summaries:
         lines += ["| | mean ± sd | least, most |", "|---|---|---|"]
         for where, entry in summaries:
-            share = where[-1] not in MEASURES
+            share = where[-1] not in MEASURES and max(abs(entry["min"]), abs(entry["max"])) <= 1  # returns go beyond
             show = percent if share else "{:.4g}".format
             lines.append(f"| {' / '.join(where)} | {summary(entry, share)} | {show(entry['min'])}, {show(entry['max'])} |")
         lines.append("")

@@ -13,7 +13,7 @@ from synthnet.errors import InputError
 from synthnet.grpo import GrpoConfig, RewardConfig, train_grpo
 from synthnet.grpo.config import Kinds, check
 from synthnet.grpo.example import Examples, advantages_of, others_baseline, rewards_of
-from synthnet.grpo.felt import Draws, check_felt, feel
+from synthnet.grpo.felt import Draws, check_felt, feel, noisy_layers
 from synthnet.grpo.hooks import ExampleHook
 from synthnet.grpo.scored import Seen
 from synthnet.nets import draw_init, init_scale
@@ -65,7 +65,7 @@ def _case(build, shape):
     inputs = torch.randint(5, (N, 3), generator=draw) if shape is None else torch.randn((N, *shape), generator=draw)
     net = Network(build(), inputs[:2])
     labels = torch.arange(N) % CLASSES
-    mean, scale = draw_init(net.spec, draw), init_scale(net.spec)
+    mean, scale = draw_init(net.spec, draw), init_scale(net.spec).clone()
     for name, place in net.spec.slices().items():
         if name.endswith("running_var"):
             mean[place] = 1.0
@@ -73,11 +73,11 @@ def _case(build, shape):
     return net, mean, scale, inputs, labels
 
 
-def _estimate(case, reward, uses="auto", group=512, seed=0, control=None) -> Tensor:
+def _estimate(case, reward, uses="auto", group=512, seed=0, control=None, layers=None) -> Tensor:
     """The estimate of the gradient with respect to the mean weights."""
     net, mean, sigma, inputs, labels = case
     draw = generator(seed, "grpo-example", 0, 0)
-    outputs, score = feel(net, mean, sigma, inputs, Draws(group, len(inputs), uses, draw))
+    outputs, score = feel(net, mean, sigma, inputs, Draws(group, len(inputs), uses, draw, layers))
     rewards = rewards_of(Seen(outputs, labels, net.objective), reward)
     advantages = others_baseline(rewards)
     if control:
@@ -122,6 +122,31 @@ def test_its_mean_is_the_pathwise_gradient_of_the_smoothed_reward(name):
             mean, error = _along([each[place] for each in estimates], exact[place])
             assert mean == pytest.approx(1, abs=4 * error + 0.15), name
             assert error < 0.5, name
+
+
+@pytest.mark.parametrize("name", ["chain", "convolution", "tokens, joint"])
+@pytest.mark.parametrize("which", ["last", "one"])
+def test_noise_in_one_layer_is_felt_there_alone(name, which):
+    """Its gradient there is that of nets whose other layers are as they are; elsewhere it is zero."""
+    net, mean, sigma, inputs, labels = _case(*MODULES[name][:2])
+    (layer,) = layers = noisy_layers(net, which, generator(0, "layers"))
+    inside = torch.zeros_like(mean)
+    for tensor, place in net.spec.slices().items():
+        inside[place] = float(tensor.startswith(f"{layer}."))
+    case = net, mean, sigma * inside, inputs, labels
+    exact = _pathwise(case) * inside
+    estimates = [_estimate((net, mean, sigma, inputs, labels), SMOOTH, group=2048, layers=layers, seed=s) for s in range(16)]
+    assert all((each * (1 - inside)).abs().max() == 0 for each in estimates)
+    mean_, error = _along(estimates, exact)
+    assert mean_ == pytest.approx(1, abs=4 * error + 0.05)
+    assert mean_ > 3 * error
+
+
+def test_layers_take_turns():
+    net = _case(*MODULES["convolution"][:2])[0]
+    seen = {noisy_layers(net, "one", generator(0, "layers", update)) for update in range(32)}
+    assert len(seen) == len({name.rpartition(".")[0] for name in net.spec.slices()})
+    assert noisy_layers(net, "all", generator(0, "layers")) is None
 
 
 @pytest.mark.parametrize("control", ["random", "constant"])

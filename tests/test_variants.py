@@ -95,13 +95,23 @@ def test_every_step_of_a_plant_is_gymnasiums_own(plant):
         for _ in range(100):
             state = torch.tensor(list(environment.unwrapped.state), dtype=torch.float64)[None, None]
             action = plant.act(torch.randn((1, 1, plant.n_outputs), generator=draw).double())
-            moved, _, over = plant.advance(state, action, **told)
-            _, _, ended, cut, _ = environment.step(action[0, 0].numpy())
+            moved, pays, over = plant.advance(state, action, **told)
+            _, paid, ended, cut, _ = environment.step(action[0, 0].numpy())
             after = torch.tensor(list(environment.unwrapped.state), dtype=torch.float64)
             assert torch.allclose(moved[0, 0], after, atol=1e-9)
+            assert pays.item() == pytest.approx(paid, abs=1e-6)
             assert bool(over) == ended
             if ended or cut:
                 break
+
+
+def test_a_cart_is_paid_for_being_near_its_target():
+    """Known answers: all of a step's reward at the target, half of it half a metre away, nothing from a metre on."""
+    state = torch.zeros((4, 1, 4), dtype=torch.float64)
+    targets = torch.tensor([[0.0], [0.5], [-0.5], [1.2]])
+    _, pays, over = cartpole.advance(state, torch.ones(4, 1), target=targets)
+    assert pays[:, 0].tolist() == pytest.approx([1.0, 0.5, 0.5, 0.0])
+    assert not over.any()
 
 
 def test_a_reversed_motor_turns_a_controllers_outputs_around():

@@ -10,7 +10,7 @@ from synthnet.engine import check_warp
 from synthnet.errors import InputError
 from synthnet.grpo.chains import PASSED
 from synthnet.grpo.example import no_examples
-from synthnet.grpo.felt import USES
+from synthnet.grpo.felt import LAYERS, USES
 from synthnet.grpo.hooks import Hook
 from synthnet.grpo.objective import CONTROLS, GROUPINGS, LEVELS, LOSS_TYPES, check_mix
 from synthnet.grpo.score import RewardConfig, check_reward
@@ -41,6 +41,12 @@ class GrpoConfig:
     )
     uses: str = setting(
         "auto", "by example: what noise of a weight is that an example uses often (`felt.py`)", choices=USES, hot=True
+    )
+    noisy_layers: str = setting(
+        "all",
+        "by example: which layers have noise: all, the last, or one that is drawn for each update",
+        choices=LAYERS,
+        hot=True,
     )
     apart: float = setting(
         0.0, "weight of what nets of different seeds lack in distance, which reads no reward", WEIGHT, hot=True

@@ -18,7 +18,7 @@ from synthnet.engine import Network, Variation, rounded
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import half_batch_cosine, in_half
 from synthnet.grpo.chains import LAST, Chains, Judge, draw_chains
-from synthnet.grpo.felt import Draws, Score, check_felt, feel
+from synthnet.grpo.felt import Draws, Score, check_felt, feel, noisy_layers
 from synthnet.grpo.hooks import ExampleHook
 from synthnet.grpo.objective import APART, clip_shares, controlled, spread_figures, surrogate
 from synthnet.grpo.score import RewardConfig, terms
@@ -100,16 +100,17 @@ def sample_examples(
     reward: RewardConfig,
     hooks: Sequence[ExampleHook],
     drawn: Callable[[int], torch.Generator],
+    layers: frozenset[str] | None = None,
 ) -> Batch:
     """Run the minibatch under own draws around the mean weights [prompt weights] of each prompt, and reward every example.
-    `drawn`: a prompt's number -> the generator of its draws."""
+    `drawn`: a prompt's number -> the generator of its draws; `layers`: those that have noise, None for all."""
     net = member.network
     sigma = policy.log_sigma.detach().exp()[policy.layout(net).column_of] * policy.scale(net)
     felt, kept, sizes, rewards_PGN, parts = [], [], [], [], []
     for number, mean in enumerate(final.detach()):
         draw = drawn(number)
         images, labels = prompt.of_net(number)
-        draws = Draws(config.draws, len(images), config.uses, draw)
+        draws = Draws(config.draws, len(images), config.uses, draw, layers)
         used = rounded(net.spec, mean[None], reward.bits, draw)[0]  # by chance: the mean over many is the weights themselves
         outputs, score = feel(net, used, sigma, images, draws)
         seen = Seen(outputs, labels, net.objective)
@@ -154,7 +155,8 @@ class Examples:
             row = mine.start * (chains.group if chains else 1)  # among those of all processes
             final = rollout(policy, prompt.start, prompt.n_steps, net, spec=prompt.spec)[-1]
             generators = lambda n, row=row, turn=turn: generator(seed, "grpo-example", update, row + n, turn)  # noqa: E731
-            batch = sample_examples(policy, member, prompt, final, config, reward, hooks, generators)
+            layers = noisy_layers(net, config.noisy_layers, generator(seed, "grpo-layers", update, turn))
+            batch = sample_examples(policy, member, prompt, final, config, reward, hooks, generators, layers)
             batch.metrics["n_steps"] = float(n_steps)
             if config.passed_on == "drawn":
                 share = LAST[config.grouping](n_steps, config.mix)

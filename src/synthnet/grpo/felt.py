@@ -27,6 +27,7 @@ from synthnet.errors import InputError
 from synthnet.grpo.sample import mirrored
 
 USES = ("auto", "tied", "node")
+LAYERS = ("all", "last", "one")
 SMALL, MOST_JOINT = 256, 128  # weights of a kernel up to which it is tied; uses of a Linear layer up to which they are joint
 RIDGE = 1e-4  # of a joint covariance's mean variance, added to it: uses may be alike
 LEAST = 1e-12  # deviation of anything that is divided by it
@@ -40,12 +41,17 @@ Score = Callable[[Tensors], Tensor]  # change of the weights -> log p(felt | cha
 
 @dataclass(frozen=True)
 class Draws:
-    """`group` draws of each of n examples; `uses`: what noise of a weight that an example uses often is."""
+    """`group` draws of each of n examples; `uses`: what noise of a weight that an example uses often is; `layers`: which have
+    noise, None for all of them."""
 
     group: int
     n: int
     uses: str
     generator: torch.Generator
+    layers: frozenset[str] | None = None
+
+    def reach(self, name: str) -> bool:
+        return self.layers is None or name in self.layers
 
     def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Standard normal numbers [row *shape], opposite in mirrored draws."""
@@ -96,12 +102,15 @@ def feel(net: Network, mean: Tensor, sigma: Tensor, inputs: Tensor, draws: Draws
     for node in net.batched.nodes:
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
         if node.op == "placeholder":
-            env[node] = inputs if _shared_to_a_layer(node, net) else draws.rows(inputs)
+            env[node] = inputs if _shared_to_a_layer(node, net, draws) else draws.rows(inputs)
         elif node.op == "output":
             return args[0].unflatten(0, (draws.group, draws.n)), _sum_of(scores)
         elif node.op == "get_attr":
             env[node], score = _parameter(node, means, deviations, draws)
             scores += [score] if score else []
+        elif node.op == "call_module" and own[node.target] and not draws.reach(node.target):
+            held = {name.removeprefix(f"{node.target}."): means[name] for name in own[node.target] if name in means}
+            env[node] = torch.func.functional_call(net.batched.modules[node.target], held, args)
         elif node.op == "call_module" and own[node.target]:
             local = {name: name.removeprefix(f"{node.target}.") for name in own[node.target] if name in means}
             held = [{short: part[name] for name, short in local.items()} for part in (means, deviations)]
@@ -119,12 +128,22 @@ def _sum_of(scores: list[Score]) -> Score:
     return lambda change: sum(score(change) for score in scores)
 
 
-def _shared_to_a_layer(node: fx.Node, net: Network) -> bool:
-    """Whether inputs go through operations without weights into one Linear layer or convolution, and nowhere else: what it
-    makes of them before noise is then the same for all draws of an example."""
+def noisy_layers(net: Network, which: str, draw: torch.Generator) -> frozenset[str] | None:
+    """The layers that have noise: all (None), the one nearest the outputs, or one of them, drawn."""
+    own = net.batched.owned
+    names = [node.target for node in net.batched.nodes if node.op == "call_module" and own[node.target]]
+    if which == "all" or not names:
+        return None
+    number = -1 if which == "last" else int(torch.randint(len(names), (), generator=draw))
+    return frozenset({names[number]})
+
+
+def _shared_to_a_layer(node: fx.Node, net: Network, draws: Draws) -> bool:
+    """Whether inputs go through operations without noise into one Linear layer or convolution, and nowhere else: what it makes
+    of them before noise is then the same for all draws of an example."""
     while len(node.users) == 1:
         (node,) = node.users
-        if node.op == "call_module" and net.batched.owned[node.target]:
+        if node.op == "call_module" and net.batched.owned[node.target] and draws.reach(node.target):
             return isinstance(net.batched.modules[node.target], (nn.Linear, *CONVOLUTIONS))
         if len(node.all_input_nodes) != 1 or node.op == "output":
             return False
@@ -232,7 +251,8 @@ def _embedding(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
 def _parameter(node: fx.Node, means: Tensors, deviations: Tensors, draws: Draws) -> tuple[Tensor, Score | None]:
     """A bare parameter, as positions are: noise where it is added to or multiplied with what examples have, else as it is."""
     name = node.target
-    if not all(user.target in ELEMENTWISE for user in node.users) or name not in means:
+    felt = draws.reach(name) and all(user.target in ELEMENTWISE for user in node.users)
+    if not felt or name not in means:
         return means[name], None
     noise, score = _made({"own": means[name]}, {"own": deviations[name]}, draws)
     return means[name] + noise["own"], lambda change: score({"own": change[name]})

@@ -13,6 +13,7 @@ from synthnet.tasks.task import Task
 
 MEMBERS = {
     "digits-mlp": (digits_mlp, {}),
+    "digits-mlp-narrow": (digits_mlp, {"hidden": [16]}),
     "digits-mlp-2": (digits_mlp, {"hidden": [24, 24]}),
     "digits-mlp-3": (digits_mlp, {"hidden": [24, 24, 24]}),
     "digits-mlp-4": (digits_mlp, {"hidden": [16, 16, 16, 16]}),
