@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -83,13 +84,13 @@ def stage(kind: str, name: str, place: torch.device, updates: int, folder: Path)
     if kind == "pairs" and not (zoo / "zoo.json").exists():
         run_command("zoo", [f"task={name}", *ZOO, "device=cpu", "lab.tensorboard=false", f"run_dir={zoo}"])
     run = folder / f"{kind}-{name}-{len(list(folder.iterdir()))}"
-    loop = [f"{kind}.loop.updates={updates}", f"{kind}.loop.validate_every={updates}", f"{kind}.loop.checkpoint_every={updates}"]
+    loop = [f"{kind}.loop.{name}={updates}" for name in ("updates", "validate_every", "checkpoint_every")]
     from_zoo = [f"zoo_dir={zoo}"] if kind == "pairs" else []
     told = [f"task={name}", f"device={place.type}", f"policy_from={name}", "lab.tensorboard=false", f"run_dir={run}", *loop]
     run_command(kind, [*told, *STAGES[kind], *from_zoo])
     rows = [row for row in records(run / "metrics.jsonl") if "loss" in row]
     times = [row["elapsed_s"] for row in rows]
-    seconds = statistics.median(after - before for before, after in zip(times[:-1], times[1:], strict=True))
+    seconds = statistics.median(after - before for before, after in pairwise(times))
     return {"seconds": seconds, "value": torch.tensor(rows[0]["loss"])}
 
 
