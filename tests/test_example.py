@@ -332,6 +332,8 @@ def test_what_rollouts_are_follows_from_rewards_and_nets(tiny):
         ({"rollout": "example", "current_states": 0.5}, {}, "grpo.current_states=0"),
         ({"rollout": "example"}, {"calibration": 1.0}, "reward.calibration is of a whole net"),
         ({"rollout": "net"}, {"examples": ["x.py:f"]}, "reward.examples needs"),
+        ({"rollout": "net", "noisy_layers": "last"}, {}, "noisy_layers=last is of rollouts by example: not of whole nets"),
+        ({"noisy_layers": "one", "mirrored": False}, {}, "by example: they need grpo.mirrored=true"),
     ],
 )
 def test_what_has_no_meaning_by_example_is_refused(tiny, changes, reward, reason):

@@ -71,7 +71,7 @@ def test_a_task_of_rewards_alone_has_no_such_nets():
     task = build_task("cartpole")
     policy = make_policy(task)
     with pytest.raises(InputError, match=r"reward\.bits rounds nets that are run on data"):
-        check(GrpoConfig(signal_every=0, select="reward"), RewardConfig(bits=4), policy, task)
+        check(GrpoConfig(signal_every=0), RewardConfig(bits=4), policy, task)
 
 
 def test_the_best_policy_is_chosen_by_the_nets_that_are_rewarded(tiny):

@@ -158,6 +158,8 @@ def kinds_of(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Tas
         raise InputError(f"nets of a task whose data have variants are rewarded by example: {what}")
     if reward.examples and not by_example:
         raise InputError(f"reward.examples needs rollouts by example: {reason or 'grpo.rollout=net was asked for'}")
+    if config.noisy_layers != "all" and not by_example:
+        raise InputError(f"grpo.noisy_layers={config.noisy_layers} is of rollouts by example: {reason or 'not of whole nets'}")
     return Kinds(by_example, whole or not by_example)
 
 
@@ -178,7 +180,7 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
         raise InputError(
             "grpo.select=reward reads built-in terms only; with reward functions of your own choose accuracy or last"
         )
-    if reward.bits and config.select == "accuracy":
+    if reward.bits and config.select == "accuracy" and (task.data is not None or task.joint):
         raise InputError("reward.bits is of rounded nets, grpo.select=accuracy of nets as they are: pass grpo.select=reward")
     if policy.code_dim and (config.action != "code" or config.code_dim != policy.code_dim):
         raise InputError(f"this policy acts through codes: set grpo.action=code grpo.code_dim={policy.code_dim}")
