@@ -128,3 +128,24 @@ def test_each_expert_of_a_stack_is_a_matrix_of_its_own(tmp_path):
     again = Optimizer(mixture, "muon")
     again.slots = optimizer.slots
     assert len(again.slots) == len(optimizer.slots) > 4
+
+
+@MUON
+def test_matrices_of_one_shape_are_turned_together_as_torch_turns_each(net):
+    """Tall and wide ones of one shape, weight decay and momentum over several steps; to the rounding of bfloat16."""
+    from synthnet.train.muon import Muon
+
+    ours = [nn.Parameter(torch.randn(shape)) for shape in ((12, 24), (24, 12), (12, 24), (16, 16))]
+    theirs = [nn.Parameter(one.detach().clone()) for one in ours]
+    mine, torchs = Muon(ours), torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw")
+    before = [one.detach().clone() for one in ours]
+    for step in range(4):
+        for optimizer, matrices in ((mine, ours), (torchs, theirs)):
+            optimizer.param_groups[0].update(lr=1e-2, weight_decay=0.1)
+            draw = torch.Generator().manual_seed(step)
+            for one in matrices:
+                one.grad = torch.randn(one.shape, generator=draw)
+            optimizer.step()
+    for one, other, then in zip(ours, theirs, before, strict=True):
+        assert (one - other).norm() < 0.02 * (one - then).norm()
+    assert mine.state_dict()["state"][0].keys() == torchs.state_dict()["state"][0].keys()

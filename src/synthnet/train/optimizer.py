@@ -34,7 +34,9 @@ class Optimizer:
         rest = [one for one in policy.parameters() if id(one) not in taken]
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest)]
         if matrices := [*matrices, *(view for _, views in self.views for view in views)]:
-            self.parts.append(torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"))
+            from synthnet.train.muon import Muon  # which an older torch cannot import
+
+            self.parts.append(Muon(matrices))
 
     def set(self, learning_rate: float, weight_decay: float) -> None:
         for group in chain.from_iterable(part.param_groups for part in self.parts):
