@@ -29,6 +29,7 @@ GAIN = 5e-4  # a leg gained nothing below this in the score on val
 PAIRS_RUNS = 256
 LEG_COSTS = 2.0  # an update of a leg whose pace is not known yet, in a beginning's: more images, two steps as well as one
 TEACHERS, LARGE = (8, 64), 5_000  # nets; weights
+VAL_SEEDS = {"large": 12, "small": 32}  # whose twins are grown, once, to tell how far apart nets lie
 
 
 def prepare(name: str, given: Mapping[str, object]) -> tuple[Task, Setup]:
@@ -87,9 +88,10 @@ class Course:
 
     def by_pairs(self) -> Path:
         """Pairs of weight states of conventional runs, then GRPO: no gradient passes through the target net at any stage."""
-        book, noise = self.book, self.references()
+        book, found = self.book, self.references()
         zoo = self.stage("zoo", "zoo", {"zoo.runs": PAIRS_RUNS, "zoo.heldout": 16})
-        own = {"zoo_dir": str(zoo), "reward.input_noise": noise["distil.input_noise"]}
+        kept = {"reward.input_noise": found["distil.input_noise"], "grpo.val_seeds": found["grpo.val_seeds"]}
+        own = {"zoo_dir": str(zoo), **kept}
         pace = book.decide("pace", self.pace_of, self.stage("pace", "pairs", {**own, **self.start}, PACE_UPDATES))
         updates = book.decide("length of pairs", self.length, pace, SHARES["begin"] * book.seconds, FEWEST)
         best = self.stage("pairs", "pairs", {**own, **self.start}, updates)
@@ -157,7 +159,8 @@ class Course:
             new = new | {"distil.steps": [1], "grpo.steps": [1]}
         if self.large and not self.start and not any(name.partition(".")[0] == "backbone" for name in self.given):
             new = new | SMALL_TRUNK
-        size = {"distil.nets": 4 if self.large else 8, **new}
+        watched = VAL_SEEDS["large" if self.large else "small"]
+        size = {"distil.nets": 4 if self.large else 8, "distil.val_seeds": watched, "grpo.val_seeds": watched, **new}
         return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
 
     def strong_on_val(self, teachers: str | None) -> tuple[float, str]:

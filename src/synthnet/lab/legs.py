@@ -26,7 +26,7 @@ LEG, PATIENCE = 0.2, 2  # of all the time there is; legs in a row without a gain
 BEGIN_RATES = (2e-3, 7e-4, 4e-3)  # tried in turn, until one leads somewhere
 SMALL_TRUNK = {"backbone.dim": 96, "backbone.edge_dim": 16, "backbone.depth": 3}  # for large nets
 MOST_STEPS = 2  # K that the legs train on
-FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0, "distil.val_seeds": 32}
+FORCES = {"distil.optim.rule": "muon", "distil.apart": 1.0}
 BEGIN = {
     **FORCES,
     "distil.steps": [1],
@@ -50,7 +50,7 @@ ALONE = {
     "grpo.optim.weight_decay": 0.0,
 }
 FEW_STARTS = {"task.starts": 2}  # of a plant: which all rollouts share, so that more of these are worth more
-BY_NET = {"grpo.sigma": 0.07, "grpo.signal_every": 0, "grpo.val_seeds": 32, "grpo.noisy_steps": "last", "grpo.prompts": 8}
+BY_NET = {"grpo.sigma": 0.07, "grpo.signal_every": 0, "grpo.noisy_steps": "last", "grpo.prompts": 8}
 BY_EXAMPLE = {
     "grpo.rollout": "example",
     "grpo.num_generations": 4,
@@ -58,7 +58,6 @@ BY_EXAMPLE = {
     "grpo.sigma": 0.07,
     "grpo.apart": 2.0,
     "grpo.signal_every": 0,
-    "grpo.val_seeds": 32,
     "grpo.optim.learning_rate": 2e-4,
     "reward.batch": 512,
     "reward.input_noise": 0.5,
