@@ -29,10 +29,17 @@ FROM = {
 OWN = {
     "digits-mlp": ["grpo.sigma=0.1", "reward.input_noise=0.5", "reward.warp=0.05", "grpo.optim.learning_rate=4e-4"],
     "mnist5k-mlp": ["grpo.sigma=0.07", "reward.input_noise=0.6", "reward.warp=0.02", "grpo.optim.learning_rate=5e-4"],
-    "mnist5k-cnn": ["grpo.sigma=0.07", "reward.input_noise=0.3", "reward.warp=0.02", "grpo.optim.learning_rate=3e-4"],
+    "mnist5k-cnn": [
+        "grpo.sigma=0.07",
+        "reward.input_noise=0.3",
+        "reward.warp=0.02",
+        "grpo.optim.learning_rate=3e-4",
+        "task.held_back=1000",
+    ],
 }
 PASSES = ["grpo.target_kl=1.0"]
 DRAWN = ["grpo.passed_on=drawn", "grpo.prompts=4", "grpo.num_generations=4"]  # as many evaluations as 16 means
+MUON = ["grpo.optim.rule=muon", "grpo.optim.learning_rate=4e-4"]
 NET = ["grpo.rollout=net", "grpo.noisy_steps=last"]
 
 
@@ -69,10 +76,12 @@ TABLES: dict[str, dict[str, list[str]]] = {
         "AdamW": [],
         **{f"Muon, {rate:g}": ["grpo.optim.rule=muon", f"grpo.optim.learning_rate={rate:g}"] for rate in (3e-4, 1e-3, 3e-3)},
     },
+    "layers": {name: [*MUON, f"grpo.noisy_layers={name}"] for name in ("all", "last", "one")},
     "seconds": {
         "by example, chosen": [],
         "by example, tied": ["grpo.uses=tied"],
         "by example, node": ["grpo.uses=node"],
+        "by example, a layer at a time": ["grpo.noisy_layers=one"],
         "whole nets": [*NET, "grpo.num_generations=4"],
         "whole nets, 64 each": [*NET, "grpo.num_generations=64", "grpo.optim.learning_rate=1e-4"],
         "backpropagation (distil)": [],
