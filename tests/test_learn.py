@@ -4,11 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from synthnet.engine import Network
 from synthnet.errors import InputError
 from synthnet.lab.book import Book
+from synthnet.lab.legs import BY_EXAMPLE, BY_LAYER, BY_NET, by_rewards_of, legs_of
 from synthnet.policy import read_policy
+from synthnet.tasks import build_task
 from test_cli import run
 
 
@@ -70,3 +75,17 @@ def test_decisions_are_read_again_in_order_whatever_the_clock_says(tmp_path):
     assert not again.goes_on
     with pytest.raises(InputError, match="decided 'end' where 'leg 1' comes"):
         again.decide("leg 1", lambda: (0, ""))
+
+
+def test_rewards_teach_by_example_layer_by_layer_or_by_whole_nets_as_the_net_allows():
+    dense, image, gated = (
+        build_task("digits-mlp").network,
+        build_task("mnist5k-cnn").network,
+        Network(nn.GRU(3, 4, batch_first=True), torch.zeros(2, 5, 3)),
+    )
+    assert by_rewards_of(dense, plain=True) is BY_EXAMPLE
+    assert by_rewards_of(image, plain=True) is BY_LAYER
+    assert by_rewards_of(gated, plain=True) is BY_NET
+    assert by_rewards_of(dense, plain=False) is BY_NET
+    assert [leg.kind for leg in legs_of(image, True, large=False, rewards_only=True)] == ["grpo", "grpo"]
+    assert [leg.kind for leg in legs_of(dense, True, large=False, rewards_only=False)] == ["distil", "grpo", "distil"]

@@ -15,7 +15,7 @@ from synthnet.config import compose
 from synthnet.errors import InputError
 from synthnet.lab.alone import by_rewards
 from synthnet.lab.book import Book
-from synthnet.lab.legs import BEGIN, BEGIN_RATES, BY_EXAMPLE, BY_NET, FORCES, LEG, MOST_STEPS, PATIENCE, SMALL_TRUNK, TEACH, Leg
+from synthnet.lab.legs import BEGIN, BEGIN_RATES, LEG, MOST_STEPS, PATIENCE, SMALL_TRUNK, TEACH, legs_of
 from synthnet.policy import read_policy
 from synthnet.runs import RunDirectory, Setup
 from synthnet.runs.journal import records
@@ -228,7 +228,7 @@ class Course:
 
     def next_leg(self, gains: dict[str, float]) -> tuple[dict | None, str]:
         """What was not tried yet, in order; then what gained most by the second."""
-        legs = self.legs()
+        legs = legs_of(self.task.network, self.task.objective.plain, self.large, self.rewards_only)
         fresh = [leg for leg in legs if leg.name not in gains]
         if fresh:
             return fresh[0].told, f"{fresh[0].name}: not tried yet"
@@ -237,16 +237,6 @@ class Course:
             return None, "nothing that was tried gained anything"
         leg = next(leg for leg in legs if leg.name == name)
         return leg.told, f"{name}: gained most, {gains[name]:.2g} a second"
-
-    def legs(self) -> list[Leg]:
-        more = {**FORCES, "distil.images": 192 if self.large else 384}
-        further = [Leg("distil", {**more, "distil.optim.learning_rate": rate}) for rate in (1e-3, 4e-4)]
-        chain, objective = self.task.network.chain, self.task.objective
-        exact = chain is not None and objective.plain
-        if self.rewards_only:
-            base = BY_EXAMPLE if exact else BY_NET
-            return [Leg("grpo", base), Leg("grpo", {**base, "grpo.sigma": 0.03})]
-        return [further[0], *([Leg("grpo", BY_EXAMPLE)] if exact else []), further[1]]
 
     def length(self, pace: float, seconds: float, least: int = 0) -> tuple[int | None, str]:
         """Updates for so many seconds; where those are too few, the fewest that are worth beginning, if there is time."""

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from synthnet.engine import Network
+from synthnet.errors import InputError
+from synthnet.grpo.felt import check_felt
 from synthnet.stages import as_text
 
 
@@ -62,3 +65,32 @@ BY_EXAMPLE = {
     "reward.batch": 512,
     "reward.input_noise": 0.5,
 }
+BY_LAYER = {  # kernels shake everything after them: the noise of one layer is not lost in that of the others
+    **BY_EXAMPLE,
+    "grpo.noisy_layers": "one",
+    "grpo.sigma_by": "weight",
+    "grpo.optim.rule": "muon",
+    "grpo.optim.learning_rate": 4e-4,
+}
+
+
+def by_rewards_of(net: Network, plain: bool) -> dict[str, object]:
+    """How GRPO trains for such a net: by example, layer by layer where a weight is used more than once; whole nets where
+    examples cannot feel its layers, or its measure is not of examples."""
+    try:
+        check_felt(net)
+    except InputError:
+        return BY_NET
+    if not plain:
+        return BY_NET
+    return BY_EXAMPLE if net.chain is not None else BY_LAYER
+
+
+def legs_of(net: Network, plain: bool, large: bool, rewards_only: bool) -> list[Leg]:
+    """The legs that a policy for such a net may go on in. plain: whether its measure is one that examples are rewarded by."""
+    base = by_rewards_of(net, plain)
+    if rewards_only:
+        return [Leg("grpo", base), Leg("grpo", {**base, "grpo.sigma": 0.03})]
+    more = {**FORCES, "distil.images": 192 if large else 384}
+    further = [Leg("distil", {**more, "distil.optim.learning_rate": rate}) for rate in (1e-3, 4e-4)]
+    return [further[0], *([Leg("grpo", base)] if base is BY_EXAMPLE else []), further[1]]
