@@ -42,7 +42,7 @@ def percent(value: float) -> str:
 
 def summary(entry: dict, share: bool = True) -> str:
     if not share:
-        return f"{entry['mean']:.4g} ± {entry['sd']:.2g}"
+        return f"{entry['mean']:.4g} ± {entry['sd']:.3g}"
     return f"{percent(entry['mean'])} ± {percent(entry['sd'])} %"
 
 
@@ -135,7 +135,7 @@ def section(path: Path) -> str:
     if summaries:
         lines += ["| | mean ± sd | least, most |", "|---|---|---|"]
         for where, entry in summaries:
-            share = where[-1] not in MEASURES and max(abs(entry["min"]), abs(entry["max"])) <= 1  # returns go beyond
+            share = where[-1] not in MEASURES and not path.stem.startswith("control")  # whose figures are returns
             show = percent if share else "{:.4g}".format
             lines.append(f"| {' / '.join(where)} | {summary(entry, share)} | {show(entry['min'])}, {show(entry['max'])} |")
         lines.append("")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import synthnet
 from conftest import make_policy, setup_at
 from synthnet.engine.network import Network
 from synthnet.errors import InputError
@@ -147,6 +148,32 @@ def test_layers_take_turns():
     seen = {noisy_layers(net, "one", generator(0, "layers", update)) for update in range(32)}
     assert len(seen) == len({name.rpartition(".")[0] for name in net.spec.slices()})
     assert noisy_layers(net, "all", generator(0, "layers")) is None
+    tokens = _case(*MODULES["tokens, joint"][:2])[0]
+    seen = {noisy_layers(tokens, "one", generator(0, "layers", update)) for update in range(64)}
+    assert seen == {frozenset({name}) for name in ("table", "position", "norm", "mix", "out")}
+    still = Network(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3)), torch.zeros(2, 4))
+    seen = {noisy_layers(still, "one", generator(0, "layers", update)) for update in range(32)}
+    assert seen == {frozenset({"0"}), frozenset({"2"})}, "a norm without weights has nothing to learn"
+
+
+class Placed(nn.Module):
+    """Positions with a leading one, as Transformers often have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.position, self.out = nn.Parameter(torch.zeros(1, 3, 4)), nn.Linear(12, CLASSES)
+
+    def forward(self, x):
+        return self.out((x + self.position).flatten(1))
+
+
+def test_a_parameter_with_a_leading_one_meets_each_row_with_its_own_noise():
+    net, inputs = Network(Placed(), torch.zeros(2, 3, 4)), torch.randn(5, 3, 4)
+    mean = torch.randn(net.spec.n_weights)
+    outputs, _ = feel(net, mean, 0.1 * torch.ones_like(mean), inputs, Draws(4, 5, "auto", generator(0, "x")))
+    assert outputs.shape == (4, 5, CLASSES)
+    quiet, _ = feel(net, mean, 1e-6 * torch.ones_like(mean), inputs, Draws(4, 5, "auto", generator(0, "x")))
+    assert torch.allclose(quiet, net.logits(mean[None], inputs).expand_as(quiet), atol=1e-4)
 
 
 @pytest.mark.parametrize("control", ["random", "constant"])
@@ -339,6 +366,15 @@ def test_what_rollouts_are_follows_from_rewards_and_nets(tiny):
 def test_what_has_no_meaning_by_example_is_refused(tiny, changes, reward, reason):
     with pytest.raises(InputError, match=reason):
         check(GrpoConfig(**changes), RewardConfig(**reward), make_policy(tiny), tiny)
+
+
+def test_noise_on_ids_is_refused_before_any_work():
+    ids = torch.randint(5, (60, 3), generator=torch.Generator().manual_seed(0)).numpy()
+    task = synthnet.Task(module=Sequences, data=synthnet.Data(ids, ids[:, 0] % CLASSES), name="ids")
+    policy = make_policy(task)
+    check(GrpoConfig(), RewardConfig(), policy, task)
+    with pytest.raises(InputError, match="this task's inputs are ids"):
+        check(GrpoConfig(), RewardConfig(input_noise=0.3), policy, task)
 
 
 def test_layers_without_a_rule_are_named_and_such_nets_are_rolled_out_whole(tmp_path):

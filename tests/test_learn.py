@@ -83,9 +83,9 @@ def test_rewards_teach_by_example_layer_by_layer_or_by_whole_nets_as_the_net_all
         build_task("mnist5k-cnn").network,
         Network(nn.GRU(3, 4, batch_first=True), torch.zeros(2, 5, 3)),
     )
-    assert by_rewards_of(dense, plain=True) is BY_EXAMPLE
-    assert by_rewards_of(image, plain=True) is BY_LAYER
-    assert by_rewards_of(gated, plain=True) is BY_NET
-    assert by_rewards_of(dense, plain=False) is BY_NET
+    assert by_rewards_of(dense, by_example=True) is BY_EXAMPLE
+    assert by_rewards_of(image, by_example=True) is BY_LAYER
+    assert by_rewards_of(gated, by_example=True) is BY_NET
+    assert by_rewards_of(dense, by_example=False) is BY_NET
     assert [leg.kind for leg in legs_of(image, True, large=False, rewards_only=True)] == ["grpo", "grpo"]
     assert [leg.kind for leg in legs_of(dense, True, large=False, rewards_only=False)] == ["distil", "grpo", "distil"]

@@ -55,7 +55,7 @@ def test_returns_are_what_gymnasium_pays(name):
     """The mean over many episodes of a net, simulated and played; and a horizon is a time limit."""
     task = build_task(name)
     nets = Nets(task.network, 5 * task.draw_start("val", [0, 1]))
-    simulated, _ = task.reward.simulate(nets, torch.Generator().manual_seed(0), 200)
+    simulated, *_ = task.reward.simulate(nets, torch.Generator().manual_seed(0), 200)
     played = task.reward.play(nets, list(range(60)))
     error = (simulated.var(1) / 200 + played.var(1) / 60).sqrt()
     assert ((simulated.mean(1) - played.mean(1)).abs() < 4 * error + 1e-6).all()
@@ -84,9 +84,10 @@ def test_a_balancing_controller_stands_to_the_end_and_an_energy_pump_arrives():
             "fc2.bias": torch.tensor([0.0, -1.0, 1e-6]),
         }
     )
-    returns, came = pump.reward.simulate(Nets(pump.network, flat[None]), torch.Generator().manual_seed(0))
+    returns, came, lengths = pump.reward.simulate(Nets(pump.network, flat[None]), torch.Generator().manual_seed(0))
     assert (returns > -200).all()
     assert (came > 0.99).all()
+    assert torch.equal(lengths, -returns), "a step costs one"
 
 
 def test_how_far_a_net_came_breaks_ties_and_outweighs_nothing():

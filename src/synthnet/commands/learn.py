@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from synthnet.policy import Policy
     from synthnet.tasks import Task
 
-REPORT_SEEDS, REPORT_STEPS = (16, 64), (1, 2, 4)  # nets, of which as many as half of the minutes can grow twins for
+REPORT_SEEDS, REPORT_STEPS = 64, (1, 2, 4)
+FEW_SEEDS, LARGE = 32, 20_000  # seeds of nets of so many weights, whose twins take long
 
 
 def run(options) -> None:
@@ -68,15 +69,14 @@ def learn_task(name: str, minutes: float, given: dict, out: str | Path | None = 
     path, book = learn(task, setup, minutes, rewards_only)
     policy = read_policy(path)
     steps = sorted({*REPORT_STEPS, policy.record.get("best_k", 1)} & set(range(1, policy.config.k_max + 1)))
-    paid = cost(task, book)
-    seeds = seeds_of(task, paid, minutes)
+    seeds = FEW_SEEDS if task.network.spec.n_weights >= LARGE else REPORT_SEEDS
     if task.data is not None:
         print(f"learn: report: {seeds} unseen seeds beside twins and strong twins, which are grown", file=sys.stderr)
     report = evaluate_policy(policy, task, seeds, steps, strong=task.data is not None)
     folder = setup.folder
     target = Path(out) if out is not None else folder / "policy.safetensors"
     policy.save(target, torch.float16)
-    report |= {"policy": str(target), "decisions": book, "seconds": round(book[-1]["elapsed_s"], 1), "cost": paid}
+    report |= {"policy": str(target), "decisions": book, "seconds": round(book[-1]["elapsed_s"], 1), "cost": cost(task, book)}
     report |= {"test_read": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "parameters": policy.n_parameters}
     report["best_k"] = policy.record.get("best_k", 1)
     write_atomic(folder / "report.json", as_json(report, 1) + "\n")
@@ -119,17 +119,6 @@ def cost(task, book: list[dict]) -> dict:
         "break_even_alone": round(spent / seconds[1]),
         "break_even_of_64": round(spent / seconds[64]),
     }
-
-
-def seeds_of(task, paid: dict, minutes: float) -> int:
-    """How many unseen seeds the report is of: twins and strong twins of each are grown."""
-    from synthnet.tasks import recipe_of, strong_recipe
-
-    fewest, most = REPORT_SEEDS
-    if task.data is None:
-        return most
-    both = 1 + strong_recipe(task).recipe.epochs / recipe_of(task).epochs
-    return min(most, max(fewest, int(30 * minutes / (both * paid["seconds_a_twin_of_64"]))))
 
 
 def card(name: str, policy, report: dict) -> str:

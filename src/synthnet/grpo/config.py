@@ -193,6 +193,10 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
         return kinds
     for member in task.members:
         check_warp("reward.warp", reward.warp, member.examples(reward.split)[0])
+        if reward.input_noise and not member.floating:
+            raise InputError(
+                "reward.input_noise is added to numbers, and this task's inputs are ids: pass reward.input_noise=0"
+            )
     return kinds
 
 

@@ -15,7 +15,7 @@ other, 2j and 2j + 1 mirrored.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,7 +110,7 @@ def feel(net: Network, mean: Tensor, sigma: Tensor, inputs: Tensor, draws: Draws
             scores += [score] if score else []
         elif node.op == "call_module" and own[node.target] and not draws.reach(node.target):
             held = {name.removeprefix(f"{node.target}."): means[name] for name in own[node.target] if name in means}
-            env[node] = torch.func.functional_call(net.batched.modules[node.target], held, args)
+            env[node] = torch.func.functional_call(net.batched.modules[node.target], held, args, kwargs)
         elif node.op == "call_module" and own[node.target]:
             local = {name: name.removeprefix(f"{node.target}.") for name in own[node.target] if name in means}
             held = [{short: part[name] for name, short in local.items()} for part in (means, deviations)]
@@ -120,7 +120,7 @@ def feel(net: Network, mean: Tensor, sigma: Tensor, inputs: Tensor, draws: Draws
             env[node] = net.batched.modules[node.target](*args, **kwargs)
         else:
             function = node.target if node.op == "call_function" else getattr(torch.Tensor, node.target)
-            env[node] = function(*args, **kwargs)
+            env[node] = function(*(_as_rows(node.args, args) if function in ELEMENTWISE else args), **kwargs)
     raise InputError("the traced module returns nothing")
 
 
@@ -129,11 +129,13 @@ def _sum_of(scores: list[Score]) -> Score:
 
 
 def noisy_layers(net: Network, which: str, draw: torch.Generator) -> frozenset[str] | None:
-    """The layers that have noise: all (None), the one nearest the outputs, or one of them, drawn."""
-    own = net.batched.owned
-    names = [node.target for node in net.batched.nodes if node.op == "call_module" and own[node.target]]
-    if which == "all" or not names:
+    """The layers that have noise: all (None), the one nearest the outputs, or one of them, drawn; each that has something to
+    learn, bare parameters too."""
+    if which == "all":
         return None
+    own, learned = net.batched.owned, {name for name, _ in net.module.named_parameters()}
+    felt = {"call_module": lambda node: learned & {*own[node.target]}, "get_attr": lambda node: _is_felt(node, learned)}
+    names = list(dict.fromkeys(node.target for node in net.batched.nodes if node.op in felt and felt[node.op](node)))
     number = -1 if which == "last" else int(torch.randint(len(names), (), generator=draw))
     return frozenset({names[number]})
 
@@ -251,11 +253,29 @@ def _embedding(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
 def _parameter(node: fx.Node, means: Tensors, deviations: Tensors, draws: Draws) -> tuple[Tensor, Score | None]:
     """A bare parameter, as positions are: noise where it is added to or multiplied with what examples have, else as it is."""
     name = node.target
-    felt = draws.reach(name) and all(user.target in ELEMENTWISE for user in node.users)
-    if not felt or name not in means:
+    if not draws.reach(name) or not _is_felt(node, means):
         return means[name], None
     noise, score = _made({"own": means[name]}, {"own": deviations[name]}, draws)
     return means[name] + noise["own"], lambda change: score({"own": change[name]})
+
+
+def _is_felt(node: fx.Node, names: Container[str]) -> bool:
+    return node.target in names and all(user.target in ELEMENTWISE for user in node.users)
+
+
+def _as_rows(nodes: Sequence[object], values: Sequence[object]) -> list[object]:
+    """The operands of an elementwise operation; a bare parameter of shape [1 …] that has a noise for each row meets rows."""
+    most = max((v.ndim for n, v in zip(nodes, values, strict=True) if isinstance(v, Tensor) and not _is_bare(n)), default=None)
+    found = []
+    for node, value in zip(nodes, values, strict=True):
+        while most is not None and _is_bare(node) and value.ndim > most and value.shape[1] == 1:
+            value = value.squeeze(1)
+        found.append(value)
+    return found
+
+
+def _is_bare(node: object) -> bool:
+    return isinstance(node, fx.Node) and node.op == "get_attr"
 
 
 def _made(means: Tensors, deviations: Tensors, draws: Draws) -> tuple[Tensors, Score]:

@@ -90,8 +90,7 @@ class Course:
         """Pairs of weight states of conventional runs, then GRPO: no gradient passes through the target net at any stage."""
         book, found = self.book, self.references()
         zoo = self.stage("zoo", "zoo", {"zoo.runs": PAIRS_RUNS, "zoo.heldout": 16})
-        kept = {"reward.input_noise": found["distil.input_noise"], "grpo.val_seeds": found["grpo.val_seeds"]}
-        own = {"zoo_dir": str(zoo), **kept}
+        own = {"zoo_dir": str(zoo), **{name: found[name] for name in ("reward.input_noise", "grpo.val_seeds")}}
         pace = book.decide("pace", self.pace_of, self.stage("pace", "pairs", {**own, **self.start}, PACE_UPDATES))
         updates = book.decide("length of pairs", self.length, pace, SHARES["begin"] * book.seconds, FEWEST)
         best = self.stage("pairs", "pairs", {**own, **self.start}, updates)
@@ -161,6 +160,7 @@ class Course:
             new = new | SMALL_TRUNK
         watched = VAL_SEEDS["large" if self.large else "small"]
         size = {"distil.nets": 4 if self.large else 8, "distil.val_seeds": watched, "grpo.val_seeds": watched, **new}
+        size["reward.input_noise"] = noise
         return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
 
     def strong_on_val(self, teachers: str | None) -> tuple[float, str]:
@@ -228,7 +228,8 @@ class Course:
 
     def next_leg(self, gains: dict[str, float]) -> tuple[dict | None, str]:
         """What was not tried yet, in order; then what gained most by the second."""
-        legs = legs_of(self.task.network, self.task.objective.plain, self.large, self.rewards_only)
+        by_example = self.task.objective.plain and self.given.get("grpo.rollout") != "net"
+        legs = legs_of(self.task.network, by_example, self.large, self.rewards_only)
         fresh = [leg for leg in legs if leg.name not in gains]
         if fresh:
             return fresh[0].told, f"{fresh[0].name}: not tried yet"

@@ -63,7 +63,6 @@ BY_EXAMPLE = {
     "grpo.signal_every": 0,
     "grpo.optim.learning_rate": 2e-4,
     "reward.batch": 512,
-    "reward.input_noise": 0.5,
 }
 BY_LAYER = {  # kernels shake everything after them: the noise of one layer is not lost in that of the others
     **BY_EXAMPLE,
@@ -74,21 +73,21 @@ BY_LAYER = {  # kernels shake everything after them: the noise of one layer is n
 }
 
 
-def by_rewards_of(net: Network, plain: bool) -> dict[str, object]:
+def by_rewards_of(net: Network, by_example: bool) -> dict[str, object]:
     """How GRPO trains for such a net: by example, layer by layer where a weight is used more than once; whole nets where
-    examples cannot feel its layers, or its measure is not of examples."""
+    examples cannot feel its layers, or are not what is rewarded."""
     try:
         check_felt(net)
     except InputError:
         return BY_NET
-    if not plain:
+    if not by_example:
         return BY_NET
     return BY_EXAMPLE if net.chain is not None else BY_LAYER
 
 
-def legs_of(net: Network, plain: bool, large: bool, rewards_only: bool) -> list[Leg]:
-    """The legs that a policy for such a net may go on in. plain: whether its measure is one that examples are rewarded by."""
-    base = by_rewards_of(net, plain)
+def legs_of(net: Network, by_example: bool, large: bool, rewards_only: bool) -> list[Leg]:
+    """The legs that a policy for such a net may go on in. by_example: whether examples may be what is rewarded."""
+    base = by_rewards_of(net, by_example)
     if rewards_only:
         return [Leg("grpo", base), Leg("grpo", {**base, "grpo.sigma": 0.03})]
     more = {**FORCES, "distil.images": 192 if large else 384}

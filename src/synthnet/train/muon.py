@@ -6,12 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-SMALLEST = 1e-7  # of a norm that divides
-
 
 class Muon(torch.optim.Muon):
     """Momentum with Nesterov's correction, orthogonalised by five Newton–Schulz steps in bfloat16 (Jordan et al. 2024), scaled
-    to the root mean square of AdamW's steps (Liu et al. 2025, arXiv 2502.16982). State and settings are torch's own."""
+    to the root mean square of AdamW's steps (Liu et al. 2025, arXiv 2502.16982). Its state is as torch's own."""
 
     def __init__(self, matrices: Sequence[Tensor]):
         super().__init__(matrices, adjust_lr_fn="match_rms_adamw")
@@ -28,23 +26,26 @@ class Muon(torch.optim.Muon):
 
     def _step_of(self, matrices: list[Tensor], shape: tuple[int, int], group: dict) -> None:
         """The step of all matrices of one shape, turned to be wide."""
-        momenta = [self.state[one].setdefault("momentum_buffer", torch.zeros_like(one)) for one in matrices]
+        for one in matrices:
+            if "momentum_buffer" not in self.state[one]:
+                self.state[one]["momentum_buffer"] = torch.zeros_like(one)
+        momenta = [self.state[one]["momentum_buffer"] for one in matrices]
         gradients = [one.grad for one in matrices]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, momenta, group["momentum"])
         tall = [one.shape[0] > one.shape[1] for one in matrices]
         wide = torch.stack([one.T if turned else one for one, turned in zip(ahead, tall, strict=True)])
-        turns = orthogonal(wide, group["ns_coefficients"], group["ns_steps"]).to(wide)
+        turns = orthogonal(wide, group["ns_coefficients"], group["ns_steps"], group["eps"]).to(wide)
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         moves = [one.T if turned else one for one, turned in zip(turns, tall, strict=True)]
         torch._foreach_add_(matrices, moves, alpha=-group["lr"] * 0.2 * shape[1] ** 0.5)
 
 
-def orthogonal(matrices: Tensor, coefficients: Sequence[float], steps: int) -> Tensor:
+def orthogonal(matrices: Tensor, coefficients: Sequence[float], steps: int, least: float) -> Tensor:
     """Wide matrices [matrix row column] with singular values brought near 1, in bfloat16."""
     a, b, c = coefficients
     found = matrices.bfloat16()
-    found = found / found.norm(dim=(1, 2), keepdim=True).clamp_min(SMALLEST)
+    found = found / found.norm(dim=(1, 2), keepdim=True).clamp_min(least)
     for _ in range(steps):
         gram = found @ found.mT
         found = torch.baddbmm(found, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), found, beta=a)

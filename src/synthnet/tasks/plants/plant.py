@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,17 @@ from synthnet.errors import unknown
 from synthnet.tasks.plants.gym import play
 
 STARTS = 8  # that one draw of a return averages over
+
+
+class Episodes(NamedTuple):
+    """What each episode returned, how far it came at most, and its steps [net start]."""
+
+    returns: Tensor
+    came: Tensor
+    lengths: Tensor
+
+    def shaped(self, horizon: int) -> Tensor:
+        return (self.returns + 0.01 * horizon * self.came).mean(1)
 
 
 @dataclass(frozen=True)
@@ -59,19 +71,17 @@ class Plant:
     def shaped(self, nets: Nets, draw: torch.Generator) -> Tensor:
         """As returns, and a hundredth of the horizon for how far each episode came, which breaks the ties of nets that never
         arrive and cannot outweigh arriving a few steps sooner."""
-        returns, came = self.simulate(nets, draw)
-        return (returns + 0.01 * self.horizon * came).mean(1)
+        return self.simulate(nets, draw).shaped(self.horizon)
 
-    def simulate(self, nets: Nets, draw: torch.Generator, n_starts: int | None = None) -> tuple[Tensor, Tensor]:
-        """Returns, and how far episodes came at most [net start]."""
+    def simulate(self, nets: Nets, draw: torch.Generator, n_starts: int | None = None) -> Episodes:
         start = self.begin(n_starts or self.starts, draw).to(nets.device)
         start = start.expand(len(nets), *start.shape)
         returns = torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
-        best = torch.zeros_like(returns)
-        for state, reward, _ in self.steps(nets, start):
-            returns = returns + reward
+        best, lengths, going = torch.zeros_like(returns), torch.zeros_like(returns), torch.ones_like(returns)
+        for state, reward, alive in self.steps(nets, start):
+            returns, lengths, going = returns + reward, lengths + going, alive.double()
             best = best if self.came is None else torch.maximum(best, self.came(state))
-        return returns, best
+        return Episodes(returns, best, lengths)
 
     @torch.no_grad()
     def steps(self, nets: Nets, state: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
