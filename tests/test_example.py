@@ -370,7 +370,7 @@ def test_what_has_no_meaning_by_example_is_refused(tiny, changes, reward, reason
 
 def test_noise_on_ids_is_refused_before_any_work():
     ids = torch.randint(5, (60, 3), generator=torch.Generator().manual_seed(0)).numpy()
-    task = synthnet.Task(module=Sequences, data=synthnet.Data(ids, ids[:, 0] % CLASSES), name="ids")
+    task = synthnet.Task(module=Sequences, data=synthnet.Data(ids, ids[:, 0] % CLASSES, standardise=False), name="ids")
     policy = make_policy(task)
     check(GrpoConfig(), RewardConfig(), policy, task)
     with pytest.raises(InputError, match="this task's inputs are ids"):
