@@ -34,7 +34,7 @@ def kept_twins(task: Task, n_seeds: int, folder: Path) -> Tensor:
         n_seeds,
     ]
     path = folder / f"{'-'.join(map(str, made_of))}.safetensors"
-    if task.data_dir:
+    if task.data.data_dir:
         raise SystemExit("twins are kept for the images that ship with the packages only")
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", required=True)
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=64)
+    parser.add_argument("--strong", action="store_true", help="strong twins too, whose recipe may have to be searched for")
     options = parser.parse_args()
     task, bits = build_task(options.task), options.bits
     inputs, labels = split_data(task, "test")
@@ -56,7 +57,7 @@ def main() -> None:
     twins = grow_twins(task, start)
     made = {
         "twins": twins,
-        "strong twins": grow_strong(task, start)[0],
+        **({"strong twins": grow_strong(task, start)[0]} if options.strong else {}),
         "quantisation-aware twins": aware_twins(task, start, bits),
     }
     for name, path in zip(("before", "after"), options.policies, strict=True):
