@@ -38,11 +38,8 @@ def advance(
     push = felt - POLE * length * bend * cos / total
     moved = torch.stack([place + TAU * speed, speed + TAU * push, angle + TAU * turning, turning + TAU * bend], -1)
     over = (moved[..., 0].abs() > FARTHEST) | (moved[..., 2].abs() > STEEPEST)
-    return moved, torch.ones_like(place) if target is None else near(moved[..., 0], target), over
-
-
-def near(place: Tensor, target: Tensor | float) -> Tensor:
-    return (1 - (place - target).abs() / NEAR).clamp_min(0)
+    pays = torch.ones_like(place) if target is None else (1 - (moved[..., 0] - target).abs() / NEAR).clamp_min(0)
+    return moved, pays, over
 
 
 def install(environment, told) -> None:
@@ -52,7 +49,7 @@ def install(environment, told) -> None:
 
         def paid(action):
             observed, _, *rest = step(action)
-            return observed, near(torch.as_tensor(observed[0]), told["target"]).item(), *rest
+            return observed, max(1 - abs(float(observed[0]) - told["target"]) / NEAR, 0.0), *rest
 
         environment.step = paid
     environment.length = told.get("length", LENGTH)
