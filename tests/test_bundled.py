@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from synthnet.bundled import POLICY_DIR, find_policy, inputs_of, policies, policy_record
+from synthnet.bundled import FOR_ALL, POLICY_DIR, find_policy, inputs_of, policies, policy_record
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.tasks import Source, build_task, data, judge
+from synthnet.tasks.problems.one import MEMBERS
 from synthnet.tasks.twins import grow_twins
 
 FAMILIES = {
@@ -58,7 +59,7 @@ def test_a_shipped_policy_keeps_its_card(name):
     if name in CONTROL:
         assert set(stages) == {"grpo"}, "a new policy, and returns alone"
         return
-    assert stages[0] == ("distil" if name in ("digits-vit", "digits-yes", "digits-turned", "mnist5k-yes") else "pairs")
+    assert stages[0] == ("distil" if name in (FOR_ALL, "digits-vit", "digits-yes", "digits-turned", "mnist5k-yes") else "pairs")
     changing = [stage for stage in stages if stage != "critic"]  # the critic stage leaves the policy as it is
     by_rewards = name in ("digits-mlp", "mnist5k-mlp")
     assert changing[-1] == ("grpo" if by_rewards else "distil"), "what the README says of its last stage"
@@ -92,7 +93,24 @@ def test_a_shipped_controller_works_on_unseen_seeds(name):
     assert torch.pdist(made).min() > 0.5
 
 
-@pytest.mark.parametrize("name", sorted(set(policies()) - set(CONTROL)))
+def test_the_policy_for_all_comes_after_those_of_one_net_or_family():
+    policy = read_policy(POLICY_DIR / f"{FOR_ALL}.safetensors")
+    assert len(policy.archs) >= 11
+    assert policy.config.backbone["experts"] >= 2
+    for arch in policy.archs:
+        chosen, others = find_policy(arch)
+        assert [chosen, *others][-1] == FOR_ALL
+    assert find_policy(build_task("digits-mlp").arch)[0] == "digits-mlp"
+    assert find_policy(build_task("mnist5k-cnn").arch)[0] == "mnist5k-cnn-family"
+
+
+@pytest.mark.parametrize("name", sorted(set(MEMBERS) - {"digits-vit"}))
+@pytest.mark.slow
+def test_the_policy_for_all_works_on_each_of_its_nets(name):
+    works(read_policy(POLICY_DIR / f"{FOR_ALL}.safetensors"), build_task(FOR_ALL, nets=[name]).members[0], 0.93)
+
+
+@pytest.mark.parametrize("name", sorted(set(policies()) - {FOR_ALL, *CONTROL}))
 @pytest.mark.slow
 def test_a_shipped_policy_works_on_unseen_seeds(name):
     policy = read_policy(POLICY_DIR / f"{name}.safetensors")
@@ -112,7 +130,7 @@ def test_a_shipped_family_works_on_a_net_it_has_never_seen(name):
 
 def test_what_the_inputs_of_a_shipped_policy_are_is_what_its_task_says_and_its_data_have():
     """inputs.json is read where no data may be opened."""
-    for name in set(policies()) - {"digits-mnist8"}:
+    for name in set(policies()) - {"digits-mnist8", FOR_ALL}:
         record = policy_record(name)["record"]
         task = build_task(record["task"]).members[0]
         assert inputs_of(name, record) == task.inputs, name

@@ -12,6 +12,7 @@ from synthnet.nets import Arch, metadata_json, read_metadata
 from synthnet.policy import Policy, layout_of, read_policy
 
 POLICY_DIR = Path(__file__).parent / "policies"
+FOR_ALL = "one"  # the policy for unlike nets: where no specialist serves
 INPUTS = POLICY_DIR / "inputs.json"  # of those whose files do not say it
 
 
@@ -46,13 +47,13 @@ def policy_record(name: str | Path) -> dict:
 
 @lru_cache(maxsize=1)
 def _bundled() -> dict[str, tuple[dict, list[Arch]]]:
-    """Record and architectures of each policy that ships, specialists of one net first. They are ours: none is built to be
-    checked, which would cost more than a synthesis."""
+    """Record and architectures of each policy that ships: of one net, of a family, of unlike nets. They are ours: none is
+    built to be checked, which would cost more than a synthesis."""
     found = {}
     for name in policies():
         record = policy_record(name)
         found[name] = record, [Arch.of(arch["builder"], **arch["kwargs"]) for arch in record["archs"]]
-    return dict(sorted(found.items(), key=lambda entry: (len(entry[1][1]) > 1, entry[0])))
+    return dict(sorted(found.items(), key=lambda entry: (entry[0] == FOR_ALL, len(entry[1][1]) > 1, entry[0])))
 
 
 def known_archs(policy: str | Path | None = None) -> list[Arch]:
