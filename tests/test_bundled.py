@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from synthnet.bundled import FOR_ALL, POLICY_DIR, find_policy, inputs_of, policies, policy_record
+from synthnet.errors import InputError
 from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import synthesize_flat
 from synthnet.tasks import Source, build_task, data, judge
@@ -102,6 +103,8 @@ def test_the_policy_for_all_comes_after_those_of_one_net_or_family():
         assert [chosen, *others][-1] == FOR_ALL
     assert find_policy(build_task("digits-mlp").arch)[0] == "digits-mlp"
     assert find_policy(build_task("mnist5k-cnn").arch)[0] == "mnist5k-cnn-family"
+    with pytest.raises(InputError, match="no bundled policy for the task mnist5k-mlp"):
+        find_policy(build_task("digits-mlp").arch, "mnist5k-mlp")  # it knows the net, for another task
 
 
 @pytest.mark.parametrize("name", sorted(set(MEMBERS) - {"digits-vit"}))

@@ -76,7 +76,7 @@ def find_policy(arch: Arch, task: str | None = None, has_spec: bool = False) -> 
         for name, entry in bundled.items()
         if task in (entry[0]["record"].get("task"), *entry[0].get("data_sets", ()))
     }
-    archs = {name: trained for name, (_, trained) in (own or bundled).items()}
+    archs = {name: _of_task(*entry, task if own else None) for name, entry in (own or bundled).items()}
     if trained := [name for name, known in archs.items() if arch in known]:
         return trained[0], trained[1:]
     of_its_kind = [name for name, known in archs.items() if len(known) > 1 and known[0].builder == arch.builder]
@@ -90,6 +90,15 @@ def find_policy(arch: Arch, task: str | None = None, has_spec: bool = False) -> 
         f"no bundled policy{named} was trained on {arch}; learn one (synthnet learn FILE.py:NAME, docs/your-own-net.md), "
         f"or pass --policy FILE, or NAME of {', '.join(policies())}"
     )
+
+
+def _of_task(record: dict, archs: list[Arch], task: str | None) -> list[Arch]:
+    """Those of a policy's architectures that it was trained on for a task; all where its file does not tell them apart."""
+    members = record["record"].get("members")
+    if task is None or not members:
+        return archs
+    labels = {label for name, label in members if name == task}
+    return [arch for arch in archs if arch.label in labels]
 
 
 def described(name: str | Path) -> dict:
