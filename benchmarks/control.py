@@ -6,9 +6,9 @@
 Returns: 256 unseen seeds, 20 episodes each. Searches from the same random nets, in units of each tensor's initial scale:
 separable CMA-ES (cmaes), a plain evolution strategy, and the best of as many random nets; until the mean return on starts that
 no generation saw reaches the policy's mean, or, where steps are graded, its own on that plant (less the margin below), or to a
-limit. Environment steps of a policy are read off
-its run's log: rollouts x starts x mean length. `shared`: one net, by CMA-ES with as many environment steps as the policy took
-(at most SHARED generations), each generation for other plants where they differ: what a net costs that is nobody's own.
+limit. Environment steps of a policy are read off its run's log: rollouts x starts x mean length. `shared`: one net, by CMA-ES
+with as many environment steps as the policy took (at most SHARED generations), each generation for other plants where they
+differ: what a net costs that is nobody's own.
 
 Of a task with variants each net is for one that no training drew; `beyond`: for one up to a fifth of a range's width outside.
 A policy that is not told the spec is the control: TASK:LABEL=POLICY of one trained with backbone.spec=0.
@@ -150,11 +150,11 @@ def beyond(task, spec: torch.Tensor) -> torch.Tensor:
 def paid(policy, task) -> dict:
     """What all stages of a policy cost, read off the logs of their runs."""
     found = {"evaluations": 0, "environment_steps": 0, "seconds": 0.0}
+    length = lambda reward: task.reward.horizon if task.name in GRADED else abs(reward)  # noqa: E731  (at most)
     for stage in policy.record["stages"]:
         given = dict(word.split("=", 1) for word in stage["command"] if "=" in word)
         log, starts = list(records(Path(given["run_dir"]) / "metrics.jsonl")), int(given.get("task.starts", STARTS))
         rows = [row for row in log if "evaluations" in row]
-        length = lambda reward: task.reward.horizon if task.name in GRADED else abs(reward)  # noqa: E731  (at most)
         steps = [row["evaluations"] * starts * length(row["reward"]) for row in rows]
         found["evaluations"] += sum(row["evaluations"] for row in rows)
         found["environment_steps"] += int(sum(steps))

@@ -39,8 +39,11 @@ OWN = {
 }
 PASSES = ["grpo.target_kl=1.0"]
 DRAWN = ["grpo.passed_on=drawn", "grpo.prompts=4", "grpo.num_generations=4"]  # as many evaluations as 16 means
-MUON = ["grpo.optim.rule=muon", "grpo.optim.learning_rate=4e-4"]
 NET = ["grpo.rollout=net", "grpo.noisy_steps=last"]
+
+
+def muon(rate: float) -> list[str]:
+    return ["grpo.optim.rule=muon", f"grpo.optim.learning_rate={rate:g}"]
 
 
 def grouped(n_steps: int) -> dict[str, list[str]]:
@@ -74,9 +77,9 @@ TABLES: dict[str, dict[str, list[str]]] = {
     },
     "optimisers": {
         "AdamW": [],
-        **{f"Muon, {rate:g}": ["grpo.optim.rule=muon", f"grpo.optim.learning_rate={rate:g}"] for rate in (3e-4, 1e-3, 3e-3)},
+        **{f"Muon, {rate:g}": muon(rate) for rate in (3e-4, 1e-3, 3e-3)},
     },
-    "layers": {name: [*MUON, f"grpo.noisy_layers={name}"] for name in ("all", "last", "one")},
+    "layers": {name: [*muon(4e-4), f"grpo.noisy_layers={name}"] for name in ("all", "last", "one")},
     "seconds": {
         "by example, chosen": [],
         "by example, tied": ["grpo.uses=tied"],

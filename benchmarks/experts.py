@@ -12,13 +12,13 @@ import argparse
 import json
 
 import torch
+from family import task_of
 
 from synthnet.bundled import load_policy
 from synthnet.console import figure_library, table
 from synthnet.files import write_atomic
 from synthnet.policy.experts import choices, information, loads
 from synthnet.seeds import generator
-from synthnet.tasks import build_task
 
 
 def draw(report: dict[str, dict[str, dict]], path: str) -> None:
@@ -53,8 +53,7 @@ def main() -> None:
     parser.add_argument("--figure")
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    settings = {key: json.loads(value) for key, _, value in (entry.partition("=") for entry in options.set)}
-    policy, task = load_policy(options.policy), build_task(options.task, **settings)
+    policy, task = load_policy(options.policy), task_of(options)
     report, rows = {}, []
     for member in task.members:
         label = f"{member.name} {member.arch.label}" if task.joint else member.arch.label

@@ -56,6 +56,13 @@ def family_report(policy: Policy, task: Task, seeds: int, few: int, steps: list[
     return rows
 
 
+def task_of(options: argparse.Namespace) -> Task:
+    """The task that --task and --set KEY=JSON name."""
+    return build_task(
+        options.task, **{key: json.loads(value) for key, _, value in (each.partition("=") for each in options.set)}
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("policy")
@@ -68,8 +75,7 @@ def main() -> None:
     parser.add_argument("--twins", type=Path, default=Path("runs/twins"))
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    settings = {key: json.loads(value) for key, _, value in (entry.partition("=") for entry in options.set)}
-    policy, task = load_policy(options.policy), build_task(options.task, **settings)
+    policy, task = load_policy(options.policy), task_of(options)
     rows = family_report(policy, task, options.seeds, options.few, options.steps, options.twins, options.split)
     report = {
         "policy": options.policy,

@@ -3,8 +3,8 @@
     python benchmarks/quantised.py BEFORE AFTER --task mnist5k-mlp -o benchmarks/results/int4-mnist5k-mlp.json
 
 Weights of every net are rounded to the nearest of 2^bits − 1 levels (`engine/quantised.py`) before the test split judges it.
-Twins by the fixed recipe and strong twins are rounded after training; quantisation-aware twins are trained by the fixed recipe
-with rounded weights in the forward pass and a straight-through gradient (Jacob et al. 2018, arXiv 1712.05877).
+Twins by the fixed recipe, and with --strong strong ones, are rounded after training; quantisation-aware twins are trained by
+the fixed recipe with rounded weights in the forward pass and a straight-through gradient (Jacob et al. 2018, arXiv 1712.05877).
 """
 
 import argparse

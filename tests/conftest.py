@@ -1,5 +1,6 @@
 """Shared small things: one thread, a tiny task, a tiny policy that does something."""
 
+import importlib.util
 import os
 import signal
 import time
@@ -16,6 +17,15 @@ from synthnet.tasks import build_task
 from synthnet.train import loop as training
 
 torch.set_num_threads(1)
+
+
+def load_benchmark(name: str):
+    """A script of benchmarks/ as a module."""
+    path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from synthnet.nets import draw_init, init_scale
 from synthnet.runs.journal import records
 from synthnet.seeds import generator
 from synthnet.tasks import build_task
+from synthnet.train.distil import DistilConfig, check_distil
 
 SMOOTH, RIGHT = RewardConfig(accuracy=0.0, bounded_loss=1.0), RewardConfig(accuracy=1.0, bounded_loss=0.0)
 CLASSES, N = 3, 6
@@ -375,6 +376,8 @@ def test_noise_on_ids_is_refused_before_any_work():
     check(GrpoConfig(), RewardConfig(), policy, task)
     with pytest.raises(InputError, match="this task's inputs are ids"):
         check(GrpoConfig(), RewardConfig(input_noise=0.3), policy, task)
+    with pytest.raises(InputError, match="distil.input_noise is added to numbers"):
+        check_distil(DistilConfig(steps=[1], labels="hard", input_noise=0.3), policy, task)
 
 
 def test_layers_without_a_rule_are_named_and_such_nets_are_rolled_out_whole(tmp_path):

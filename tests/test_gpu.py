@@ -1,21 +1,16 @@
 """The benchmark of the GPU path runs, and compares, where there is no GPU."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from conftest import load_benchmark
 
 
 @pytest.mark.slow
 def test_the_cpu_is_the_same_as_itself_and_nothing_is_copied(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks" / "gpu.py")
-    gpu = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(gpu)
-    out = tmp_path / "gpu.json"
+    gpu, out = load_benchmark("gpu"), tmp_path / "gpu.json"
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu", "--tasks", "digits-mlp", "--nets", "3", "--updates", "2",
                                       "-o", str(out)])  # fmt: skip
     assert gpu.main() == 0

@@ -1,12 +1,12 @@
 """The documents: links lead somewhere, generated parts are up to date, the example of the README runs."""
 
-import importlib.util
 import re
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 import synthnet
+from conftest import load_benchmark
 from synthnet.tasks import build_task
 
 ROOT = Path(__file__).parent.parent
@@ -24,10 +24,8 @@ def test_the_readme_is_short_and_every_relative_link_leads_somewhere():
 
 
 def test_the_results_page_and_the_table_of_the_readme_are_what_the_files_say():
-    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
-    results = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(results)
-    stale = [path.name for path, text in results.rendered().items() if path.read_text(encoding="utf-8") != text]
+    rendered = load_benchmark("results").rendered()
+    stale = [path.name for path, text in rendered.items() if path.read_text(encoding="utf-8") != text]
     assert stale == [], "made anew by: python benchmarks/results.py"
 
 

@@ -12,7 +12,6 @@ from synthnet.nets import Arch, metadata_json, read_metadata
 from synthnet.policy import Policy, layout_of, read_policy
 
 POLICY_DIR = Path(__file__).parent / "policies"
-FOR_ALL = "one"  # the policy for unlike nets: where no specialist serves
 INPUTS = POLICY_DIR / "inputs.json"  # of those whose files do not say it
 
 
@@ -53,7 +52,8 @@ def _bundled() -> dict[str, tuple[dict, list[Arch]]]:
     for name in policies():
         record = policy_record(name)
         found[name] = record, [Arch.of(arch["builder"], **arch["kwargs"]) for arch in record["archs"]]
-    return dict(sorted(found.items(), key=lambda entry: (entry[0] == FOR_ALL, len(entry[1][1]) > 1, entry[0])))
+    kinds = lambda archs: (len({arch.builder for arch in archs}), len(archs) > 1)  # noqa: E731
+    return dict(sorted(found.items(), key=lambda entry: (kinds(entry[1][1]), entry[0])))
 
 
 def known_archs(policy: str | Path | None = None) -> list[Arch]:

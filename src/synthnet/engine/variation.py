@@ -36,12 +36,16 @@ class Variation:
 AS_THEY_ARE = Variation()
 
 
-def check_warp(name: str, warp: float, images: Tensor) -> None:
-    """Refuse a warp of no meaning, or of images [example feature…] that are not square."""
-    if not 0 <= warp <= LARGEST_WARP:
-        raise InputError(f"{name} must lie in 0..{LARGEST_WARP}, got {warp}")
-    if warp:
-        image_shape(images)
+def check_variation(section: str, vary: Variation, inputs: Tensor) -> None:
+    """Refuse, by the names of a section's settings, a warp of no meaning or of inputs [example feature…] that are no square
+    images, and noise on ids."""
+    if not 0 <= vary.warp <= LARGEST_WARP:
+        raise InputError(f"{section}.warp must lie in 0..{LARGEST_WARP}, got {vary.warp}")
+    if vary.warp:
+        image_shape(inputs)
+    if vary.noise and not inputs.is_floating_point():
+        name = f"{section}.input_noise"
+        raise InputError(f"{name} is added to numbers, and this task's inputs are ids: pass {name}=0")
 
 
 def image_shape(images: Tensor) -> tuple[int, int, int]:

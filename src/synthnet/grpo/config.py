@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from synthnet.engine import check_warp
+from synthnet.engine import Variation, check_variation
 from synthnet.errors import InputError
 from synthnet.grpo.chains import PASSED
 from synthnet.grpo.example import no_examples
@@ -180,8 +180,6 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
         raise InputError(
             "grpo.select=reward reads built-in terms only; with reward functions of your own choose accuracy or last"
         )
-    if reward.bits and config.select == "accuracy" and (task.data is not None or task.joint):
-        raise InputError("reward.bits is of rounded nets, grpo.select=accuracy of nets as they are: pass grpo.select=reward")
     if policy.code_dim and (config.action != "code" or config.code_dim != policy.code_dim):
         raise InputError(f"this policy acts through codes: set grpo.action=code grpo.code_dim={policy.code_dim}")
     if config.action == "code" and config.trainable != "all":
@@ -191,12 +189,10 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
     if task.data is None and not task.joint:
         _check_rewards_alone(config, reward)
         return kinds
+    if reward.bits and config.select == "accuracy":
+        raise InputError("reward.bits is of rounded nets, grpo.select=accuracy of nets as they are: pass grpo.select=reward")
     for member in task.members:
-        check_warp("reward.warp", reward.warp, member.examples(reward.split)[0])
-        if reward.input_noise and not member.floating:
-            raise InputError(
-                "reward.input_noise is added to numbers, and this task's inputs are ids: pass reward.input_noise=0"
-            )
+        check_variation("reward", Variation(reward.input_noise, reward.warp), member.examples(reward.split)[0])
     return kinds
 
 

@@ -108,13 +108,14 @@ def feel(net: Network, mean: Tensor, sigma: Tensor, inputs: Tensor, draws: Draws
         elif node.op == "get_attr":
             env[node], score = _parameter(node, means, deviations, draws)
             scores += [score] if score else []
-        elif node.op == "call_module" and own[node.target] and not draws.reach(node.target):
-            held = {name.removeprefix(f"{node.target}."): means[name] for name in own[node.target] if name in means}
-            env[node] = torch.func.functional_call(net.batched.modules[node.target], held, args, kwargs)
         elif node.op == "call_module" and own[node.target]:
+            module = net.batched.modules[node.target]
             local = {name: name.removeprefix(f"{node.target}.") for name in own[node.target] if name in means}
-            held = [{short: part[name] for name, short in local.items()} for part in (means, deviations)]
-            env[node], score = _feel_layer(Layer(net.batched.modules[node.target], *held, args[0]), draws)
+            held, spread = ({short: part[name] for name, short in local.items()} for part in (means, deviations))
+            if not draws.reach(node.target):
+                env[node] = torch.func.functional_call(module, held, args, kwargs)
+                continue
+            env[node], score = _feel_layer(Layer(module, held, spread, args[0]), draws)
             scores.append(lambda change, local=local, score=score: score({s: change[name] for name, s in local.items()}))
         elif node.op == "call_module":
             env[node] = net.batched.modules[node.target](*args, **kwargs)
@@ -133,9 +134,14 @@ def noisy_layers(net: Network, which: str, draw: torch.Generator) -> frozenset[s
     learn, bare parameters too."""
     if which == "all":
         return None
-    own, learned = net.batched.owned, {name for name, _ in net.module.named_parameters()}
-    felt = {"call_module": lambda node: learned & {*own[node.target]}, "get_attr": lambda node: _is_felt(node, learned)}
-    names = list(dict.fromkeys(node.target for node in net.batched.nodes if node.op in felt and felt[node.op](node)))
+    learned = {name for name, _ in net.module.named_parameters()}
+
+    def learns(node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return not learned.isdisjoint(net.batched.owned[node.target])
+        return node.op == "get_attr" and _is_felt(node, learned)
+
+    names = list(dict.fromkeys(node.target for node in net.batched.nodes if learns(node)))
     number = -1 if which == "last" else int(torch.randint(len(names), (), generator=draw))
     return frozenset({names[number]})
 

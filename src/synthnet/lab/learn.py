@@ -160,8 +160,8 @@ class Course:
             new = new | SMALL_TRUNK
         watched = VAL_SEEDS["large" if self.large else "small"]
         size = {"distil.nets": 4 if self.large else 8, "distil.val_seeds": watched, "grpo.val_seeds": watched, **new}
-        size["reward.input_noise"] = noise
-        return {"distil.input_noise": noise, "distil.warp": warp, "distil.labels": labels, **size}
+        noises = {"distil.input_noise": noise, "reward.input_noise": noise}
+        return {**noises, "distil.warp": warp, "distil.labels": labels, **size}
 
     def strong_on_val(self, teachers: str | None) -> tuple[float, str]:
         """The mean score of a few strong nets: the teachers, or, where there are none, some that are grown for it."""

@@ -76,11 +76,11 @@ BY_LAYER = {  # as much is learned from an update as with noise in all layers, i
 def by_rewards_of(net: Network, by_example: bool) -> dict[str, object]:
     """How GRPO trains for such a net: by example, layer by layer where a weight is used more than once; whole nets where
     examples cannot feel its layers, or are not what is rewarded."""
+    if not by_example:
+        return BY_NET
     try:
         check_felt(net)
     except InputError:
-        return BY_NET
-    if not by_example:
         return BY_NET
     return BY_EXAMPLE if net.chain is not None else BY_LAYER
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine import LARGEST_WARP, Variation, check_warp, predictions
+from synthnet.engine import LARGEST_WARP, Variation, check_variation, predictions
 from synthnet.errors import InputError
 from synthnet.nets import WeightSpec, aligned_distance, prediction_shortfall, shortfall
 from synthnet.policy import Policy, Prompt, draw_prompt, rollout
@@ -92,7 +92,7 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequenc
             if getattr(config, name) != only:
                 raise InputError(f"a task with variants has no zoo: pass distil.{name}={only}, not {getattr(config, name)}")
     for member in task.members:
-        check_warp("distil.warp", config.warp, member.examples("train")[0])
+        check_variation("distil", Variation(config.input_noise, config.warp), member.examples("train")[0])
 
 
 def whitened(logits: Tensor) -> Tensor:

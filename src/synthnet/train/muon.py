@@ -42,7 +42,8 @@ class Muon(torch.optim.Muon):
 
 
 def orthogonal(matrices: Tensor, coefficients: Sequence[float], steps: int, least: float) -> Tensor:
-    """Wide matrices [matrix row column] with singular values brought near 1, in bfloat16."""
+    """Wide matrices [matrix row column] with singular values brought near 1, in bfloat16 and in torch's order of operations;
+    `policy.imagined.orthogonalised` is the one that gradients pass through, in float32."""
     a, b, c = coefficients
     found = matrices.bfloat16()
     found = found / found.norm(dim=(1, 2), keepdim=True).clamp_min(least)

@@ -38,8 +38,13 @@ def advance(
     push = felt - POLE * length * bend * cos / total
     moved = torch.stack([place + TAU * speed, speed + TAU * push, angle + TAU * turning, turning + TAU * bend], -1)
     over = (moved[..., 0].abs() > FARTHEST) | (moved[..., 2].abs() > STEEPEST)
-    pays = torch.ones_like(place) if target is None else (1 - (moved[..., 0] - target).abs() / NEAR).clamp_min(0)
+    pays = torch.ones_like(place) if target is None else nearness(moved[..., 0], target).clamp_min(0)
     return moved, pays, over
+
+
+def nearness(place, target):
+    """1 at the target, 0 at the edge of what pays; of numbers or tensors."""
+    return 1 - abs(place - target) / NEAR
 
 
 def install(environment, told) -> None:
@@ -49,7 +54,7 @@ def install(environment, told) -> None:
 
         def paid(action):
             observed, _, *rest = step(action)
-            return observed, max(1 - abs(float(observed[0]) - told["target"]) / NEAR, 0.0), *rest
+            return observed, max(nearness(float(observed[0]), told["target"]), 0.0), *rest
 
         environment.step = paid
     environment.length = told.get("length", LENGTH)

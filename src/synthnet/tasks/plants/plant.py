@@ -74,6 +74,7 @@ class Plant:
         return self.simulate(nets, draw).shaped(self.horizon)
 
     def simulate(self, nets: Nets, draw: torch.Generator, n_starts: int | None = None) -> Episodes:
+        """What each net does from the starts that are drawn, the same for all."""
         start = self.begin(n_starts or self.starts, draw).to(nets.device)
         start = start.expand(len(nets), *start.shape)
         returns = torch.zeros(start.shape[:2], dtype=torch.float64, device=start.device)
