@@ -376,7 +376,7 @@ def test_noise_on_ids_is_refused_before_any_work():
     check(GrpoConfig(), RewardConfig(), policy, task)
     with pytest.raises(InputError, match="this task's inputs are ids"):
         check(GrpoConfig(), RewardConfig(input_noise=0.3), policy, task)
-    with pytest.raises(InputError, match="distil.input_noise is added to numbers"):
+    with pytest.raises(InputError, match=r"distil\.input_noise is added to numbers"):
         check_distil(DistilConfig(steps=[1], labels="hard", input_noise=0.3), policy, task)
 
 
