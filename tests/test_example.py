@@ -14,8 +14,9 @@ from synthnet.errors import InputError
 from synthnet.grpo import GrpoConfig, RewardConfig, train_grpo
 from synthnet.grpo.config import Kinds, check
 from synthnet.grpo.example import Examples, advantages_of, others_baseline, rewards_of
-from synthnet.grpo.felt import Draws, check_felt, feel, noisy_layers
+from synthnet.grpo.felt import check_felt, feel, noisy_layers
 from synthnet.grpo.hooks import ExampleHook
+from synthnet.grpo.rules import Draws, plain
 from synthnet.grpo.scored import Seen
 from synthnet.nets import draw_init, init_scale
 from synthnet.runs.journal import records
@@ -387,3 +388,11 @@ def test_layers_without_a_rule_are_named_and_such_nets_are_rolled_out_whole(tmp_
     task = build_task("digits-mlp", hidden=[4])
     with pytest.raises(InputError, match="mirrored pairs"):
         train_grpo(make_policy(task), task, GrpoConfig(draws=5), RewardConfig(), setup_at(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3), nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, ceil_mode=True)])
+def test_pooling_without_noise_is_torchs(pool):
+    """Sides that windows do not fill, NaN, and poolings that strided maxima do not serve."""
+    images = torch.randn(3, 2, 7, 8, generator=torch.Generator().manual_seed(0))
+    images[1, 1, 2, 3] = torch.nan
+    assert torch.equal(plain(pool, images).nan_to_num(9.0), pool(images).nan_to_num(9.0))

@@ -132,7 +132,7 @@ def test_each_expert_of_a_stack_is_a_matrix_of_its_own(tmp_path):
 
 @MUON
 def test_matrices_of_one_shape_are_turned_together_as_torch_turns_each(net):
-    """Tall and wide ones of one shape, weight decay and momentum over several steps; to the rounding of bfloat16."""
+    """Tall and wide ones of one shape, weight decay and momentum over several steps; to the rounding of torch's bfloat16."""
     from synthnet.train.muon import Muon
 
     ours = [nn.Parameter(torch.randn(shape)) for shape in ((12, 24), (24, 12), (12, 24), (16, 16))]

@@ -72,13 +72,13 @@ def unit(slopes: Tensor) -> Tensor:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Matrices [net out in] with their singular values brought near 1 (Newton-Schulz), which turns with any rotation, so with
-    any permutation of units."""
+    """Matrices [matrix out in] with their singular values brought near 1 (Newton-Schulz), which turns with any rotation, so
+    with any permutation of units."""
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / ((x.square().sum((-2, -1), keepdim=True) + 1e-20).sqrt() + 1e-8)
     a, b, c = NEWTON_SCHULZ
     for _ in range(5):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
