@@ -5,6 +5,7 @@ from synthnet.policy.critic import lag
 from synthnet.policy.experts import role_metrics
 from synthnet.policy.file import read_policy
 from synthnet.policy.growth import covering, told_spec
+from synthnet.policy.imagined import orthogonalised
 from synthnet.policy.layouts import layout_of
 from synthnet.policy.moe import MixtureKnobs, chosen_experts, mixtures, replayed_experts
 from synthnet.policy.policy import ActionConfig, Policy, PolicyConfig

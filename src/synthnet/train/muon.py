@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from synthnet.policy.imagined import orthogonalised
+from synthnet.policy import orthogonalised
 
 
 class Muon(torch.optim.Muon):
