@@ -10,6 +10,7 @@ validation, and the lowest aligned distance to twins there.
 import argparse
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from synthnet.console import percent, table
@@ -37,6 +38,8 @@ OWN = {
         "task.held_back=1000",
     ],
 }
+RATES = {"digits-mlp": 1e-3, "mnist5k-mlp": 3e-3, "mnist5k-cnn": 4e-4}  # of Muon
+Change = Callable[[str], list[str]]  # settings that depend on the task
 PASSES = ["grpo.target_kl=1.0"]
 DRAWN = ["grpo.passed_on=drawn", "grpo.prompts=4", "grpo.num_generations=4"]  # as many evaluations as 16 means
 NET = ["grpo.rollout=net", "grpo.noisy_steps=last"]
@@ -44,6 +47,11 @@ NET = ["grpo.rollout=net", "grpo.noisy_steps=last"]
 
 def muon(rate: float) -> list[str]:
     return ["grpo.optim.rule=muon", f"grpo.optim.learning_rate={rate:g}"]
+
+
+def by_muon(share: float = 1.0) -> Change:
+    """Muon at a share of the rate that suits a task by example."""
+    return lambda task: muon(share * RATES[task])
 
 
 def grouped(n_steps: int) -> dict[str, list[str]]:
@@ -56,7 +64,7 @@ def reward(**weights: float) -> list[str]:
     return [f"reward.{name}={value}" for name, value in ({"accuracy": 0, "bounded_loss": 0} | weights).items()]
 
 
-TABLES: dict[str, dict[str, list[str]]] = {
+TABLES: dict[str, dict[str, list[str | Change]]] = {
     "passes": {
         "1": [],
         "2": [*PASSES, "grpo.num_iterations=2"],
@@ -81,13 +89,13 @@ TABLES: dict[str, dict[str, list[str]]] = {
     },
     "layers": {name: [*muon(4e-4), f"grpo.noisy_layers={name}"] for name in ("all", "last", "one")},
     "seconds": {
-        "by example, chosen": [],
-        "by example, tied": ["grpo.uses=tied"],
-        "by example, node": ["grpo.uses=node"],
-        "by example, a layer at a time": ["grpo.noisy_layers=one"],
-        "whole nets": [*NET, "grpo.num_generations=4"],
-        "whole nets, 64 each": [*NET, "grpo.num_generations=64", "grpo.optim.learning_rate=1e-4"],
-        "backpropagation (distil)": [],
+        "by example, chosen": [by_muon()],
+        "by example, tied": [by_muon(), "grpo.uses=tied"],
+        "by example, node": [by_muon(), "grpo.uses=node"],
+        "by example, a layer at a time": [by_muon(), "grpo.noisy_layers=one"],
+        "whole nets": [by_muon(0.3), *NET, "grpo.num_generations=4"],
+        "whole nets, 64 each": [by_muon(0.3), *NET, "grpo.num_generations=64"],
+        "backpropagation (distil)": [by_muon()],
     },
 }  # fmt: skip
 
@@ -96,13 +104,15 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9-]+", "", name.lower().replace(" ", "-"))
 
 
-def settings_of(task: str, row: str, changes: list[str]) -> tuple[str, list[str]]:
+def settings_of(task: str, row: str, changes: list[str | Change]) -> tuple[str, list[str]]:
     """The command of a row and its settings."""
+    changes = [one for each in changes for one in (each(task) if callable(each) else [each])]
     start = [f"task={task}", f"policy_from={FROM[task]}"]
     if row.startswith("backpropagation"):
         noise = [each.replace("reward.", "distil.") for each in OWN[task] if each.startswith("reward.")]
-        rate = [each.replace("grpo.", "distil.") for each in OWN[task] if "learning_rate" in each]
+        rate = [each.replace("grpo.", "distil.") for each in changes]
         more = ["distil.labels=hard", "distil.apart=2", "distil.nets=16", "distil.images=768"]
+        more += [each for each in OWN[task] if each.startswith("task.")]
         return "distil", [*LOOP, *start, *noise, *rate, *more]
     return "grpo", [*BASE, *start, *OWN[task], *changes]
 
@@ -111,7 +121,7 @@ def loop(kind: str, updates: int, often: int) -> list[str]:
     return [f"{kind}.loop.updates={updates}", f"{kind}.loop.validate_every={often}"]
 
 
-def trained(task: str, row: str, changes: list[str], folder: Path, updates: int, seconds: float | None) -> dict:
+def trained(task: str, row: str, changes: list[str | Change], folder: Path, updates: int, seconds: float | None) -> dict:
     """Train a row unless its run is done; what val said at its best."""
     kind, settings = settings_of(task, row, changes)
     path = folder / slug(row)

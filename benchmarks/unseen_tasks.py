@@ -39,6 +39,8 @@ def asked(task) -> dict[str, torch.Tensor]:
     if task.variants.unseen is not None:
         return {"unseen": task.variants.unseen, "seen": task.variants.seen[: len(task.variants.unseen)]}
     between = task.draw_spec("test", list(range(DRAWS)))
+    if any(isinstance(values, list) for values in task.variants.ranges.values()):
+        return {"unseen": between}
     low, high = (torch.tensor([end(values) for values in task.variants.ranges.values()]) for end in (min, max))
     share = torch.linspace(0, BEYOND, DRAWS // 2).double()[:, None] * (high - low)
     return {"unseen": between, "beyond": torch.cat([low - share, high + share])}

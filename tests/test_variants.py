@@ -313,6 +313,20 @@ def test_questions_are_all_there_are_and_those_of_the_test_are_never_trained_on(
     assert torch.equal(told, torch.stack([labels == 1, labels != 1]).long())
 
 
+def test_digits_by_other_numbers_are_told_as_flags():
+    """A list of more than two values has no order that a policy could read off one number."""
+    task = build_task("digits-renumbered")
+    spec = task.draw_spec("val", [0, 1])
+    told = task.variants.scaled(spec)
+    assert (task.variants.width, told.shape) == (100, (2, 100))
+    assert torch.equal(told.view(2, 10, 10).argmax(-1), spec.long())
+    assert torch.equal(told.view(2, 10, 10).sum(-1), torch.ones(2, 10))
+    inputs, labels = task.examples("val")
+    assert torch.equal(task.varied(inputs, labels, spec)[1], torch.stack([each[labels] for each in spec.long()]))
+    mixed = Variants.of({"length": (0.0, 2.0), "motor": [-1, 1], "gear": [1, 2, 5]})
+    assert mixed.scaled(torch.tensor([[1.5, -1.0, 5.0]])).tolist() == [[0.5, -1.0, 0.0, 0.0, 1.0]]
+
+
 def test_a_policy_is_judged_on_the_specs_that_it_is_told_alone(tmp_path, capsys):
     task = build_task("cartpole-plants", differ=["length"])
     policy = make_policy(task, {**TRUNK, "spec": 1})

@@ -11,7 +11,7 @@ from torch import Tensor
 from synthnet.audit.connectivity import neighbours
 from synthnet.audit.evaluation import interval
 from synthnet.audit.measures import Field
-from synthnet.engine import Training, predictions, score
+from synthnet.engine import Network, Training, predictions, score
 from synthnet.grpo.rewards.calibration import calibration_error
 from synthnet.seeds import generator
 from synthnet.tasks import recipe_of, trained
@@ -40,13 +40,14 @@ def lost_merged(field: Field, nets: Tensor) -> float:
     return (single.mean() - merged.mean()).item()
 
 
-def confidence(field: Field, nets: Tensor) -> dict[str, float]:
-    """The mean confidence of nets in images whose pixels are shuffled, each by an order of its own, and in noise."""
-    draw, inputs = generator(0, "shuffled-pixels"), field.inputs
+def confidence(net: Network, inputs: Tensor, nets: Tensor) -> dict[str, Tensor]:
+    """The mean confidence of each of `nets` [net] in images whose pixels are shuffled, each by an order of its own, and in
+    noise."""
+    draw = generator(0, "shuffled-pixels")
     flat = inputs.flatten(1)
     order = torch.stack([torch.randperm(flat.shape[1], generator=draw) for _ in flat]).to(flat.device)
     foreign = {"shuffled": flat.gather(1, order).view_as(inputs), "noise": torch.randn(inputs.shape, generator=draw).to(inputs)}
-    return {name: predictions(field.network, nets, images).amax(-1).mean().item() for name, images in foreign.items()}
+    return {name: predictions(net, nets, images).amax(-1).mean(1) for name, images in foreign.items()}
 
 
 def basins(field: Field, outputs: Tensor) -> dict:
@@ -64,5 +65,6 @@ def basins(field: Field, outputs: Tensor) -> dict:
         said = {name: predictions(field.network, nets, field.inputs) for name, nets in sides.items()}
         found["calibration_error"] = {name: calibration_error(each, field.labels).mean().item() for name, each in said.items()}
         if field.task.floating:
-            found["confidence"] = {name: confidence(field, nets) for name, nets in sides.items()}
+            sure = {name: confidence(field.network, field.inputs, nets) for name, nets in sides.items()}
+            found["confidence"] = {name: {kind: each.mean().item() for kind, each in row.items()} for name, row in sure.items()}
     return found

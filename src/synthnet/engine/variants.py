@@ -93,11 +93,15 @@ class Variants:
         chances = torch.stack([torch.rand(len(self.ranges), generator=draw, dtype=torch.float64) for draw in draws])
         return torch.stack([_placed(chances[:, i], values) for i, values in enumerate(self.ranges.values())], 1)
 
+    @property
+    def width(self) -> int:
+        """As how many numbers a policy is told a spec."""
+        return sum(len(values) if _is_choice(values) else 1 for values in self.ranges.values())
+
     def scaled(self, spec: Tensor) -> Tensor:
-        """Specs [net number] as a policy is told them: −1 at the lowest value, 1 at the highest."""
-        low = torch.tensor([min(values) for values in self.ranges.values()], dtype=spec.dtype, device=spec.device)
-        high = torch.tensor([max(values) for values in self.ranges.values()], dtype=spec.dtype, device=spec.device)
-        return ((2 * spec - low - high) / (high - low)).float()
+        """Specs [net number] as a policy is told them [net width]: −1 at the lowest value, 1 at the highest; where a list has
+        more than two values, a flag for each."""
+        return torch.cat([_told(spec[:, i], values) for i, values in enumerate(self.ranges.values())], 1).float()
 
     def spec(self, told: object) -> Tensor:
         """One spec [1 number] from numbers by name. Raises: InputError where one is missing, unknown, or too far out of its
@@ -136,6 +140,18 @@ def _is_number(value: object) -> bool:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(float(value))
     except OverflowError:
         return False
+
+
+def _is_choice(values: Sequence[float]) -> bool:
+    return isinstance(values, list) and len(values) > 2
+
+
+def _told(number: Tensor, values: Sequence[float]) -> Tensor:
+    """One number of each spec [net] as a policy is told it [net told]."""
+    if _is_choice(values):
+        return number[:, None] == torch.tensor(values, dtype=number.dtype, device=number.device)
+    low, high = min(values), max(values)
+    return ((2 * number - low - high) / (high - low))[:, None]
 
 
 def _placed(chance: Tensor, values: Sequence[float]) -> Tensor:

@@ -71,7 +71,7 @@ def _rebuild(record: dict) -> Policy:
         raise InputError("policy metadata holds a malformed record")
     policy.record = made
     policy.variants = Variants.from_json(record["spec"]) if "spec" in record else None
-    if policy.reads_spec and len(policy.variants.names if policy.variants else ()) != config["backbone"]["spec"]:
+    if policy.reads_spec and (policy.variants.width if policy.variants else 0) != config["backbone"]["spec"]:
         raise InputError("the policy is told a spec, and its metadata do not say of what")
     policy.data_sets = _checked_statistics(record.get("data_sets", {}))
     if policy.reads_data and not policy.data_sets:

@@ -55,9 +55,9 @@ def regrown(
 
 def told_spec(config: "PolicyConfig", variants: Variants | None) -> "PolicyConfig":
     """What a new policy is made of, told as many numbers of a spec as there are, or as backbone.spec says: all or none."""
-    size, asked = len(variants.names) if variants else 0, config.backbone.get("spec", 0)
+    size, asked = variants.width if variants else 0, config.backbone.get("spec", 0)
     if asked not in (None, 0, size):
-        raise InputError(f"backbone.spec is {asked}, and the task's spec has {size} numbers: pass {size}, 0 or null")
+        raise InputError(f"backbone.spec is {asked}, and the task's spec is told as {size} numbers: pass {size}, 0 or null")
     if "spec" not in config.backbone:  # a trunk that is told nothing
         return config
     return replace(config, backbone={**config.backbone, "spec": size if asked is None else asked})

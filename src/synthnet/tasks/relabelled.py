@@ -1,7 +1,8 @@
-"""Tasks made of another's labels: a spec says which classes are "yes"; nets answer yes or no.
+"""Tasks made of another's labels: a spec says which classes are "yes", and nets answer yes or no; or as which each counts.
 
 The protocol for unseen tasks of recurrent parameter generation (Wang et al. 2025, arXiv 2501.11587): of the 1,022 ways to call
-some but not all of ten classes "yes", 822 are trained on and 200 are not.
+some but not all of ten classes "yes", 822 are trained on and 200 are not. Of the 10^10 ways to give ten classes new numbers no
+two draws are alike.
 """
 
 import torch
@@ -17,7 +18,7 @@ N_CLASSES, N_UNSEEN = 10, 200
 
 
 def answers(inputs: Tensor, labels: Tensor, spec: Tensor) -> tuple[Tensor, Tensor]:
-    """The same inputs; 1 where a label [example] is one that the spec [net class] calls yes: [net example]."""
+    """The same inputs; what the spec [net class] says of each label [example]: [net example]."""
     return inputs, spec.long()[:, labels]
 
 
@@ -31,5 +32,16 @@ def questions() -> Variants:
 
 def yes_or_no(name: str, source: Source, sizes: list[int], recipe: Recipe) -> Task:
     """The task of answering by an MLP of these sizes."""
-    arch = Arch.of("mlp", sizes=[*sizes, 2])
-    return Task(name=name, arch=arch, data=source, recipe=recipe, spec=questions(), variant=answers, named_only=True)
+    return _relabelled(name, source, [*sizes, 2], recipe, questions())
+
+
+def renumbered(name: str, source: Source, sizes: list[int], recipe: Recipe) -> Task:
+    """The task of telling classes, several of which may count as one, by an MLP of these sizes: class{c} is what class c counts
+    as."""
+    spec = {f"class{c}": list(range(N_CLASSES)) for c in range(N_CLASSES)}
+    return _relabelled(name, source, [*sizes, N_CLASSES], recipe, spec)
+
+
+def _relabelled(name: str, source: Source, sizes: list[int], recipe: Recipe, spec: Variants | dict) -> Task:
+    arch = Arch.of("mlp", sizes=sizes)
+    return Task(name=name, arch=arch, data=source, recipe=recipe, spec=spec, variant=answers, named_only=True)
