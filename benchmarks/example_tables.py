@@ -87,7 +87,7 @@ TABLES: dict[str, dict[str, list[str | Change]]] = {
         "AdamW": [],
         **{f"Muon, {rate:g}": muon(rate) for rate in (3e-4, 1e-3, 3e-3)},
     },
-    "layers": {name: [*muon(4e-4), f"grpo.noisy_layers={name}"] for name in ("all", "last", "one")},
+    "layers": {name: [*muon(RATES["mnist5k-cnn"]), f"grpo.noisy_layers={name}"] for name in ("all", "last", "one")},
     "seconds": {
         "by example, chosen": [by_muon()],
         "by example, tied": [by_muon(), "grpo.uses=tied"],
@@ -110,10 +110,10 @@ def settings_of(task: str, row: str, changes: list[str | Change]) -> tuple[str, 
     start = [f"task={task}", f"policy_from={FROM[task]}"]
     if row.startswith("backpropagation"):
         noise = [each.replace("reward.", "distil.") for each in OWN[task] if each.startswith("reward.")]
-        rate = [each.replace("grpo.", "distil.") for each in changes]
+        own = [each.replace("grpo.", "distil.") for each in changes]
         more = ["distil.labels=hard", "distil.apart=2", "distil.nets=16", "distil.images=768"]
         more += [each for each in OWN[task] if each.startswith("task.")]
-        return "distil", [*LOOP, *start, *noise, *rate, *more]
+        return "distil", [*LOOP, *start, *noise, *own, *more]
     return "grpo", [*BASE, *start, *OWN[task], *changes]
 
 

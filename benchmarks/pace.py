@@ -3,12 +3,11 @@
     git worktree add runs/before COMMIT
     python benchmarks/pace.py --before runs/before -o benchmarks/results/pace.json
 
-One thread. Both trees run the same commands in turns, a few updates each; medians over updates and turns, so that what else the
-machine does meets both alike. Pairs by AdamW, distil and GRPO by example by Muon, as recipes have them.
+One thread. Both trees run the same commands in turns, a few updates each, so that what else the machine does meets both alike;
+the median over turns of the mean over updates. Pairs by AdamW, distil and GRPO by example by Muon, as recipes have them.
 """
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -35,11 +34,13 @@ STAGES = {
 def run(tree: Path, *words: str) -> None:
     """A command of the tree's own package, in silence."""
     told = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-m", "synthnet.cli", *words], check=True, env=told, cwd=ROOT, capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "synthnet.cli", *words], env=told, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{tree}: synthnet {' '.join(words)}\n{done.stderr}")
 
 
-def seconds_of(tree: Path, stage: str, task: str, zoo: Path, updates: int, layers: str | None) -> list[float]:
-    """Seconds of each update but the first two."""
+def seconds_of(tree: Path, stage: str, task: str, zoo: Path, updates: int, layers: str | None) -> float:
+    """Seconds of an update, the mean of all but the first two."""
     begun = [f"policy_from={SHIPPED[task]}", *(f"{stage}.{each}" for each in MUON)]
     own = STAGES[stage] + ([f"zoo_dir={zoo}"] if stage == "pairs" else begun)
     own += [f"grpo.noisy_layers={layers}"] if layers else []
@@ -53,7 +54,7 @@ def seconds_of(tree: Path, stage: str, task: str, zoo: Path, updates: int, layer
         ]
         run(tree, stage, *told, *own)
         times = [row["elapsed_s"] for row in records(Path(folder) / "run" / "metrics.jsonl") if "loss" in row]
-    return [late - early for early, late in itertools.pairwise(times[1:])]
+    return (times[-1] - times[1]) / (len(times) - 2)
 
 
 def main() -> None:
@@ -64,6 +65,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
+    if not (options.before / "src" / "synthnet").is_dir():
+        parser.error(f"{options.before} holds no src/synthnet")
     found: dict = json.loads(Path(options.out).read_text()) if Path(options.out).exists() else {}
     found["before"] = subprocess.run(
         ["git", "-C", options.before, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
@@ -78,9 +81,8 @@ def main() -> None:
                 spent: dict[str, list[float]] = {"before": [], "now": []}
                 for _ in range(options.turns):
                     for when, tree in (("before", options.before.resolve()), ("now", ROOT)):
-                        spent[when] += seconds_of(tree, stage, task, zoo, options.updates, "one" if one else None)
-                mean = statistics.mean if one else statistics.median  # layers take unlike times
-                row = {when: 1 / mean(each) for when, each in spent.items()}
+                        spent[when].append(seconds_of(tree, stage, task, zoo, options.updates, "one" if one else None))
+                row = {when: 1 / statistics.median(each) for when, each in spent.items()}
                 found.setdefault(task, {})[name] = {**row, "ratio": row["now"] / row["before"]}
                 write_atomic(options.out, json.dumps(found, indent=1) + "\n")
                 rows.append([task, name, f"{row['before']:.2f}", f"{row['now']:.2f}", f"{row['now'] / row['before']:.2f}"])

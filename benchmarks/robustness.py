@@ -1,9 +1,10 @@
-"""Every image policy that ships beside twins and strong twins, on images as they are and as they are not; one table.
+"""Image policies that ship, beside twins and strong twins, on images as they are and as they are not; one table.
 
     python benchmarks/robustness.py [POLICY …] [--seeds 48] -o benchmarks/results/robustness.json
 
-Test split, unseen seeds, each policy's first net at its best K on val. Twins by the task's fixed recipe and strong twins (the
-recipe that a search on val found, `synthnet sgd --strong`), each in a batch order of its own, from the same start weights.
+Test split, unseen seeds, each policy's first net at its best K on val; by default all that are told no spec, and not `one`.
+Twins by the task's fixed recipe and strong twins (by what a search on val finds in four minutes, or found before: `searched to
+its end` says which), each in a batch order of its own, from the same start weights.
 
 noise: accuracy under Gaussian noise of half a pixel's deviation; shift: by one pixel to each of four sides, the border
 repeated;
@@ -43,8 +44,8 @@ def shifted(images: Tensor, side: tuple[int, int]) -> Tensor:
     """Flattened square images [example pixel], moved by one pixel."""
     shape = image_shape(images)
     wide = F.pad(images.view(len(images), *shape), (1, 1, 1, 1), mode="replicate")
-    down, right = (1 - each for each in side)
-    return wide[:, :, down : down + shape[1], right : right + shape[2]].reshape(images.shape)
+    down, across = (1 - each for each in side)
+    return wide[:, :, down : down + shape[1], across : across + shape[2]].reshape(images.shape)
 
 
 def attacked(net: Network, nets: Tensor, images: Tensor, labels: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def right(net: Network, nets: Tensor, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def measures(net: Network, nets: Tensor, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Each measure of each net [net], but accuracy [net example] and confidences []."""
+    """Each measure of each net [net], but accuracy [net example]."""
     noisy = images + NOISE * torch.randn(images.shape, generator=generator(0, "robustness"))
     moved = torch.stack([right(net, nets, shifted(images, side), labels).mean(1) for side in SIDES])
     sure = confidence(net, images, nets)
@@ -92,7 +93,8 @@ def measure(name: str, n_seeds: int) -> dict:
     }
     found = {kind: measures(task.network, each, images, labels) for kind, each in nets.items()}
     report = {"task": task.name, "net": task.arch.label, "seeds": n_seeds, "n_images": len(labels), "best_k": best}
-    report["strong_recipe"] = {**vars(strong.recipe), "val": strong.val, "tried": strong.tried, "done": strong.done}
+    found_by = {"val": strong.val, "tried": strong.tried, "searched to its end": strong.done}
+    report["strong_recipe"] = {**vars(strong.recipe), **found_by}
     report["nets"] = {
         kind: {key: summary(value.mean(1) if key == "accuracy" else value) for key, value in row.items()}
         for kind, row in found.items()
@@ -108,18 +110,18 @@ def measure(name: str, n_seeds: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    on_images = [name for name in policies() if "mnist" in name or "digits" in name]
-    parser.add_argument("policies", nargs="*", default=[name for name in on_images if not name.endswith(("yes", "turned"))])
+    parser.add_argument("policies", nargs="*")
     parser.add_argument("--seeds", type=int, default=48)
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     found: dict = json.loads(Path(options.out).read_text()) if Path(options.out).exists() else {}
     rows = []
-    for name in options.policies:
+    on_images = [name for name in policies() if "mnist" in name or "digits" in name]
+    for name in options.policies or [name for name in on_images if not load_policy(name).reads_spec]:
         found[name] = measure(name, options.seeds)
         write_atomic(options.out, json.dumps(found, indent=1) + "\n")
         for kind, row in found[name]["nets"].items():
-            cells = [f"{percent(row[key]['mean'])}" for key in COLUMNS]
+            cells = [percent(row[key]["mean"]) for key in COLUMNS]
             gain = found[name].get(f"minus {kind}")
             shown = f"{100 * gain['mean']:+.2f} [{', '.join(f'{100 * x:+.2f}' for x in gain['over_images'])}]" if gain else ""
             rows.append([name if kind == "twins" else "", kind, *cells, shown])

@@ -16,7 +16,7 @@ from synthnet.grpo.config import Kinds, check
 from synthnet.grpo.example import Examples, advantages_of, others_baseline, rewards_of
 from synthnet.grpo.felt import check_felt, feel, noisy_layers
 from synthnet.grpo.hooks import ExampleHook
-from synthnet.grpo.rules import Draws, plain
+from synthnet.grpo.rules import Draws, _pools_whole, plain
 from synthnet.grpo.scored import Seen
 from synthnet.nets import draw_init, init_scale
 from synthnet.runs.journal import records
@@ -156,6 +156,12 @@ def test_layers_take_turns():
     still = Network(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3)), torch.zeros(2, 4))
     seen = {noisy_layers(still, "one", generator(0, "layers", update)) for update in range(32)}
     assert seen == {frozenset({"0"}), frozenset({"2"})}, "a norm without weights has nothing to learn"
+    flat = draw_init(still.spec, generator(0, "still"))
+    outputs, score = feel(
+        still, flat, 0.1 * torch.ones_like(flat), torch.randn(5, 4), Draws(4, 5, "auto", generator(0, "felt"))
+    )
+    assert outputs.shape == (4, 5, 3)
+    assert score(still.spec.unflatten(torch.zeros_like(flat))).abs().max() == 0
 
 
 class Placed(nn.Module):
@@ -396,3 +402,22 @@ def test_pooling_without_noise_is_torchs(pool):
     images = torch.randn(3, 2, 7, 8, generator=torch.Generator().manual_seed(0))
     images[1, 1, 2, 3] = torch.nan
     assert torch.equal(plain(pool, images).nan_to_num(9.0), pool(images).nan_to_num(9.0))
+    assert _pools_whole(pool) == (pool.stride == pool.kernel_size and not pool.ceil_mode)
+
+
+@pytest.mark.parametrize("times", [2, 4])
+def test_inputs_folded_into_the_batch_are_refused(times):
+    """Rows of times and examples could pass for draws and examples."""
+
+    class Folded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.out = nn.Linear(4, 5), nn.Linear(5 * times, CLASSES)
+
+        def forward(self, x):
+            return self.out(torch.tanh(self.one(x.flatten(0, 1))).view(-1, 5 * times))
+
+    net = Network(Folded(), torch.zeros(2, times, 4))
+    flat = draw_init(net.spec, generator(0, "folded"))
+    with pytest.raises(InputError, match="fold nothing into the batch"):
+        feel(net, flat, 0.1 * torch.ones_like(flat), torch.randn(6, times, 4), Draws(4, 6, "auto", generator(0, "felt")))

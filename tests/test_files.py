@@ -8,10 +8,12 @@ from safetensors.torch import load_file, save_file
 
 from synthnet.cli import main
 from synthnet.config import compose, parse, read_config
+from synthnet.engine.netfiles import write_all
 from synthnet.errors import InputError
 from synthnet.files import raw_bytes, write_atomic, write_safetensors
 from synthnet.lab.serve.view import run_folder
 from synthnet.lab.space import parse_space
+from synthnet.nets import WeightState
 from synthnet.runs import list_runs
 from synthnet.runs.directory import digest
 
@@ -184,3 +186,16 @@ def test_links_that_lead_out_or_to_themselves_are_no_runs(tmp_path):
     for name in ("self", "out"):
         with pytest.raises(InputError, match="no run of that name"):
             run_folder(root, name)
+
+
+def test_several_results_are_written_or_the_refusal_names_the_one_that_cannot(tmp_path):
+    states = [WeightState({"w": torch.full((2,), float(number))}, {}) for number in range(40)]
+    targets = [tmp_path / "made" / f"{number}.safetensors" for number in range(40)]
+    write_all(targets, states, single=False)
+    assert [load_file(target)["w"][0].item() for target in targets] == list(range(40))
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        write_all(targets, states[:3], single=False)
+    (tmp_path / "made" / "in-the-way.safetensors").mkdir()
+    with pytest.raises(InputError, match=r"in-the-way.safetensors: it is a folder"):
+        write_all([targets[0], tmp_path / "made" / "in-the-way.safetensors"], states[:2], single=False)
+    assert not list((tmp_path / "made").glob(".*.tmp"))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from synthnet.errors import InputError
+from synthnet.policy import orthogonalised
 from synthnet.policy.moe import MixtureOfExperts
 from synthnet.train.optimizer import Optimizer
 
@@ -149,3 +150,16 @@ def test_matrices_of_one_shape_are_turned_together_as_torch_turns_each(net):
     for one, other, then in zip(ours, theirs, before, strict=True):
         assert (one - other).norm() < 0.02 * (one - then).norm()
     assert mine.state_dict()["state"][0].keys() == torchs.state_dict()["state"][0].keys()
+
+
+@MUON
+def test_muon_turns_in_float32():
+    """bfloat16, whose steps are a percent off, is emulated on many processors."""
+    from synthnet.train.muon import Muon
+
+    one = nn.Parameter(torch.zeros(12, 24))
+    one.grad = torch.randn(12, 24, generator=torch.Generator().manual_seed(0))
+    optimizer = Muon([one])
+    optimizer.param_groups[0].update(lr=1e-2, weight_decay=0.0)
+    optimizer.step()
+    assert torch.allclose(one, -1e-2 * 0.2 * 24**0.5 * orthogonalised(one.grad[None])[0], atol=1e-7)

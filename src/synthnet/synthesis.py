@@ -75,7 +75,8 @@ def synthesize(
     files' kind, only where neither metadata nor names and shapes tell it. `strict`: refuse architectures that the policy was
     never trained on. `memory`: what the process may take, as in 8G: nets one at a time, and edges computed again in tiles
     where their states would not fit; the weights are the same to the bit. `spec`: which variant of its task each net is for, by
-    name, where the policy is told; by default as the file's metadata say. Raises: InputError; then nothing has been written.
+    name, where the policy is told; by default as the file's metadata say. Raises: InputError; of bad input, before anything has
+    been written.
     """
     if isinstance(start, Mapping | nn.Module):
         if out is not None or sample is not None or memory is not None:

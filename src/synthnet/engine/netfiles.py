@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +14,7 @@ from synthnet.errors import InputError, one_line
 from synthnet.files import make_folder, refuse_collisions
 from synthnet.nets import Arch, WeightSpec, WeightState, metadata_json, read_weights, recognise, write_weights
 
+WRITERS = 8  # files that are written at a time
 FORMAT = "1"  # of what our metadata say
 WRAPPERS = ("module.", "model.", "_orig_mod.")  # DataParallel, training libraries, torch.compile
 
@@ -192,8 +194,12 @@ def result_files(paths: list[Path], out: str | Path, single: bool) -> list[Path]
 
 
 def write_all(targets: Sequence[Path], states: Sequence[WeightState], single: bool) -> None:
-    """Write results; the folder of several is made just before the first."""
+    """Write results, several at a time: most of the time goes into waiting for the disk. The folder of several is made just
+    before the first. Each is written whole or not at all; where a place cannot be written to, some others may have been."""
     if not single:
         make_folder(targets[0].parent)
-    for target, state in zip(targets, states, strict=True):
-        write_weights(target, state)
+    pairs, pool = list(zip(targets, states, strict=True)), ThreadPoolExecutor(WRITERS)
+    try:
+        list(pool.map(lambda pair: write_weights(*pair), pairs))  # which raises what a thread raised
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -10,6 +10,7 @@ from numbers import Real
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from synthnet.errors import InputError, unknown
@@ -149,7 +150,8 @@ def _is_choice(values: Sequence[float]) -> bool:
 def _told(number: Tensor, values: Sequence[float]) -> Tensor:
     """One number of each spec [net] as a policy is told it [net told]."""
     if _is_choice(values):
-        return number[:, None] == torch.tensor(values, dtype=number.dtype, device=number.device)
+        away = (number[:, None] - torch.tensor(values, dtype=number.dtype, device=number.device)).abs()
+        return F.one_hot(away.argmin(1), len(values))
     low, high = min(values), max(values)
     return ((2 * number - low - high) / (high - low))[:, None]
 

@@ -36,6 +36,7 @@ def check_felt(net: Network) -> None:
     for name, owned in net.batched.owned.items():
         module = net.batched.modules[name]
         strange = not isinstance(module, FELT) or getattr(module, "padding_mode", "zeros") != "zeros"
+        strange = strange or isinstance(getattr(module, "padding", None), str)
         if owned and (strange or (isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.track_running_stats)):
             raise InputError(f"examples cannot feel noise on {name}, {type(module).__name__}")
 
@@ -51,6 +52,7 @@ def feel(net: Network, mean: Tensor, sigma: Tensor, inputs: Tensor, draws: Draws
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), env.__getitem__)
         if node.op == "placeholder":
             env[node] = inputs if _shared_to_a_layer(node, net, draws) else draws.rows(inputs)
+            n_rows = len(env[node])
         elif node.op == "output":
             return args[0].unflatten(0, (draws.group, draws.n)), _sum_of(scores)
         elif node.op == "get_attr":
@@ -60,10 +62,13 @@ def feel(net: Network, mean: Tensor, sigma: Tensor, inputs: Tensor, draws: Draws
             module = net.batched.modules[node.target]
             local = {name: name.removeprefix(f"{node.target}.") for name in own[node.target] if name in means}
             held, spread = ({short: part[name] for name, short in local.items()} for part in (means, deviations))
+            if len(args[0]) != n_rows:
+                raise InputError(f"{node.target} takes {len(args[0])} inputs of {n_rows} examples: fold nothing into the batch")
             if not draws.reach(node.target):
                 env[node] = torch.func.functional_call(module, held, args, kwargs)
                 continue
             env[node], score = feel_layer(Layer(module, held, spread, args[0]), draws)
+            n_rows = draws.group * draws.n
             scores.append(lambda change, local=local, score=score: score({s: change[name] for name, s in local.items()}))
         elif node.op == "call_module":
             env[node] = plain(net.batched.modules[node.target], *args, **kwargs)

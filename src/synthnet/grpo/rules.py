@@ -45,11 +45,15 @@ class Draws:
 
     def rows(self, value: Tensor) -> Tensor:
         """A value of each row, from one of each example where all its draws still share it."""
-        return value if len(value) != self.n else value.expand(self.group, *value.shape).flatten(0, 1)
+        return value.expand(self.group, *value.shape).flatten(0, 1) if self.shared(value) else value
+
+    def shared(self, value: Tensor) -> bool:
+        """Whether a value is one of each example, not of each row."""
+        return len(value) == self.n
 
     def paired(self, value: Tensor) -> Tensor:
         """A value of each row as [pair sign example …], one that all draws share as [1 1 example …]."""
-        return value.unflatten(0, (-1, 1 if len(value) == self.n else 2, self.n))
+        return value.unflatten(0, (1, 1, self.n) if self.shared(value) else (self.group // 2, 2, self.n))
 
     def signed(self, half: Tensor) -> Tensor:
         """Both draws of each pair [row …] from noise [pair example …]."""
@@ -91,7 +95,7 @@ class Layer:
 
 def plain(module: nn.Module, *args, **kwargs) -> Tensor:
     """What a module without noise makes of its inputs; pooling of whole windows by strided maxima: the same numbers as torch's,
-    which also looks where they were, in an eighth of the time (docs/experiments/by-example.md)."""
+    which also looks where they were (docs/experiments/by-example.md)."""
     return _pooled(args[0], module.kernel_size) if _pools_whole(module) else module(*args, **kwargs)
 
 
@@ -224,6 +228,8 @@ def _embedding(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
 def made(means: Tensors, deviations: Tensors, draws: Draws) -> tuple[Tensors, Score]:
     """Own draws of weights, made: noise [pair example *shape] by name, and its score."""
     noise = {name: draws.normal(each.shape, each) for name, each in means.items()}
+    if not noise:  # a norm without weights
+        return {}, lambda change: 0.0
 
     def score(change: Tensors) -> Tensor:
         moved = {name: (change[name] / deviations[name]).flatten() for name in noise}

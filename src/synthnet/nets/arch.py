@@ -7,6 +7,7 @@ groups (`traced`). So a file's metadata can describe a network but never name co
 import json
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 
 import torch
@@ -62,9 +63,7 @@ class Arch:
             raise InputError(f"architecture version {value['version']} is not known; this SynthNet reads {ARCH_VERSION}")
         if not isinstance(kwargs, dict):
             raise InputError(f"architecture kwargs should be an object, got {kwargs!r}")
-        arch = cls(builder, json.dumps(kwargs, sort_keys=True))
-        arch.check() if arch.traced else arch.skeleton()  # which refuses arguments the builder does not take
-        return arch
+        return _checked(builder, json.dumps(kwargs, sort_keys=True))
 
     @property
     def traced(self) -> bool:
@@ -159,6 +158,14 @@ class Arch:
     def label(self) -> str:
         """A short name for files and metrics: the builder and every number of its arguments, as in mlp-64-32-10."""
         return self.kwargs["name"] if self.traced else "-".join([self.builder, *re.findall(r"\d+", self.kwargs_json)])
+
+
+@lru_cache(maxsize=16)
+def _checked(builder: str, kwargs_json: str) -> Arch:
+    """An architecture that a file names, once it is known to be one; many files name the same."""
+    arch = Arch(builder, kwargs_json)
+    arch.check() if arch.traced else arch.skeleton()  # which refuses arguments the builder does not take
+    return arch
 
 
 def recognise(spec: WeightSpec, like: Arch | None = None) -> Arch | None:

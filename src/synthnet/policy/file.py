@@ -71,8 +71,10 @@ def _rebuild(record: dict) -> Policy:
         raise InputError("policy metadata holds a malformed record")
     policy.record = made
     policy.variants = Variants.from_json(record["spec"]) if "spec" in record else None
-    if policy.reads_spec and (policy.variants.width if policy.variants else 0) != config["backbone"]["spec"]:
-        raise InputError("the policy is told a spec, and its metadata do not say of what")
+    width = policy.variants.width if policy.variants else 0
+    if policy.reads_spec and width != config["backbone"]["spec"]:
+        told = f"the policy is told {config['backbone']['spec']} numbers, and the spec in its metadata has {width}"
+        raise InputError(f"{told} (one of three values and more is told as flags: train anew what was made before)")
     policy.data_sets = _checked_statistics(record.get("data_sets", {}))
     if policy.reads_data and not policy.data_sets:
         raise InputError("the policy is told of data, and its metadata holds no statistics")

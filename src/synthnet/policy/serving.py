@@ -1,24 +1,27 @@
 """A policy at work on opened weight files or weights in memory: which nets it covers, what it begins with, K."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from synthnet.engine import NetFile, match_net
+from synthnet.engine import NetFile, Network, match_net
 from synthnet.errors import InputError
 from synthnet.nets import NORM_STARTS, WeightState, looks_trained, match_start, one_sided, read_weights
 from synthnet.policy import steps as ways
 from synthnet.policy.action import standard_noise
 from synthnet.policy.rollout import rollout, with_noise
 from synthnet.policy.tokens import reads_units
+from synthnet.progress import Bar
 from synthnet.seeds import generator
 from synthnet.settings import option, options
 
 MOST_STEPS = 64
+TOGETHER = 64  # nets that go through a policy at once, at most: more take memory, and on a CPU are no faster
 
 
 def check_cover(policy: Any, file: NetFile, strict: bool = False) -> None:
@@ -72,11 +75,12 @@ def start_weights(policy: Any, files: Sequence[NetFile]) -> list[Tensor]:
     scaled: dict[Path, dict[str, float]] = {}
     trained: dict[Path, list[str]] = {}
     sided: dict[Path, list[str]] = {}
+    by_units = reads_units(policy.config.tokens)
     for file in files:
         spec, own = file.net.spec, file.flat
         try:
             flat, factors = match_start(spec, own)
-            groups = file.net.symmetry.told_apart(flat) if reads_units(policy.config.tokens) else {}
+            groups = file.net.symmetry.told_apart(flat) if by_units else {}
             for group, n_apart in groups.items():
                 if 2 * n_apart <= (size := file.net.symmetry.groups[group]) and size > 1:
                     raise InputError(
@@ -119,27 +123,36 @@ def synthesize_nets(
     alone: bool = False,
     specs: Tensor | None = None,
 ) -> tuple[list[Tensor], list[int]]:
-    """WK [weights] and K for each file, in order. Files of one architecture and task go through the policy together, or
-    each `alone`. specs [file number]: which variant of its task each net is for, where the policy is told."""
+    """WK [weights] and K for each file, in order. Files of one architecture and task go through the policy together, in as few
+    equal parts as TOGETHER allows, or each `alone`. sample: a seed of noise, which is each file's own. specs [file number]:
+    which variant of its task each net is for, where the policy is told."""
     starts = start_weights(policy, files)
     results: dict[int, Tensor] = {}
     taken: dict[int, int] = {}
     kinds = [(file.arch, file.net.task) for file in files]
-    together = [[i for i, kind in enumerate(kinds) if kind == one] for one in dict.fromkeys(kinds)]
-    for members in [[i] for i in range(len(files))] if alone else together:
-        start = torch.stack([starts[i] for i in members]).to(policy.device)
-        told = None if specs is None else specs[members].to(policy.device)
-        shape = (len(start), policy.code_dim or start.shape[1])
-        noise = lambda step, shape=shape: standard_noise(shape, generator(sample or 0, "sample", step), policy.device)  # noqa: E731
-        if isinstance(n_steps, str):
-            final, counts = option(ways, n_steps, "steps").synthesize(policy, start, files[members[0]].net)
-        else:
-            act = None if sample is None else with_noise(noise)
-            final = rollout(policy, start, n_steps, files[members[0]].net, act, spec=told)[-1]
-            counts = torch.full((len(start),), n_steps)
-        results |= dict(zip(members, final.cpu(), strict=True))
-        taken |= dict(zip(members, counts.tolist(), strict=True))
+    of_kinds = [torch.tensor([i for i, kind in enumerate(kinds) if kind == one]) for one in dict.fromkeys(kinds)]
+    together = [part.tolist() for each in of_kinds for part in each.tensor_split(-(-len(each) // TOGETHER))]
+    with Bar("synthesising", len(files)) if alone or len(files) > TOGETHER else nullcontext() as bar:
+        for some in [[i] for i in range(len(files))] if alone else together:
+            start, net = torch.stack([starts[i] for i in some]).to(policy.device), files[some[0]].net
+            if isinstance(n_steps, str):
+                final, counts = option(ways, n_steps, "steps").synthesize(policy, start, net)
+            else:
+                told = None if specs is None else specs[some].to(policy.device)
+                act = None if sample is None else with_noise(_noise(policy, net, some, sample))
+                final, counts = rollout(policy, start, n_steps, net, act, spec=told)[-1], torch.full((len(start),), n_steps)
+            results |= dict(zip(some, final.cpu(), strict=True))
+            taken |= dict(zip(some, counts.tolist(), strict=True))
+            if bar:
+                bar.advance(len(some))
     return [results[i] for i in range(len(files))], [taken[i] for i in range(len(files))]
+
+
+def _noise(policy: Any, net: Network, numbers: Sequence[int], seed: int) -> Callable[[int], Tensor]:
+    """The noise of a step [net dim] of the files of these numbers, whichever go through the policy with them."""
+    size = (1, policy.code_dim or net.spec.n_weights)
+    one = lambda step, number: standard_noise(size, generator(seed, "sample", step, number), policy.device)  # noqa: E731
+    return lambda step: torch.cat([one(step, number) for number in numbers])
 
 
 def specs_of(policy: Any, files: Sequence[NetFile], spec: Mapping[str, float] | None) -> Tensor | None:
