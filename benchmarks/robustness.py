@@ -3,7 +3,7 @@
     python benchmarks/robustness.py [POLICY …] [--seeds 48] -o benchmarks/results/robustness.json
 
 Test split, unseen seeds, each policy's first net at its best K on val; by default all that are told no spec, and not `one`.
-Twins by the task's fixed recipe and strong twins (by what a search on val finds in four minutes, or found before: `searched to
+Twins by the task's fixed recipe and strong twins (by what a search on val finds in 150 seconds, or found before; `searched to
 its end` says which), each in a batch order of its own, from the same start weights.
 
 noise: accuracy under Gaussian noise of half a pixel's deviation; shift: by one pixel to each of four sides, the border
@@ -36,7 +36,7 @@ from synthnet.tasks import Task, recipe_of, strong_recipe, trained
 
 NOISE, STEP, FEW = 0.5, 0.1, 4  # deviations of a pixel; nets whose gradients are held at a time
 SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1))
-SEARCH = 240.0  # seconds after which a search for strong twins ends
+SEARCH = 150.0  # seconds after which a search for strong twins ends
 COLUMNS = ("accuracy", "noise", "shift", "fgsm", "calibration_error", "shuffled", "in_noise")
 
 
