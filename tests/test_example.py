@@ -86,7 +86,7 @@ def _estimate(case, reward, uses="auto", group=512, seed=0, control=None, layers
     if control:
         advantages = advantages_of(rewards, GrpoConfig(control=control), draw)[0] * advantages.square().mean().sqrt()
     change = torch.zeros_like(mean).requires_grad_()
-    return torch.autograd.grad((advantages.flatten() * score(net.spec.unflatten(change))).mean(), change)[0]
+    return torch.autograd.grad((advantages.flatten() * score.level(net.spec.unflatten(change))).mean(), change)[0]
 
 
 def _pathwise(case, draws=512) -> Tensor:
@@ -145,6 +145,23 @@ def test_noise_in_one_layer_is_felt_there_alone(name, which):
     assert mean_ > 3 * error
 
 
+@pytest.mark.parametrize("layers", ["all", "one"])
+@pytest.mark.parametrize("name", MODULES)
+def test_the_slope_of_what_was_felt_is_that_of_its_level(name, layers):
+    """At no change of the weights, for every layer, whether its inputs are shared by all draws or not."""
+    build, shape, uses = MODULES[name]
+    net, mean, sigma, inputs, _ = _case(build, shape)
+    for turn in range(3):
+        draw = generator(turn, "slope")
+        draws = Draws(4, N, uses, draw, noisy_layers(net, layers, draw))
+        score = feel(net, mean, sigma, inputs, draws)[1]
+        weights, change = torch.randn(4 * N, generator=draw), torch.zeros_like(mean).requires_grad_()
+        exact = torch.autograd.grad((weights * score.level(net.spec.unflatten(change))).sum(), change)[0]
+        found = net.spec.scattered(score.slope(weights), mean)
+        assert exact.abs().max() > 0
+        assert torch.allclose(found, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
+
+
 def test_layers_take_turns():
     net = _case(*MODULES["convolution"][:2])[0]
     seen = {noisy_layers(net, "one", generator(0, "layers", update)) for update in range(32)}
@@ -161,7 +178,7 @@ def test_layers_take_turns():
         still, flat, 0.1 * torch.ones_like(flat), torch.randn(5, 4), Draws(4, 5, "auto", generator(0, "felt"))
     )
     assert outputs.shape == (4, 5, 3)
-    assert score(still.spec.unflatten(torch.zeros_like(flat))).abs().max() == 0
+    assert score.level(still.spec.unflatten(torch.zeros_like(flat))).abs().max() == 0
 
 
 class Placed(nn.Module):
@@ -221,8 +238,8 @@ def test_the_score_is_the_log_ratio_of_what_was_felt(name):
     net, mean, sigma, inputs, _ = _case(build, shape)
     _, score = feel(net, mean, sigma, inputs, Draws(20_000, N, uses, generator(0, "x")))
     change = 0.1 * sigma * torch.randn(len(mean), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(score(net.spec.unflatten(torch.zeros_like(mean))), torch.zeros(20_000 * N))
-    log_ratio = score(net.spec.unflatten(change)).view(20_000, N)
+    assert torch.equal(score.level(net.spec.unflatten(torch.zeros_like(mean))), torch.zeros(20_000 * N))
+    log_ratio = score.level(net.spec.unflatten(change)).view(20_000, N)
     assert (log_ratio.exp().mean(0) - 1).abs().max() < 0.05
     assert (log_ratio.mean(0) + 0.5 * log_ratio.var(0)).abs().max() < 0.02, "a Gaussian's: mean −KL, variance 2 KL"
 

@@ -251,6 +251,16 @@ def test_rewards_never_come_from_the_test_split(tmp_path, tiny):
         run_command("grpo", [*SMALL, "reward.split=test", f"policy_from={tmp_path}/p.safetensors", f"run_dir={tmp_path}/run"])
 
 
+def test_a_setting_that_the_policy_recorded_may_be_said_again(tmp_path, capsys):
+    policy = make_policy(build_task("digits-mlp", hidden=[8]))
+    policy.record = {"task": "digits-mlp", "best_k": 1, "data": build_task("digits-mlp", held_back=300).data_key}
+    policy.save(tmp_path / "p.safetensors")
+    evaluate = ["evaluate", "--policy", str(tmp_path / "p.safetensors"), "--seeds", "2", "--steps", "1", "--split", "val"]
+    assert main([*evaluate, "--set", "held_back=300", "hidden=[8]"]) == 0
+    assert main([*evaluate, "--set", "held_back=299"]) == 2
+    assert "held_back is 300 there and 299 here" in capsys.readouterr().err
+
+
 def test_held_back_images_move_from_train_to_reward_and_policies_remember(tmp_path, tiny):
     task = build_task("digits-mlp", hidden=[8], held_back=300)
     assert [len(task.examples(split)[1]) for split in ("train", "reward", "val")] == [800, 400, 100]

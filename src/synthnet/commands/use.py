@@ -123,7 +123,7 @@ def evaluate(options) -> None:
         if options.spec:
             raise InputError("--spec is for files: a policy is evaluated on specs that are drawn")
         if options.set and recorded:
-            task = build_task(recorded, **settings, **settings_of(options)).members[0]
+            task = build_task(recorded, **{**settings, **settings_of(options)}).members[0]
         else:
             task = task_of(policy.archs[0], recorded, **settings)
         report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)

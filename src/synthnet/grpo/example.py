@@ -80,10 +80,14 @@ class Batch:
         now, over the root mean square of the advantages; and what to log."""
         found, stats = [], dict.fromkeys(("ratio/max", "clip_ratio/low_mean", "clip_ratio/high_mean"), 0.0)
         for mean, then, felt, advantages in zip(now, self.means, self.felt, self.advantages, strict=True):
+            rows = advantages.flatten()
+            if torch.equal(mean, then):  # the first pass: all ratios are 1, and none is clipped
+                found.append(self.net.spec.scattered(felt.slope(rows / len(rows)), then))
+                stats["ratio/max"] = max(stats["ratio/max"], 1.0)
+                continue
             with torch.enable_grad():
                 change = (mean - then).detach().requires_grad_()
-                level = felt(self.net.spec.unflatten(change))[:, None]
-                rows = advantages.flatten()
+                level = felt.level(self.net.spec.unflatten(change))[:, None]
                 lost = surrogate(level, rows, config.epsilon, config.epsilon_high, config.delta).mean()
                 found.append(-torch.autograd.grad(lost, change)[0])
             clips = clip_shares(level.detach(), rows[:, None], config.epsilon, config.epsilon_high)

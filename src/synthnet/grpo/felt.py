@@ -69,7 +69,7 @@ def feel(net: Network, mean: Tensor, sigma: Tensor, inputs: Tensor, draws: Draws
                 continue
             env[node], score = feel_layer(Layer(module, held, spread, args[0]), draws)
             n_rows = draws.group * draws.n
-            scores.append(lambda change, local=local, score=score: score({s: change[name] for name, s in local.items()}))
+            scores.append(_by_full_names(score, local))
         elif node.op == "call_module":
             env[node] = plain(net.batched.modules[node.target], *args, **kwargs)
         else:
@@ -78,8 +78,23 @@ def feel(net: Network, mean: Tensor, sigma: Tensor, inputs: Tensor, draws: Draws
     raise InputError("the traced module returns nothing")
 
 
+def _by_full_names(score: Score, local: dict[str, str]) -> Score:
+    """A module's score, of tensors by their names in the net; `local`: these -> its own names for them."""
+    full = {own: name for name, own in local.items()}
+    return Score(
+        lambda change: score.level({own: change[name] for name, own in local.items()}),
+        lambda weights: {full[own]: slope for own, slope in score.slope(weights).items()},
+    )
+
+
 def _sum_of(scores: list[Score]) -> Score:
-    return lambda change: sum(score(change) for score in scores)
+    def slope(weights: Tensor) -> Tensors:
+        found: Tensors = {}
+        for score in scores:
+            found |= {name: found.get(name, 0.0) + own for name, own in score.slope(weights).items()}
+        return found
+
+    return Score(lambda change: sum(score.level(change) for score in scores), slope)
 
 
 def noisy_layers(net: Network, which: str, draw: torch.Generator) -> frozenset[str] | None:
@@ -117,7 +132,7 @@ def _parameter(node: fx.Node, means: Tensors, deviations: Tensors, draws: Draws)
     if not draws.reach(name) or not _is_felt(node, means):
         return means[name], None
     noise, score = made({"own": means[name]}, {"own": deviations[name]}, draws)
-    return means[name] + draws.signed(noise["own"]), lambda change: score({"own": change[name]})
+    return means[name] + draws.signed(noise["own"]), _by_full_names(score, {name: "own"})
 
 
 def _is_felt(node: fx.Node, names: Container[str]) -> bool:

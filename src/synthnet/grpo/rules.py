@@ -12,6 +12,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import grad
 
 SMALL, MOST_JOINT = 256, 128  # weights of a kernel up to which it is tied; uses of a Linear layer up to which they are joint
 RIDGE = 1e-4  # of a joint covariance's mean variance, added to it: uses may be alike
@@ -21,7 +22,15 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 FELT = (nn.Linear, nn.Embedding, *CONVOLUTIONS, *NORMS)
 
 Tensors = dict[str, Tensor]  # by name; of a module, by its own names
-Score = Callable[[Tensors], Tensor]  # change of the weights -> log p(felt | changed) − log p(felt) [row]
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was felt, as a matter of the weights. level: a change of them -> log p(felt | changed) − log p(felt) [row]; slope: a
+    weight of each row [row] -> the gradient of Σ weight · log p at no change, for which nothing has to be run."""
+
+    level: Callable[[Tensors], Tensor]
+    slope: Callable[[Tensor], Tensors]
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,19 @@ class Draws:
     def level(self, along: Tensor, square: Tensor) -> Tensor:
         """log p(felt | moved) − log p(felt) [row]: the noise along a move of the felt's mean, in deviations, of a pair's first
         draw [pair example] or of both [pair sign example], less half of the move's square, which broadcasts to the latter."""
-        signs = torch.tensor([1.0, -1.0], device=along.device)[:, None]
-        return (signs * (along.unsqueeze(1) if along.ndim == 2 else along) - 0.5 * square).flatten()
+        return (_signs(along) * (along.unsqueeze(1) if along.ndim == 2 else along) - 0.5 * square).flatten()
+
+    def weighed(self, weights: Tensor, noise: Tensor, like: Tensor) -> Tensor:
+        """Noise [pair example …], signed, times weights [row]: of each row, or summed over an example's draws, as `like` is."""
+        own = _signs(weights) * weights.view(-1, 2, self.n)
+        if self.shared(like):
+            return torch.einsum("pn,pnf->nf", own.sum(1), noise.flatten(2)).view_as(like)
+        return torch.einsum("psn,pnf->psnf", own, noise.flatten(2)).view_as(like)
+
+
+def _signs(like: Tensor) -> Tensor:
+    """Of the draws of a pair [sign 1]."""
+    return torch.tensor([[1.0], [-1.0]], dtype=like.dtype, device=like.device)
 
 
 @dataclass(frozen=True)
@@ -91,6 +111,20 @@ class Layer:
             return F.linear(self.inputs, weight, bias)
         convolve = F.conv1d if isinstance(module, nn.Conv1d) else F.conv2d
         return convolve(self.inputs, weight, bias, module.stride, module.padding, module.dilation, module.groups)
+
+    def transposed(self, outputs: Tensor) -> Tensors:
+        """The gradient of ⟨outputs, linear(weights)⟩ with respect to the weights."""
+        module, shape = self.module, self.mean["weight"].shape
+        if isinstance(module, nn.Linear):
+            found = {"weight": outputs.flatten(0, -2).mT @ self.inputs.flatten(0, -2)}
+        else:
+            of_kernel = grad.conv1d_weight if isinstance(module, nn.Conv1d) else grad.conv2d_weight
+            how = (module.stride, module.padding, module.dilation, module.groups)
+            found = {"weight": of_kernel(self.inputs, shape, outputs, *how)}
+        if "bias" in self.mean:
+            axes = range(outputs.ndim - 1) if isinstance(module, nn.Linear) else (0, *range(2, outputs.ndim))
+            found["bias"] = outputs.sum(tuple(axes))
+        return found
 
 
 def plain(module: nn.Module, *args, **kwargs) -> Tensor:
@@ -143,7 +177,9 @@ def _node(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
     noise, found = draws.normal(means.shape[1:], means), draws.blank(means)
     for sign, centre, by, out in draws.by_sign(draws.paired(means), draws.paired(deviation), found):
         torch.addcmul(centre, noise, by, value=sign, out=out)
-    return found.flatten(0, 2), lambda change: _level(layer.linear(change) / deviation, noise, draws)
+    level = lambda change: _level(layer.linear(change) / deviation, noise, draws)  # noqa: E731
+    slope = lambda weights: layer.transposed(draws.weighed(weights, noise, deviation) / deviation)  # noqa: E731
+    return found.flatten(0, 2), Score(level, slope)
 
 
 def _level(moved: Tensor, noise: Tensor, draws: Draws) -> Tensor:
@@ -167,11 +203,15 @@ def _joint(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
     for sign, centre, by, out in draws.by_sign(draws.paired(means), draws.paired(root), found):
         torch.add(centre, (by @ noise).view(out.shape), alpha=sign, out=out)
 
-    def score(change: Tensors) -> Tensor:
+    def level(change: Tensors) -> Tensor:
         moved = layer.linear(change)
         return _level(torch.linalg.solve_triangular(root, moved.flatten(1, -2), upper=False), noise, draws)
 
-    return found.flatten(0, 2), score
+    def slope(weights: Tensor) -> Tensors:
+        felt = draws.weighed(weights, noise, root.new_empty(len(root), *noise.shape[2:]))
+        return layer.transposed(torch.linalg.solve_triangular(root.mT, felt, upper=True).view_as(means))
+
+    return found.flatten(0, 2), Score(level, slope)
 
 
 def _tied(layer: Layer, draws: Draws, patches: Tensor) -> tuple[Tensor, Score]:
@@ -229,11 +269,15 @@ def made(means: Tensors, deviations: Tensors, draws: Draws) -> tuple[Tensors, Sc
     """Own draws of weights, made: noise [pair example *shape] by name, and its score."""
     noise = {name: draws.normal(each.shape, each) for name, each in means.items()}
     if not noise:  # a norm without weights
-        return {}, lambda change: 0.0
+        return {}, Score(lambda change: 0.0, lambda weights: {})
 
-    def score(change: Tensors) -> Tensor:
+    def level(change: Tensors) -> Tensor:
         moved = {name: (change[name] / deviations[name]).flatten() for name in noise}
         along = sum(drawn.flatten(2) @ moved[name] for name, drawn in noise.items())
         return draws.level(along, sum(each.square().sum() for each in moved.values()))
 
-    return {name: drawn * deviations[name] for name, drawn in noise.items()}, score
+    def slope(weights: Tensor) -> Tensors:
+        own = (_signs(weights) * weights.view(-1, 2, draws.n)).sum(1)
+        return {name: torch.einsum("pn,pn...->...", own, drawn) / deviations[name] for name, drawn in noise.items()}
+
+    return {name: drawn * deviations[name] for name, drawn in noise.items()}, Score(level, slope)

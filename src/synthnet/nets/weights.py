@@ -113,6 +113,13 @@ class WeightSpec:
             parts.append(value.reshape(*lead, -1).to(torch.float32))
         return torch.cat(parts, dim=-1)
 
+    def scattered(self, tensors: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        """Some tensors as flat weights [weights] of the kind of `like`, 0 for those that are not among them."""
+        flat, places = torch.zeros_like(like), self.slices()
+        for name, value in tensors.items():
+            flat[places[name]] = value.flatten()
+        return flat
+
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """Flat [... weights] -> views [... *shape] by name."""
         if flat.shape[-1] != self.n_weights:
