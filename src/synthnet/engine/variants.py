@@ -17,7 +17,7 @@ from synthnet.errors import InputError, unknown
 from synthnet.nets import metadata_json
 
 LEEWAY = 0.3  # how far beyond its range a number may lie in use, as a share of the range's width
-MOST = 64
+MOST, MOST_TOLD = 64, 1024  # names of a spec; numbers that a policy is told it as
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,12 @@ class Variants:
                 raise InputError(f"spec {name}: expected (lowest, highest) or a list of values, got {values!r:.60}")
             if isinstance(values, tuple) and (len(values) != 2 or values[0] >= values[1]):
                 raise InputError(f"spec {name}: expected (lowest, highest), got {values!r:.60}")
-        return cls(dict(given))
+        made = cls(dict(given))
+        if made.width > MOST_TOLD:
+            raise InputError(
+                f"a policy is told a spec as at most {MOST_TOLD} numbers, this one takes {made.width}: a flag a value"
+            )
+        return made
 
     @classmethod
     def from_json(cls, given: object) -> "Variants":

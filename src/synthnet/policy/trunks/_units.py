@@ -35,7 +35,7 @@ class UnitConfig(MixtureKnobs):
     place: bool = setting(True, "FiLM is told where a token stands: depth, width of its layer")
     data: bool = setting(False, "FiLM is told statistics of the data set, which the policy's file keeps")
     graph: int = setting(0, "rounds of a small encoder of the layer graph, told to FiLM (0: none)", (0, 1 << 20))
-    spec: int | None = setting(None, "numbers of a spec that FiLM is told (null: all that the task has; 0: none)", (0, 64))
+    spec: int | None = setting(None, "numbers of a spec that FiLM is told (null: all that the task has; 0: none)", (0, 1024))
     siblings: bool = setting(False, "units hear those that a net treats with them, even if the first net trained on has none")
     code: int = setting(0, "dims of the latent code of a policy whose actions are codes (0: actions are weights)", (0, 1 << 20))
 
