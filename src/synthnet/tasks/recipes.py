@@ -23,6 +23,7 @@ from synthnet.tasks.task import Task
 FEW_NETS, PATIENCE, MOST_EPOCHS = 4, 20, 200
 STRONG_NETS, COARSE, MOST_TRIED = 4, 32, 64
 START_AT = {"rate": 3e-3, "decay": 0.1, "epochs": 1.0, "noise": 0.3, "warp": 0.0, "smoothing": 0.0}
+PLAIN = {**START_AT, "noise": 0.0, "epochs": 2.0}  # a search that the clock ends has tried what suits convolutions, too
 
 
 def recipe_of(task: Task) -> Recipe:
@@ -89,7 +90,8 @@ def strong_recipe(task: Task, seconds: float | None = None, done: bool = False) 
             bar.advance(note=f"val {max(found.values()):.4f}")
 
     with Bar(f"strong twins of {task.name}", MOST_TRIED) as bar:
-        attempt(tuple(START_AT[name] for name in grid))
+        for first in (START_AT, PLAIN):
+            attempt(tuple(first[name] for name in grid))
         while len(found) < min(COARSE, math.prod(map(len, grid.values()))) and not over():
             attempt(tuple(choices[int(torch.randint(len(choices), (1,), generator=draw))] for choices in grid.values()))
         best = None
