@@ -4,8 +4,8 @@
 
 Problems of `benchmarks/problems.py`, on val: the first validation (every ten updates) from which on 32 unseen seeds reach 99 %
 of their twins' accuracy, mean over K = 1 and 2. Both begin with a tenth of their updates on whitened logits, hard labels, the
-same trunk, noise and forces; the one from nothing at 2e-3, which `learn` begins with, the other at 5e-3: the weights of a policy
-that has been trained are larger, and Muon's steps are of one size.
+same trunk, noise and forces; the one from nothing at 2e-3, which `learn` begins with, the other at 5e-3: the weights of a
+policy that has been trained are larger, and Muon's steps are of one size.
 """
 
 import argparse
