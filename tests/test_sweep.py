@@ -137,8 +137,8 @@ def test_tpe_proposes_and_hyperband_ends_what_lags(settings, tmp_path):
     trials = _results(folder)
     assert len({t["settings"]["grpo.optim.learning_rate"] for t in trials}) == 4
     lengths = {"complete": [], "pruned": []}
-    for number, trial in enumerate(trials):
-        rows = records(folder / f"trial-{number:04d}" / "grpo" / "metrics.jsonl")
+    for trial in trials:  # best first
+        rows = records(folder / f"trial-{trial['trial']:04d}" / "grpo" / "metrics.jsonl")
         lengths[trial["state"]].append(sum("loss" in row for row in rows))
     assert set(lengths["complete"]) == {6} and all(length <= 6 for length in lengths["pruned"]), lengths
     assert max(trials, key=lambda trial: trial["score"])["state"] == "complete", "the best one was ended"
