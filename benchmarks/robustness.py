@@ -7,9 +7,8 @@ Twins by the task's fixed recipe and strong twins (by what a search on val finds
 its end` says which), each in a batch order of its own, from the same start weights.
 
 noise: accuracy under Gaussian noise of half a pixel's deviation; shift: by one pixel to each of four sides, the border
-repeated;
-FGSM: after one step of a tenth of a deviation along the sign of each net's own gradient (Goodfellow et al. 2015, arXiv
-1412.6572); calibration error: 15 bins of equal mass; confidence in shuffled pixels and in noise.
+repeated; FGSM: after one step of a tenth of a deviation along the sign of each net's own gradient (Goodfellow et al. 2015,
+arXiv 1412.6572); calibration error: 15 bins of equal mass; confidence in shuffled pixels and in noise.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from synthnet.audit.basins import confidence
 from synthnet.audit.evaluation import interval, split_data, task_of_policy
 from synthnet.bundled import load_policy, policies
 from synthnet.console import percent, table
-from synthnet.engine import Network, Training, predictions
+from synthnet.engine import Network, Training, Variation, predictions
 from synthnet.engine.variation import image_shape
 from synthnet.files import write_atomic
 from synthnet.grpo.rewards.calibration import calibration_error
@@ -60,22 +59,16 @@ def attacked(net: Network, nets: Tensor, images: Tensor, labels: Tensor) -> Tens
     return torch.cat(found)
 
 
-def right(net: Network, nets: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-    """[net example], float64."""
-    return (predictions(net, nets, images).argmax(-1) == labels).double()
-
-
 def measures(net: Network, nets: Tensor, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Each measure of each net [net], but accuracy [net example]."""
-    noisy = images + NOISE * torch.randn(images.shape, generator=generator(0, "robustness"))
-    moved = torch.stack([right(net, nets, shifted(images, side), labels).mean(1) for side in SIDES])
-    sure = confidence(net, images, nets)
+    said, sure = predictions(net, nets, images), confidence(net, images, nets)
+    right = lambda seen: net.objective.each(predictions(net, nets, seen), labels).mean(1)  # noqa: E731
     return {
-        "accuracy": right(net, nets, images, labels),
-        "noise": right(net, nets, noisy, labels).mean(1),
-        "shift": moved.mean(0),
+        "accuracy": net.objective.each(said, labels),
+        "noise": right(Variation(NOISE)(images, generator(0, "robustness"))),
+        "shift": torch.stack([right(shifted(images, side)) for side in SIDES]).mean(0),
         "fgsm": attacked(net, nets, images, labels).double().mean(1),
-        "calibration_error": calibration_error(predictions(net, nets, images), labels),
+        "calibration_error": calibration_error(said, labels),
         "shuffled": sure["shuffled"],
         "in_noise": sure["noise"],
     }

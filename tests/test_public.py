@@ -20,7 +20,6 @@ from synthnet.grpo.hooks import LARGEST, Hook, ask
 from synthnet.lab.space import parse_space
 from synthnet.nets import read_weights
 from synthnet.runs import list_runs
-from synthnet.synthesis import synthesize
 from synthnet.tasks import build_task
 
 QUICK = ["task=digits-mlp", "task.hidden=[8]", "threads=1", "grpo.prompts=2", "grpo.num_generations=4", "grpo.steps=[1]",
@@ -390,24 +389,3 @@ def test_a_pipe_in_a_run_directory_blocks_nobody(tmp_path):
         os.mkfifo(tmp_path / "run" / name)
     (status,) = list_runs(tmp_path)
     assert (status.name, status.update) == ("run", 0)
-
-
-@pytest.mark.parametrize("sample", [None, 3])
-def test_a_net_is_made_alike_whichever_go_with_it(tmp_path, monkeypatch, sample):
-    """Through the policy together, two at a time, or each alone; what is drawn is each file's own."""
-    make_policy(build_task("digits-mlp", hidden=[8])).save(tmp_path / "p.safetensors")
-    assert main(["init", "--task", "digits-mlp", "--set", "hidden=[8]", "--count", "5", "-o", str(tmp_path / "w")]) == 0
-    made = lambda **more: [  # noqa: E731
-        state.tensors["fc1.weight"] - read_weights(path).tensors["fc1.weight"]
-        for state, path in zip(
-            synthesize(tmp_path / "w", tmp_path / "p.safetensors", 2, sample=sample, **more),
-            sorted((tmp_path / "w").iterdir()),
-            strict=True,
-        )
-    ]
-    together = made()
-    monkeypatch.setattr("synthnet.policy.serving.TOGETHER", 2)
-    for other in (made(), made(memory="2G")):
-        assert all(torch.allclose(one, again, atol=1e-5) for one, again in zip(together, other, strict=True))
-    if sample is not None:
-        assert min((one - other).abs().max() for one, other in pairwise(together)) > 1e-3

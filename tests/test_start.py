@@ -1,9 +1,11 @@
 """Start weights: whatever standard initialisation they were drawn with is heard as loud as the policy expects; what no step can
 mend is refused."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import init
 
 import synthnet
@@ -132,3 +134,24 @@ def test_norms_begin_as_the_identity_and_one_sided_weights_are_told(tmp_path):
     assert factors == dict.fromkeys(names, 1.0)
     assert one_sided(spec, flat) == []
     assert "embed.weight" in one_sided(spec, flat.abs())
+
+
+@pytest.mark.parametrize("sample", [None, 3])
+def test_a_net_is_made_alike_whichever_go_with_it(tmp_path, monkeypatch, sample):
+    """Through the policy together, two at a time, or each alone; what is drawn is each file's own."""
+    make_policy(build_task("digits-mlp", hidden=[8])).save(tmp_path / "p.safetensors")
+    assert main(["init", "--task", "digits-mlp", "--set", "hidden=[8]", "--count", "5", "-o", str(tmp_path / "w")]) == 0
+    made = lambda **more: [  # noqa: E731
+        state.tensors["fc1.weight"] - load_file(path)["fc1.weight"]
+        for state, path in zip(
+            synthnet.synthesize(tmp_path / "w", tmp_path / "p.safetensors", 2, sample=sample, **more),
+            sorted((tmp_path / "w").iterdir()),
+            strict=True,
+        )
+    ]
+    together = made()
+    monkeypatch.setattr("synthnet.policy.serving.TOGETHER", 2)
+    for other in (made(), made(memory="2G")):
+        assert all(torch.allclose(one, again, atol=1e-5) for one, again in zip(together, other, strict=True))
+    if sample is not None:
+        assert min((one - other).abs().max() for one, other in pairwise(together)) > 1e-3

@@ -3,15 +3,10 @@
 A layer's own draw for each example need not be made. Where a weight is used once for an example (Linear layers of an MLP), the
 pre-activation under its own draw is exactly z = M h + b + √(S² h² + s²) ∘ ξ (local reparameterisation: Kingma, Salimans and
 Welling 2015, arXiv 1506.02557), and conditioning on z (Rao and Blackwell) leaves out all noise that the example did not feel.
-Where a weight is used several times, there are three ways:
-
-- joint: the Gaussian over all uses, z ~ N(H M, H S² Hᵀ + s²): exact; for Linear layers over tokens or times
-- tied: one draw for each example, made: exact; for norms, positions, embeddings and small kernels
-- node: noise of its own at every use; to first order its mean gradient is that of tied noise; for wide kernels
+What each kind of layer does, also where a weight is used several times, is the matter of `rules.py`.
 
 No derivative passes from layer to layer: a layer's inputs are recorded as they came, and what is differentiated is what it
-makes of them, which is linear in its weights. Rows are draws times examples: `group` draws of all examples, one after the
-other, 2j and 2j + 1 mirrored.
+makes of them, which is linear in its weights.
 """
 
 import operator

@@ -1,5 +1,11 @@
 """What a layer's examples feel of noise on its weights, and its score: one rule for each kind of layer.
 
+Where a weight is used several times, there are three ways:
+
+- joint: the Gaussian over all uses, z ~ N(H M, H S² Hᵀ + s²): exact; for Linear layers over tokens or times
+- tied: one draw for each example, made: exact; for norms, positions, embeddings and small kernels
+- node: noise of its own at every use; to first order its mean gradient is that of tied noise; for wide kernels
+
 Rows are draws times examples, one draw of all examples after the other; draws 2j and 2j + 1 are mirrored, so that noise is held
 once for both. Inputs that all draws of an example still share are held once for each example.
 """
@@ -82,9 +88,13 @@ class Draws:
         draw [pair example] or of both [pair sign example], less half of the move's square, which broadcasts to the latter."""
         return (_signs(along) * (along.unsqueeze(1) if along.ndim == 2 else along) - 0.5 * square).flatten()
 
+    def opposed(self, weights: Tensor) -> Tensor:
+        """Weights of rows [row] as [pair sign example], those of second draws with the other sign, as their noise has."""
+        return _signs(weights) * weights.view(-1, 2, self.n)
+
     def weighed(self, weights: Tensor, noise: Tensor, like: Tensor) -> Tensor:
         """Noise [pair example …], signed, times weights [row]: of each row, or summed over an example's draws, as `like` is."""
-        own = _signs(weights) * weights.view(-1, 2, self.n)
+        own = self.opposed(weights)
         if self.shared(like):
             return torch.einsum("pn,pnf->nf", own.sum(1), noise.flatten(2)).view_as(like)
         return torch.einsum("psn,pnf->psnf", own, noise.flatten(2)).view_as(like)
@@ -277,7 +287,7 @@ def made(means: Tensors, deviations: Tensors, draws: Draws) -> tuple[Tensors, Sc
         return draws.level(along, sum(each.square().sum() for each in moved.values()))
 
     def slope(weights: Tensor) -> Tensors:
-        own = (_signs(weights) * weights.view(-1, 2, draws.n)).sum(1)
+        own = draws.opposed(weights).sum(1)
         return {name: torch.einsum("pn,pn...->...", own, drawn) / deviations[name] for name, drawn in noise.items()}
 
     return {name: drawn * deviations[name] for name, drawn in noise.items()}, Score(level, slope)

@@ -1,8 +1,8 @@
 """Tasks made of another's labels: a spec says which classes are "yes", and nets answer yes or no; or as which each counts.
 
 The protocol for unseen tasks of recurrent parameter generation (Wang et al. 2025, arXiv 2501.11587): of the 1,022 ways to call
-some but not all of ten classes "yes", 822 are trained on and 200 are not. Ten classes can be given
-new numbers in 10^10 ways, of which two draws are hardly ever alike.
+some but not all of ten classes "yes", 822 are trained on and 200 are not. Ten classes can be given new numbers in 10^10 ways,
+of which two draws are hardly ever alike.
 """
 
 import torch
