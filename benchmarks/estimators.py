@@ -22,6 +22,7 @@ from synthnet.files import write_atomic
 from synthnet.grpo import GrpoConfig, RewardConfig
 from synthnet.grpo.example import Examples
 from synthnet.grpo.experience import Estimator, Nets
+from synthnet.grpo.felt import USES
 from synthnet.grpo.loop import most_tokens
 from synthnet.grpo.noise import noise_shares, set_sigma
 from synthnet.policy import draw_prompt, rollout
@@ -47,7 +48,7 @@ class Pathwise:
         self.prompt = draw_prompt("grpo", task, REWARD.split, policy.device, config.steps, PROMPTS, IMAGES, 0, update)
 
     def loss(self, rows: slice = slice(None)) -> Tensor:
-        n_steps, start, images, labels = self.prompt
+        n_steps, start, images, labels, _ = self.prompt
         final = rollout(self.policy, start[rows], n_steps, self.task.network)[-1]
         logits = self.task.network.logits(final, images)
         chance = self.task.objective.chance
@@ -83,9 +84,7 @@ def estimators(policy, task, config) -> dict[str, Callable[[int], tuple[Callable
 
         return made.loss, halves
 
-    by_example = {
-        f"by example, {uses}": lambda update, uses=uses: examples(update, uses=uses) for uses in ("auto", "tied", "node")
-    }
+    by_example = {f"by example, {uses}": lambda update, uses=uses: examples(update, uses=uses) for uses in USES}
     if task.network.chain is not None:
         by_example = {"by example": by_example["by example, auto"]}
     return {"whole nets": nets, **by_example, "backpropagation": pathwise}
@@ -93,7 +92,7 @@ def estimators(policy, task, config) -> dict[str, Callable[[int], tuple[Callable
 
 def measure(name: str, path: str, sigma: float) -> dict[str, dict[str, float]]:
     policy, task = load_policy(path).train(), build_task(name)
-    config = GrpoConfig(prompts=PROMPTS, steps=[1], sigma=sigma, sigma_by="role", num_generations=4)
+    config = GrpoConfig(prompts=PROMPTS, steps=[1], noisy_layers="all", sigma=sigma, sigma_by="role", num_generations=4)
     set_sigma(policy, sigma, noise_shares(policy, [task], config, REWARD, 0))
     direction = sum(gradient_of(policy, Pathwise(policy, task, config, 1000 + n).loss()) for n in range(DIRECTION))
     rows = {}

@@ -21,11 +21,21 @@ from synthnet.policy.file import read_policy
 from synthnet.runs.journal import records
 
 LOOP = ["threads=1", "lab.tensorboard=false"]
-BASE = [*LOOP, "grpo.rollout=example", "grpo.sigma_by=role", "grpo.apart=2", "grpo.signal_every=0", "reward.batch=768"]
+BASE = [
+    *LOOP,
+    "grpo.rollout=example",
+    "grpo.noisy_layers=all",
+    "grpo.sigma_by=role",
+    "grpo.apart=2",
+    "grpo.signal_every=0",
+    "reward.batch=768",
+]
 FROM = {
     "digits-mlp": "benchmarks/policies/pairs-digits-256.safetensors",
     "mnist5k-mlp": "benchmarks/policies/pairs-mnist5k-mlp.safetensors",
     "mnist5k-cnn": "benchmarks/policies/pairs-mnist5k-cnn.safetensors",
+    "digits-resnet": "benchmarks/policies/distil-digits-resnet.safetensors",  # of which there are no pairs policies
+    "digits-vit": "digits-vit",
 }
 OWN = {
     "digits-mlp": ["grpo.sigma=0.1", "reward.input_noise=0.5", "reward.warp=0.05", "grpo.optim.learning_rate=4e-4"],
@@ -37,8 +47,10 @@ OWN = {
         "grpo.optim.learning_rate=3e-4",
         "task.held_back=1000",
     ],
+    "digits-resnet": ["grpo.sigma=0.05", "reward.input_noise=0.3", "reward.warp=0.03", "grpo.optim.learning_rate=1e-4"],
+    "digits-vit": ["grpo.sigma=0.05", "reward.input_noise=0.3", "reward.warp=0.03", "grpo.optim.learning_rate=1e-4"],
 }
-RATES = {"digits-mlp": 1e-3, "mnist5k-mlp": 3e-3, "mnist5k-cnn": 4e-4}  # of Muon
+RATES = {"digits-mlp": 1e-3, "mnist5k-mlp": 3e-3, "mnist5k-cnn": 4e-4, "digits-resnet": 3e-4, "digits-vit": 3e-4}  # of Muon
 Change = Callable[[str], list[str]]  # settings that depend on the task
 PASSES = ["grpo.target_kl=1.0"]
 DRAWN = ["grpo.passed_on=drawn", "grpo.prompts=4", "grpo.num_generations=4"]  # as many evaluations as 16 means
@@ -92,6 +104,7 @@ TABLES: dict[str, dict[str, list[str | Change]]] = {
         "by example, chosen": [by_muon()],
         "by example, tied": [by_muon(), "grpo.uses=tied"],
         "by example, node": [by_muon(), "grpo.uses=node"],
+        "by example, flipout": [by_muon(), "grpo.uses=flipout"],
         "by example, a layer at a time": [by_muon(), "grpo.noisy_layers=one"],
         "whole nets": [by_muon(0.3), *NET, "grpo.num_generations=4"],
         "whole nets, 64 each": [by_muon(0.3), *NET, "grpo.num_generations=64"],

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from synthnet.engine.network import Network
 from synthnet.errors import InputError
 from synthnet.grpo import GrpoConfig, RewardConfig
+from synthnet.grpo.draws import Draws
 from synthnet.grpo.example import advantages_of, others_baseline, rewards_of
 from synthnet.grpo.felt import feel, noisy_layers
-from synthnet.grpo.rules import Draws, _pools_whole, plain
+from synthnet.grpo.rules import _pools_whole, plain
 from synthnet.grpo.scored import Seen
 from synthnet.nets import draw_init, init_scale
 from synthnet.seeds import generator
@@ -50,6 +51,9 @@ MODULES = {
     "convolution over time": (_conv1d, (2, 4), "auto"),
     "tokens, joint": (Sequences, None, "auto"),
     "tokens, tied": (Sequences, None, "tied"),
+    "convolution, tied": (_conv2d, (1, 4, 4), "tied"),
+    "convolution over time, tied": (_conv1d, (2, 4), "tied"),
+    "tokens, flipout": (Sequences, None, "flipout"),
 }
 
 
@@ -155,9 +159,11 @@ def test_the_slope_of_what_was_felt_is_that_of_its_level(name, layers):
 
 def test_layers_take_turns():
     net = _case(*MODULES["convolution"][:2])[0]
-    seen = {noisy_layers(net, "one", generator(0, "layers", update)) for update in range(32)}
-    assert len(seen) == len({name.rpartition(".")[0] for name in net.spec.slices()})
+    for which in ("one", None):
+        seen = {noisy_layers(net, which, generator(0, "layers", update)) for update in range(32)}
+        assert len(seen) == len({name.rpartition(".")[0] for name in net.spec.slices()})
     assert noisy_layers(net, "all", generator(0, "layers")) is None
+    assert noisy_layers(_case(*MODULES["chain"][:2])[0], None, generator(0, "layers")) is None, "all of an MLP"
     tokens = _case(*MODULES["tokens, joint"][:2])[0]
     seen = {noisy_layers(tokens, "one", generator(0, "layers", update)) for update in range(64)}
     assert seen == {frozenset({name}) for name in ("table", "position", "norm", "mix", "out")}
@@ -247,6 +253,21 @@ def test_joint_noise_has_the_moments_of_whole_draws():
         outputs, _ = feel(net, mean, sigma, inputs, Draws(40_000, 1, uses, generator(0, uses)))
         felt[uses] = outputs[:, 0].flatten(1).T.cov()
     assert torch.allclose(felt["auto"], felt["tied"], atol=0.03 * felt["tied"].diagonal().max().item())
+
+
+def test_flipout_has_an_examples_own_moments_and_none_between_examples():
+    """Two examples with the same input: each feels what its own kernel would do, and neither tells of the other's."""
+    net = Network(nn.Sequential(nn.Conv2d(2, 2, 2)), torch.zeros(1, 2, 2, 3))
+    inputs = torch.randn((1, 2, 2, 3), generator=torch.Generator().manual_seed(0)).expand(2, -1, -1, -1)
+    mean, sigma = draw_init(net.spec, torch.Generator().manual_seed(0)), 0.3 * init_scale(net.spec)
+    felt = {}
+    for uses in ("auto", "tied"):
+        outputs, _ = feel(net, mean, sigma, inputs, Draws(40_000, 2, uses, generator(0, uses)))
+        felt[uses] = outputs.flatten(2).transpose(0, 1)
+    own = {uses: each[0].T.cov() for uses, each in felt.items()}
+    near = 0.03 * own["tied"].diagonal().max().item()
+    assert torch.allclose(own["auto"], own["tied"], atol=near)
+    assert torch.cat(list(felt["auto"]), 1).T.cov()[:4, 4:].abs().max() < near
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3), nn.MaxPool2d(2, stride=1), nn.MaxPool2d(2, ceil_mode=True)])

@@ -42,10 +42,11 @@ class GrpoConfig:
     uses: str = setting(
         "auto", "by example: what noise of a weight is that an example uses often (`felt.py`)", choices=USES, hot=True
     )
-    noisy_layers: str = setting(
-        "all",
-        "by example: which layers have noise: all, the last, or one that is drawn for each update",
-        choices=LAYERS,
+    noisy_layers: str | None = setting(
+        None,
+        "by example: which layers have noise: all, the last, or one that is drawn for each update; null: one, in nets that use "
+        "a weight more than once for an example",
+        choices=(None, *LAYERS),
         hot=True,
     )
     apart: float = setting(
@@ -158,7 +159,7 @@ def kinds_of(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Tas
         raise InputError(f"nets of a task whose data have variants are rewarded by example: {what}")
     if reward.examples and not by_example:
         raise InputError(f"reward.examples needs rollouts by example: {reason or 'grpo.rollout=net was asked for'}")
-    if config.noisy_layers != "all" and not by_example:
+    if config.noisy_layers not in (None, "all") and not by_example:
         raise InputError(f"grpo.noisy_layers={config.noisy_layers} is of rollouts by example: {reason or 'not of whole nets'}")
     return Kinds(by_example, whole or not by_example)
 

@@ -18,10 +18,10 @@ from synthnet.engine import Network, Variation, rounded
 from synthnet.errors import InputError
 from synthnet.grpo.agreement import half_batch_cosine, in_half
 from synthnet.grpo.chains import LAST, Chains, Judge, draw_chains
+from synthnet.grpo.draws import Draws, Score
 from synthnet.grpo.felt import check_felt, feel, noisy_layers
 from synthnet.grpo.hooks import ExampleHook
 from synthnet.grpo.objective import APART, clip_shares, controlled, spread_figures, surrogate
-from synthnet.grpo.rules import Draws, Score
 from synthnet.grpo.score import RewardConfig, terms
 from synthnet.grpo.scored import Seen
 from synthnet.nets import shortfall

@@ -17,9 +17,10 @@ from torch import Tensor, fx, nn
 
 from synthnet.engine import Network
 from synthnet.errors import InputError
-from synthnet.grpo.rules import CONVOLUTIONS, FELT, LEAST, Draws, Layer, Score, Tensors, feel_layer, made, plain
+from synthnet.grpo.draws import LEAST, Draws, Layer, Score, Tensors, made, sum_of
+from synthnet.grpo.rules import CONVOLUTIONS, FELT, feel_layer, plain
 
-USES = ("auto", "tied", "node")
+USES = ("auto", "tied", "node", "flipout")
 LAYERS = ("all", "last", "one")
 ELEMENTWISE = (operator.add, operator.mul, torch.add, torch.mul)
 
@@ -49,7 +50,7 @@ def feel(net: Network, mean: Tensor, sigma: Tensor, inputs: Tensor, draws: Draws
             env[node] = inputs if _shared_to_a_layer(node, net, draws) else draws.rows(inputs)
             n_rows = len(env[node])
         elif node.op == "output":
-            return args[0].unflatten(0, (draws.group, draws.n)), _sum_of(scores)
+            return args[0].unflatten(0, (draws.group, draws.n)), sum_of(scores)
         elif node.op == "get_attr":
             env[node], score = _parameter(node, means, deviations, draws)
             scores += [score] if score else []
@@ -82,20 +83,11 @@ def _by_full_names(score: Score, local: dict[str, str]) -> Score:
     )
 
 
-def _sum_of(scores: list[Score]) -> Score:
-    def slope(weights: Tensor) -> Tensors:
-        found: Tensors = {}
-        for score in scores:
-            found |= {name: found.get(name, 0.0) + own for name, own in score.slope(weights).items()}
-        return found
-
-    return Score(lambda change: sum(score.level(change) for score in scores), slope)
-
-
-def noisy_layers(net: Network, which: str, draw: torch.Generator) -> frozenset[str] | None:
+def noisy_layers(net: Network, which: str | None, draw: torch.Generator) -> frozenset[str] | None:
     """The layers that have noise: all (None), the one nearest the outputs, or one of them, drawn; each that has something to
-    learn, bare parameters too."""
-    if which == "all":
+    learn, bare parameters too. If nothing is asked for: all of an MLP, one of other nets, of which an update then takes half
+    the time and teaches as much (docs/experiments/by-example.md)."""
+    if (which or ("all" if net.chain is not None else "one")) == "all":
         return None
     learned = {name for name, _ in net.module.named_parameters()}
 

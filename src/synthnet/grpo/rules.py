@@ -1,140 +1,29 @@
 """What a layer's examples feel of noise on its weights, and its score: one rule for each kind of layer.
 
-Where a weight is used several times, there are three ways:
+Where a weight is used several times, there are four ways:
 
 - joint: the Gaussian over all uses, z ~ N(H M, H S² Hᵀ + s²): exact; for Linear layers over tokens or times
-- tied: one draw for each example, made: exact; for norms, positions, embeddings and small kernels
-- node: noise of its own at every use; to first order its mean gradient is that of tied noise; for wide kernels
-
-Rows are draws times examples, one draw of all examples after the other; draws 2j and 2j + 1 are mirrored, so that noise is held
-once for both. Inputs that all draws of an example still share are held once for each example.
+- tied: one draw for each example, made: exact; for norms, positions and embeddings
+- flipout: one draw for all examples, whose rows and columns each of them gives signs of its own (Wen et al. 2018, arXiv
+  1803.04386): for each example as tied, between examples uncorrelated, and no kernel is made for each; for convolutions
+- node: noise of its own at every use; to first order its mean gradient is that of tied noise; for grouped convolutions
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import reduce
 from itertools import product
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import grad
 
-SMALL, MOST_JOINT = 256, 128  # weights of a kernel up to which it is tied; uses of a Linear layer up to which they are joint
+from synthnet.grpo.draws import LEAST, Draws, Layer, Score, Tensors, made, sum_of
+
+MOST_JOINT = 128  # uses of a Linear layer up to which they are joint
 RIDGE = 1e-4  # of a joint covariance's mean variance, added to it: uses may be alike
-LEAST = 1e-12  # deviation of anything that is divided by it
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm1d, nn.BatchNorm2d)
 FELT = (nn.Linear, nn.Embedding, *CONVOLUTIONS, *NORMS)
-
-Tensors = dict[str, Tensor]  # by name; of a module, by its own names
-
-
-@dataclass(frozen=True)
-class Score:
-    """What was felt, as a matter of the weights. level: a change of them -> log p(felt | changed) − log p(felt) [row]; slope: a
-    weight of each row [row] -> the gradient of Σ weight · log p at no change, for which nothing has to be run."""
-
-    level: Callable[[Tensors], Tensor]
-    slope: Callable[[Tensor], Tensors]
-
-
-@dataclass(frozen=True)
-class Draws:
-    """`group` draws of each of n examples; `uses`: what noise of a weight that an example uses often is; `layers`: which have
-    noise, None for all of them."""
-
-    group: int
-    n: int
-    uses: str
-    generator: torch.Generator
-    layers: frozenset[str] | None = None
-
-    def reach(self, name: str) -> bool:
-        return self.layers is None or name in self.layers
-
-    def normal(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Standard normal numbers [pair example *shape], of which the second draw of a pair has the opposite ones."""
-        half = torch.randn((self.group // 2, self.n * torch.Size(shape).numel()), generator=self.generator)
-        return half.view(-1, self.n, *shape).to(like)
-
-    def rows(self, value: Tensor) -> Tensor:
-        """A value of each row, from one of each example where all its draws still share it."""
-        return value.expand(self.group, *value.shape).flatten(0, 1) if self.shared(value) else value
-
-    def shared(self, value: Tensor) -> bool:
-        """Whether a value is one of each example, not of each row."""
-        return len(value) == self.n
-
-    def paired(self, value: Tensor) -> Tensor:
-        """A value of each row as [pair sign example …], one that all draws share as [1 1 example …]."""
-        return value.unflatten(0, (1, 1, self.n) if self.shared(value) else (self.group // 2, 2, self.n))
-
-    def signed(self, half: Tensor) -> Tensor:
-        """Both draws of each pair [row …] from noise [pair example …]."""
-        return torch.stack([half, -half], 1).flatten(0, 2)
-
-    def by_sign(self, *values: Tensor) -> Iterator[tuple]:
-        """For both draws of all pairs: their sign, and their part [pair example …] of each value [pair sign example …]."""
-        for place, sign in enumerate((1.0, -1.0)):
-            yield sign, *(value[:, place % value.shape[1]] for value in values)
-
-    def blank(self, like: Tensor) -> Tensor:
-        """Room for something [pair sign example …] like a value of rows or of examples."""
-        return like.new_empty(self.group // 2, 2, self.n, *like.shape[1:])
-
-    def level(self, along: Tensor, square: Tensor) -> Tensor:
-        """log p(felt | moved) − log p(felt) [row]: the noise along a move of the felt's mean, in deviations, of a pair's first
-        draw [pair example] or of both [pair sign example], less half of the move's square, which broadcasts to the latter."""
-        return (_signs(along) * (along.unsqueeze(1) if along.ndim == 2 else along) - 0.5 * square).flatten()
-
-    def opposed(self, weights: Tensor) -> Tensor:
-        """Weights of rows [row] as [pair sign example], those of second draws with the other sign, as their noise has."""
-        return _signs(weights) * weights.view(-1, 2, self.n)
-
-    def weighed(self, weights: Tensor, noise: Tensor, like: Tensor) -> Tensor:
-        """Noise [pair example …], signed, times weights [row]: of each row, or summed over an example's draws, as `like` is."""
-        own = self.opposed(weights)
-        if self.shared(like):
-            return torch.einsum("pn,pnf->nf", own.sum(1), noise.flatten(2)).view_as(like)
-        return torch.einsum("psn,pnf->psnf", own, noise.flatten(2)).view_as(like)
-
-
-def _signs(like: Tensor) -> Tensor:
-    """Of the draws of a pair [sign 1]."""
-    return torch.tensor([[1.0], [-1.0]], dtype=like.dtype, device=like.device)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A module as a rule meets it: its mean weights and their deviations by its own names, and its inputs."""
-
-    module: nn.Module
-    mean: Tensors
-    deviation: Tensors
-    inputs: Tensor
-
-    def linear(self, weights: Tensors) -> Tensor:
-        """What a Linear layer or a convolution makes of its inputs with these weights; linear in them."""
-        module, weight, bias = self.module, weights["weight"], weights.get("bias")
-        if isinstance(module, nn.Linear):
-            return F.linear(self.inputs, weight, bias)
-        convolve = F.conv1d if isinstance(module, nn.Conv1d) else F.conv2d
-        return convolve(self.inputs, weight, bias, module.stride, module.padding, module.dilation, module.groups)
-
-    def transposed(self, outputs: Tensor) -> Tensors:
-        """The gradient of ⟨outputs, linear(weights)⟩ with respect to the weights."""
-        module, shape = self.module, self.mean["weight"].shape
-        if isinstance(module, nn.Linear):
-            found = {"weight": outputs.flatten(0, -2).mT @ self.inputs.flatten(0, -2)}
-        else:
-            of_kernel = grad.conv1d_weight if isinstance(module, nn.Conv1d) else grad.conv2d_weight
-            how = (module.stride, module.padding, module.dilation, module.groups)
-            found = {"weight": of_kernel(self.inputs, shape, outputs, *how)}
-        if "bias" in self.mean:
-            axes = range(outputs.ndim - 1) if isinstance(module, nn.Linear) else (0, *range(2, outputs.ndim))
-            found["bias"] = outputs.sum(tuple(axes))
-        return found
 
 
 def plain(module: nn.Module, *args, **kwargs) -> Tensor:
@@ -170,14 +59,15 @@ def feel_layer(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
         n_uses = inputs[0, ..., 0].numel()
         if n_uses > 1 and uses == "tied":
             return _tied(layer, draws, inputs.flatten(1, -2).mT)
+        if n_uses > 1 and uses == "flipout":
+            return _flipout(layer, draws)
         joint = 1 < n_uses <= MOST_JOINT and uses == "auto"
         if joint and all((each == each[:1]).all() for each in layer.deviation.values()):
             return _joint(layer, draws)
         return _node(layer, draws)
-    small = layer.mean["weight"].numel() <= SMALL
-    if module.groups == 1 and (uses == "tied" or (uses == "auto" and small)):
-        return _tied(layer, draws, _patches(layer))
-    return _node(layer, draws)
+    if uses == "node" or module.groups > 1:
+        return _node(layer, draws)
+    return _tied(layer, draws, _patches(layer)) if uses == "tied" else _flipout(layer, draws)
 
 
 def _node(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
@@ -238,6 +128,37 @@ def _tied(layer: Layer, draws: Draws, patches: Tensor) -> tuple[Tensor, Score]:
     return found.flatten(0, 2), score
 
 
+def _flipout(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
+    weight, deviation = layer.mean["weight"], layer.deviation["weight"]
+    once, means, inputs = draws.once(weight), layer.linear(layer.mean), draws.paired(layer.inputs)
+    rows, columns = (draws.signs(weight.shape[axis], weight) for axis in (0, 1))
+    axis = -1 if isinstance(layer.module, nn.Linear) else 1
+    along = lambda signs, like: signs.view(len(signs), *(1 if d != axis % like.ndim else -1 for d in range(1, like.ndim)))  # noqa: E731
+    own = {name: each for name, each in layer.mean.items() if name == "bias"}  # each example's own, as no kernel is
+    noise, of_bias = made(own, layer.deviation, draws)
+    moves = means.new_empty(len(once), inputs.shape[1], *draws.paired(means).shape[2:])
+    for pair, place in product(range(len(once)), range(inputs.shape[1])):
+        seen, out = inputs[pair % len(inputs), place], moves[pair, place]
+        move = replace(layer, inputs=seen * along(columns[pair], seen)).linear({"weight": once[pair] * deviation})
+        torch.mul(move, along(rows[pair], move), out=out)
+        if own:
+            out += along(noise["bias"][pair], out)
+    found = draws.blank(means)
+    for sign, centre, move, out in draws.by_sign(draws.paired(means), moves, found):
+        torch.add(centre, move, alpha=sign, out=out)
+
+    def level(change: Tensors) -> Tensor:
+        moved = change["weight"] / deviation
+        of_pair = (once * moved).flatten(3).sum(-1) if once.ndim > 3 else once * moved
+        return draws.level(torch.einsum("pno,poi,pni->pn", rows, of_pair, columns), moved.square().sum())
+
+    def slope(weights: Tensor) -> Tensors:
+        signs = torch.einsum("pn,pno,pni->poi", draws.opposed(weights).sum(1), rows, columns)
+        return {"weight": (once * signs.view(*signs.shape, *(1,) * (once.ndim - 3))).sum(0) / deviation}
+
+    return found.flatten(0, 2), sum_of([Score(level, slope), of_bias])
+
+
 def _patches(layer: Layer) -> Tensor:
     module, inputs = layer.module, layer.inputs
     flat = isinstance(module, nn.Conv1d)
@@ -273,21 +194,3 @@ def _embedding(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
     ids = draws.rows(layer.inputs)
     row = torch.arange(len(ids), device=ids.device).view(-1, *(1,) * (ids.ndim - 1))
     return layer.mean["weight"][ids] + draws.signed(noise["weight"])[row, ids], score
-
-
-def made(means: Tensors, deviations: Tensors, draws: Draws) -> tuple[Tensors, Score]:
-    """Own draws of weights, made: noise [pair example *shape] by name, and its score."""
-    noise = {name: draws.normal(each.shape, each) for name, each in means.items()}
-    if not noise:  # a norm without weights
-        return {}, Score(lambda change: 0.0, lambda weights: {})
-
-    def level(change: Tensors) -> Tensor:
-        moved = {name: (change[name] / deviations[name]).flatten() for name in noise}
-        along = sum(drawn.flatten(2) @ moved[name] for name, drawn in noise.items())
-        return draws.level(along, sum(each.square().sum() for each in moved.values()))
-
-    def slope(weights: Tensor) -> Tensors:
-        own = draws.opposed(weights).sum(1)
-        return {name: torch.einsum("pn,pn...->...", own, drawn) / deviations[name] for name, drawn in noise.items()}
-
-    return {name: drawn * deviations[name] for name, drawn in noise.items()}, Score(level, slope)

@@ -27,4 +27,4 @@ def came(state: Tensor) -> Tensor:
     return ((state[..., 0] + 0.5) / (GOAL + 0.5)).clamp(0, 1)
 
 
-PLANT = Plant("MountainCar-v0", 2, 3, 200, begin, lambda state: state, chosen, advance, came, (0.6, 0.07))
+PLANT = Plant("MountainCar-v0", 2, 3, 200, begin, lambda state: state, chosen, advance, came, (0.3, 0.02), (-0.5, 0.0))

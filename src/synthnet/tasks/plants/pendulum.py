@@ -8,6 +8,7 @@ from torch import Tensor
 from synthnet.tasks.plants.plant import Plant
 
 GRAVITY, DT, STRONGEST, FASTEST = 10.0, 0.05, 2.0, 8.0  # mass 1, length 1
+FULL = 0.1  # the output that asks for the strongest torque, which balancing takes at a tenth of a radian
 
 
 def begin(n: int, draw: torch.Generator) -> Tensor:
@@ -21,8 +22,8 @@ def observe(state: Tensor) -> Tensor:
 
 
 def act(outputs: Tensor) -> Tensor:
-    """An output of 1 or more is the strongest torque."""
-    return (STRONGEST * outputs).clamp(-STRONGEST, STRONGEST)
+    """An output of a tenth or more is the strongest torque."""
+    return (STRONGEST / FULL * outputs).clamp(-STRONGEST, STRONGEST)
 
 
 def advance(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,4 +36,4 @@ def advance(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack([angle + DT * speed, speed], -1), reward, torch.zeros_like(angle, dtype=torch.bool)
 
 
-PLANT = Plant("Pendulum-v1", 3, 1, 200, begin, observe, act, advance, units=(1.0, 1.0, 8.0))
+PLANT = Plant("Pendulum-v1", 3, 1, 200, begin, observe, act, advance, units=(1.0, 1.0, 4.0))

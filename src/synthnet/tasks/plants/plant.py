@@ -29,11 +29,11 @@ class Episodes(NamedTuple):
 class Plant:
     """One environment: its name in Gymnasium, sizes, and its dynamics for states [net start number], float64.
 
-    begin: draws states [start number]; observe: what the environment shows; units: what of it is divided by which, before a net
-    sees it; act: what outputs [net start output] do; advance: the next
-    states, their rewards and whether they end [net start]; came: how far a state is on the way, from 0 to 1, where returns
-    alone tell nothing of nets that never arrive. ranges: what may differ from plant to plant, numbers that `advance` takes by
-    name; `install` gives Gymnasium's own environment such numbers. spec: those that do differ, here.
+    begin: draws states [start number]; observe: what the environment shows; origin and units: what is taken from it and what it
+    is then divided by, before a net sees it; act: what outputs [net start output] do; advance: the next states, their rewards
+    and whether they end [net start]; came: how far a state is on the way, from 0 to 1, where returns alone tell nothing of nets
+    that never arrive. ranges: what may differ from plant to plant, numbers that `advance` takes by name; `install` gives
+    Gymnasium's own environment such numbers. spec: those that do differ, here.
     """
 
     environment: str
@@ -46,6 +46,7 @@ class Plant:
     advance: Callable[..., tuple[Tensor, Tensor, Tensor]]
     came: Callable[[Tensor], Tensor] | None = None
     units: tuple[float, ...] | None = None
+    origin: tuple[float, ...] | float = 0.0
     metric: str = "return"
     ranges: Mapping[str, tuple | list] = field(default_factory=dict)
     install: Callable[[object, Mapping[str, float]], None] | None = None
@@ -99,7 +100,10 @@ class Plant:
 
     def see(self, observed: Tensor) -> Tensor:
         """What a net is given of what the environment shows."""
-        return observed if self.units is None else observed / torch.tensor(self.units, dtype=observed.dtype)
+        if self.units is None:
+            return observed
+        origin, units = (torch.tensor(numbers, dtype=observed.dtype) for numbers in (self.origin, self.units))
+        return (observed - origin) / units
 
     def play(self, nets: Nets, seeds: list[int]) -> Tensor:
         """Returns in Gymnasium's own environment [net episode], an episode for each seed. Raises: InputError where it is not
