@@ -183,7 +183,8 @@ class Run:
 
     def finish(self, record: dict) -> Path:
         """Write the best policy with this stage at the end of its history; returns its path."""
-        return finish(self.directory, self.best, self.setup.stage, {"seed": self.setup.seed, **record})
+        done = {"seed": self.setup.seed, "updates": self.state["update"], **record}
+        return finish(self.directory, self.best, self.setup.stage, done)
 
     def _turn(self) -> tuple[bool, dict[str, object]]:
         """The boundary before an update: knobs move, requests are taken. Returns whether one asks to stop, and the moved knobs'
