@@ -2,7 +2,8 @@
 
 python benchmarks/controls.py POLICY --zoo ZOO_DIR [--before POLICY_BEFORE_GRPO] [--seeds 256] [--split-seed N] -o FILE.json
 
-Controls: start weights; SGD twins by the fixed recipe; twins trained on train + reward; SGD tuned on val over nine settings;
+Controls: start weights; SGD twins by the fixed recipe; strong twins (the best of a search on val); twins trained on train +
+reward; SGD tuned on val over nine settings;
 SGD with input noise, with soft labels, with both; zoo net + noise (two levels); one constant net; the mean of 16 zoo nets;
 best-of-K sampling of the policy before GRPO, with as many draws per seed as asked for.
 """
@@ -114,7 +115,7 @@ def controls(task: Task, zoo: Zoo, n_seeds: int) -> dict[str, Tensor]:
     start, net = task.draw_start("test", list(range(n_seeds))), task.network
     states = zoo.states("zoo", 256)[:, -1]
     val = score(net, states, *task.examples("val"))[0]
-    soft = ensemble_labels(task, zoo, task.examples("train")[0], 256)
+    soft = ensemble_labels(task, zoo, task.examples("train")[0])
     scale = init_scale(net.spec)
     draw = generator(0, "controls")
     picks = states[torch.randint(len(states), (n_seeds,), generator=draw)]
@@ -146,7 +147,7 @@ def main() -> None:
     options = parser.parse_args()
     policy, zoo = load_policy(options.policy), Zoo.open(options.zoo)
     task = task_of_policy(policy, options.split_seed)
-    report = evaluate_policy(policy, task, options.seeds, options.steps)
+    report = evaluate_policy(policy, task, options.seeds, options.steps, strong=True)
     inputs, labels = split_data(task, "test")
     twins = grow_twins(task, task.draw_start("test", list(range(options.seeds))))
     reference = score(task.network, twins, inputs, labels)[0]

@@ -91,7 +91,18 @@ def _rows(name: str, report: dict, report_path: str) -> list[str]:
     for k, row in report["steps"].items():
         ratio = row["identity"]["aligned_distance"]["ratio"]
         lines.append(f"| K = {k} | {_accuracy(row['accuracy'])} | {100 * row['share_of_sgd']:.2f} % | {ratio:.2f} |")
-    return [*lines, f"| SGD twins | {_accuracy(report['sgd_twins'])} | 100 % | 1 |"]
+    lines.append(f"| SGD twins | {_accuracy(report['sgd_twins'])} | 100 % | 1 |")
+    if strong := report.get("strong_twins"):
+        lines.append(f"| strong twins, the best of {strong['search']['tried']} settings on val | {_accuracy(strong)} | | |")
+        told = "; ".join(f"K = {k}: {_beside_strong(row)}" for k, row in report["steps"].items())
+        lines += ["", f"Minus strong twins, points, 95 % over seeds, over images: {told}."]
+    return lines
+
+
+def _beside_strong(row: dict) -> str:
+    spans = (row[f"minus_strong_interval_over_{over}"] for over in ("seeds", "images"))
+    shown = ", ".join(f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in spans)
+    return f"{100 * row['minus_strong']:+.2f}, {shown}"
 
 
 def _family_rows(name: str, report: dict, report_path: str) -> list[str]:

@@ -90,6 +90,15 @@ def test_a_balancing_controller_stands_to_the_end_and_an_energy_pump_arrives():
     assert torch.equal(lengths, -returns), "a step costs one"
 
 
+def test_nets_see_numbers_about_zero_and_can_ask_for_the_strongest_torque():
+    """The valley is zero and a usual speed one; random nets' outputs, of the order of a tenth, reach both ends of the torque."""
+    valley, fast = mountain_car.PLANT.see(torch.tensor([[-0.5, 0.0], [0.1, 0.02]], dtype=torch.float64))
+    assert valley.tolist() == [0, 0]
+    assert fast.tolist() == pytest.approx([2, 1])
+    assert pendulum.PLANT.act(torch.tensor([-1.0, -0.05, 0.1])).tolist() == pytest.approx([-2, -1, 2])
+    assert torch.equal(acrobot.PLANT.see(fast), fast), "as it is"
+
+
 def test_how_far_a_net_came_breaks_ties_and_outweighs_nothing():
     task = build_task("acrobot")
     nets = Nets(task.network, task.draw_start("val", list(range(8))))
