@@ -20,8 +20,9 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 # The rows of the README: what it is, the file, where in it the report lies, and the best K on val, shown beside K = 1.
 README_ROWS = (
-    ("`digits-mlp`, 2,410 weights", "digits-mlp-controls", (), 4),
-    ("`mnist5k-mlp`, 7,960", "mnist5k-mlp-grpo", (), 2),
+    ("`digits-mlp`, 2,410 weights", "digits-mlp-controls", (), 6),
+    ("`mnist5k-mlp`, 7,960", "mnist5k-mlp", (), 4),
+    ("`mnist5k-mlp-by-rewards`: pairs, then **rewards alone**", "grpo-muon-mnist5k-mlp-seeds", ("mnist5k-mlp-by-rewards",), 1),
     ("`mnist5k-cnn-family`, (8, 16), 2,698", "mnist5k-cnn-8-16", (), 5),
     ("… an **unseen width**, (16, 32), 7,690", "mnist5k-cnn-family", ("rows", "cnn-1-16-32-14"), 5),
     ("`digits-mlp-family`, an **unseen depth**, (32, 32, 32)", "digits-mlp-family", ("rows", "mlp-64-32-32-32-10"), 3),

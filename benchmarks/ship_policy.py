@@ -126,7 +126,8 @@ def _family_rows(name: str, report: dict, report_path: str) -> list[str]:
 
 def _control_rows(name: str, report: dict, report_path: str) -> list[str]:
     shown = lambda stats: f"{stats['mean']:.1f} ± {stats['sd']:.1f} | {stats['min']:.1f}"  # noqa: E731
-    paid = report["training"]
+    paid, search = report["training"], report.get("cheapest", "CMA-ES")
+    steps = report["peers"][search]["steps_median"] if "peers" in report else report["cma_steps_median"]
     beyond = [f"| specs beyond the ranges by up to a fifth | {shown(report['beyond'])} |"] if "beyond" in report else []
     return [
         "## Measured on this file: 256 unseen seeds, 20 episodes each in Gymnasium",
@@ -140,8 +141,8 @@ def _control_rows(name: str, report: dict, report_path: str) -> list[str]:
         *(f"| hidden {width}, never trained on (64 seeds) | {shown(row)} |" for width, row in report["widths"].items()),
         *beyond,
         "",
-        f"Learned from {paid['evaluations']:,.0f} rollouts, {paid['environment_steps']:,} environment steps. CMA-ES took "
-        f"{report['cma_steps_median']:,.0f} steps for one net (median of {len(report['searches'])}): "
+        f"Learned from {paid['evaluations']:,.0f} rollouts, {paid['environment_steps']:,} environment steps. {search} took "
+        f"{steps:,.0f} steps for one net (median of {len(report['searches'])}): "
         f"the policy has paid for itself after {report['break_even_nets']:.0f} nets. Nets of different seeds lie "
         f"{report['aligned_distance_to_cma']:.2f} times as far apart as those of the search.",
     ]
