@@ -91,7 +91,7 @@ def test_a_balancing_controller_stands_to_the_end_and_an_energy_pump_arrives():
 
 
 def test_nets_see_numbers_about_zero_and_can_ask_for_the_strongest_torque():
-    """The valley is zero and a usual speed one; random nets' outputs, of the order of a tenth, reach both ends of the torque."""
+    """The valley is zero, a usual speed one; outputs of a tenth, which random nets have, reach both ends of the torque."""
     valley, fast = mountain_car.PLANT.see(torch.tensor([[-0.5, 0.0], [0.1, 0.02]], dtype=torch.float64))
     assert valley.tolist() == [0, 0]
     assert fast.tolist() == pytest.approx([2, 1])
