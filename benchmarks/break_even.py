@@ -6,7 +6,7 @@ One core. A policy's cost: for every stage of its record, the seconds an update 
 command, from the policy as it ships) times the updates that the command asks for, and the runs of its zoo at the engine's pace.
 A net's: synthesis at its best K in batches of 64 (4 where a net has more than 100,000 weights); by SGD the task's recipe,
 stopped after the first epoch at which the mean accuracy on val is that of the synthesised nets: as a plain PyTorch loop, and in
-a population of the engine. What never reaches it runs the recipe to its end. Nets: of each policy's own task, and TARGETS.
+a population of the engine. What never reaches it runs the recipe to its end. The net: that of the policy's own task.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from engine import alternating, on_one_thread, train_loop
+from engine import alternating, train_loop
 
 from synthnet.bundled import POLICY_DIR, load_policy
 from synthnet.config import compose
@@ -32,9 +32,8 @@ from synthnet.progress import Bar
 from synthnet.runs import records
 from synthnet.tasks import Task, build_task
 
-TARGETS = {"mnist-targetcnn-family": ["mnist-targetcnn"], "mnist-simplecnn-family": ["mnist-simplecnn"]}
 UPDATES, ROUNDS, VAL_SEEDS, LARGE = 12, 3, 16, 100_000
-OWN = ("run_dir=", "policy_from=", "zoo_dir=", "commit=")  # words of a command that are of where it once ran
+OWN = ("run_dir=", "policy_from=", "zoo_dir=")  # words of a command that are of where it once ran
 
 
 def pace(name: str, words: list[str], folder: Path) -> float:
@@ -96,13 +95,12 @@ def per_net(policy: Policy, task: Task) -> dict:
 
 def measure(name: str) -> dict:
     policy = load_policy(name)
-    if build_task(policy.record["task"]).data is None:
+    task = build_task(policy.record["task"])
+    if task.data is None:
         raise InputError("rewards alone: benchmarks/control.py counts environment steps")
-    tasks = [build_task(each) for each in TARGETS.get(name, [policy.record["task"]])]
-    nets = {task.name: per_net(policy, task) for task in tasks if task.variants is None}
-    if not nets:
+    if task.variants is not None:
         raise InputError("nets of a task with variants: no SGD for each spec is timed here")
-    stages = []
+    net, stages = per_net(policy, task), []
     for stage in policy.record["stages"]:
         words = stage["command"]
         with tempfile.TemporaryDirectory() as folder:
@@ -110,19 +108,17 @@ def measure(name: str) -> dict:
         n_updates = updates_of(stage)
         stages.append({"stage": words[1], "updates": n_updates, "update_s": update_s, "seconds": n_updates * update_s})
         if runs := stage.get("zoo_runs"):
-            run_s = next(iter(nets.values()))["engine_run_s"]
-            stages.append({"stage": "zoo", "runs": runs, "seconds": runs * run_s})
+            stages.append({"stage": "zoo", "runs": runs, "seconds": runs * net["engine_run_s"]})
     total = sum(stage["seconds"] for stage in stages)
-    for row in nets.values():
-        for way in ("loop", "engine"):
-            saved = row[f"{way}_s"] - row["synthesis_s"]
-            row[f"break_even_{way}"] = round(total / saved) if saved > 0 else None
+    for way in ("loop", "engine"):
+        saved = net[f"{way}_s"] - net["synthesis_s"]
+        net[f"break_even_{way}"] = round(total / saved) if saved > 0 else None
     return {
         "parameters": policy.n_parameters,
         "best_k": policy.record["best_k"],
         "total_s": total,
         "stages": stages,
-        "nets": nets,
+        "nets": {task.name: net},
     }
 
 
@@ -136,7 +132,7 @@ def main() -> None:
     with Bar("policies", len(options.policies)) as bar:
         for name in options.policies:
             try:
-                found[name] = on_one_thread(lambda name=name: measure(name))
+                found[name] = measure(name)
             except InputError as error:
                 found[name] = {"not_measured": str(error)}
             write_atomic(options.out, json.dumps(found, indent=1) + "\n")

@@ -147,9 +147,9 @@ def main() -> None:
     options = parser.parse_args()
     policy, zoo = load_policy(options.policy), Zoo.open(options.zoo)
     task = task_of_policy(policy, options.split_seed)
-    report = evaluate_policy(policy, task, options.seeds, options.steps, strong=True)
     inputs, labels = split_data(task, "test")
     twins = grow_twins(task, task.draw_start("test", list(range(options.seeds))))
+    report = evaluate_policy(policy, task, options.seeds, options.steps, twins=twins, strong=True)
     reference = score(task.network, twins, inputs, labels)[0]
     report |= {"stages": policy.record["stages"], "controls": {}}
     for name, weights in controls(task, zoo, options.seeds).items():
@@ -157,7 +157,7 @@ def main() -> None:
         gain = accuracies - reference
         report["controls"][name] = {**summary(accuracies), "minus_sgd": gain.mean().item(), "interval": interval(gain)}
     if options.before:
-        report["before_grpo"] = evaluate_policy(load_policy(options.before), task, options.seeds, options.steps)
+        report["before_grpo"] = evaluate_policy(load_policy(options.before), task, options.seeds, options.steps, twins=twins)
         report["best_of"] = best_of_report(options, task)
     write_atomic(options.out, json.dumps(report, indent=1) + "\n")
     rows = [[name, f"{percent(r['mean'])} ± {100 * r['sd']:.2f}", percent(r["min"])] for name, r in report["controls"].items()]

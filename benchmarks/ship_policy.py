@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import torch
+from results import interval
 
 from synthnet.bundled import POLICY_DIR
 from synthnet.files import sha256_of, write_atomic
@@ -100,9 +101,8 @@ def _rows(name: str, report: dict, report_path: str) -> list[str]:
 
 
 def _beside_strong(row: dict) -> str:
-    spans = (row[f"minus_strong_interval_over_{over}"] for over in ("seeds", "images"))
-    shown = ", ".join(f"[{100 * low:+.2f}, {100 * high:+.2f}]" for low, high in spans)
-    return f"{100 * row['minus_strong']:+.2f}, {shown}"
+    spans = [interval(row[f"minus_strong_interval_over_{over}"]) for over in ("seeds", "images")]
+    return ", ".join([f"{100 * row['minus_strong']:+.2f}", *spans])
 
 
 def _family_rows(name: str, report: dict, report_path: str) -> list[str]:

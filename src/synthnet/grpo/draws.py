@@ -79,6 +79,13 @@ class Draws:
         """Room for something [pair sign example …] like a value of rows or of examples."""
         return like.new_empty(self.group // 2, 2, self.n, *like.shape[1:])
 
+    def around(self, means: Tensor, moves: Tensor) -> Tensor:
+        """Means of rows or of examples, plus moves [pair sign example …], those of second draws with the other sign [row …]."""
+        found = self.blank(means)
+        for sign, centre, move, out in self.by_sign(self.paired(means), moves, found):
+            torch.add(centre, move, alpha=sign, out=out)
+        return found.flatten(0, 2)
+
     def level(self, along: Tensor, square: Tensor) -> Tensor:
         """log p(felt | moved) − log p(felt) [row]: the noise along a move of the felt's mean, in deviations, of a pair's first
         draw [pair example] or of both [pair sign example], less half of the move's square, which broadcasts to the latter."""

@@ -122,10 +122,8 @@ def _tied(layer: Layer, draws: Draws, patches: Tensor) -> tuple[Tensor, Score]:
     moves = means.new_empty(len(weight), patches.shape[1], draws.n, weight.shape[2], patches.shape[-1])
     for pair, place in product(range(len(weight)), range(patches.shape[1])):
         torch.baddbmm(bias[pair], weight[pair], patches[pair % len(patches), place], out=moves[pair, place])
-    moves, found = moves.mT if isinstance(layer.module, nn.Linear) else moves, draws.blank(means)
-    for sign, centre, move, out in draws.by_sign(draws.paired(means), moves, found):
-        torch.add(centre, move.reshape(out.shape), alpha=sign, out=out)
-    return found.flatten(0, 2), score
+    moves = moves.mT if isinstance(layer.module, nn.Linear) else moves
+    return draws.around(means, moves.reshape(*moves.shape[:3], *means.shape[1:])), score
 
 
 def _flipout(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
@@ -143,20 +141,17 @@ def _flipout(layer: Layer, draws: Draws) -> tuple[Tensor, Score]:
         torch.mul(move, along(rows[pair], move), out=out)
         if own:
             out += along(noise["bias"][pair], out)
-    found = draws.blank(means)
-    for sign, centre, move, out in draws.by_sign(draws.paired(means), moves, found):
-        torch.add(centre, move, alpha=sign, out=out)
 
     def level(change: Tensors) -> Tensor:
         moved = change["weight"] / deviation
-        of_pair = (once * moved).flatten(3).sum(-1) if once.ndim > 3 else once * moved
+        of_pair = (once * moved).view(*once.shape[:3], -1).sum(-1)
         return draws.level(torch.einsum("pno,poi,pni->pn", rows, of_pair, columns), moved.square().sum())
 
     def slope(weights: Tensor) -> Tensors:
         signs = torch.einsum("pn,pno,pni->poi", draws.opposed(weights).sum(1), rows, columns)
         return {"weight": (once * signs.view(*signs.shape, *(1,) * (once.ndim - 3))).sum(0) / deviation}
 
-    return found.flatten(0, 2), sum_of([Score(level, slope), of_bias])
+    return draws.around(means, moves), sum_of([Score(level, slope), of_bias])
 
 
 def _patches(layer: Layer) -> Tensor:

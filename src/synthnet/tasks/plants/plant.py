@@ -45,7 +45,7 @@ class Plant:
     act: Callable[[Tensor], Tensor]
     advance: Callable[..., tuple[Tensor, Tensor, Tensor]]
     came: Callable[[Tensor], Tensor] | None = None
-    units: tuple[float, ...] | None = None
+    units: tuple[float, ...] | float = 1.0
     origin: tuple[float, ...] | float = 0.0
     metric: str = "return"
     ranges: Mapping[str, tuple | list] = field(default_factory=dict)
@@ -100,10 +100,7 @@ class Plant:
 
     def see(self, observed: Tensor) -> Tensor:
         """What a net is given of what the environment shows."""
-        if self.units is None:
-            return observed
-        origin, units = (torch.tensor(numbers, dtype=observed.dtype) for numbers in (self.origin, self.units))
-        return (observed - origin) / units
+        return (observed - observed.new_tensor(self.origin)) / observed.new_tensor(self.units)
 
     def play(self, nets: Nets, seeds: list[int]) -> Tensor:
         """Returns in Gymnasium's own environment [net episode], an episode for each seed. Raises: InputError where it is not
