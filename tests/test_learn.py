@@ -11,7 +11,7 @@ from torch import nn
 from synthnet.engine import Network
 from synthnet.errors import InputError
 from synthnet.lab.book import Book
-from synthnet.lab.legs import BY_EXAMPLE, BY_LAYER, BY_NET, by_rewards_of, legs_of
+from synthnet.lab.presets import BY_EXAMPLE, BY_LAYER, BY_NET, by_rewards_of
 from synthnet.policy import read_policy
 from synthnet.tasks import build_task
 from test_cli import run
@@ -26,8 +26,8 @@ def test_learn_makes_a_policy_its_card_and_its_report_and_goes_on(problem, capsy
     assert report["steps"]["1"]["accuracy"]["mean"] > report["start"]["mean"] + 0.2
     assert {"sgd_twins", "strong_twins", "cost"} <= set(report)
     decided = [entry["what"] for entry in report["decisions"]]
-    first = ["twins", "strong twins", "teachers", "strong nets on val", "pace", "length of beginning 1", "beginning 1 goes on"]
-    assert decided[:7] == first
+    first = ["twins", "strong twins", "pace of large updates", "large updates"]
+    assert decided[:4] == first
     assert decided[-1] == "end"
     assert "| strong twins |" in Path("sides.md").read_text()
     assert Path("runs/learn-sides-0/report.png").exists()
@@ -44,9 +44,22 @@ def test_learn_makes_a_policy_its_card_and_its_report_and_goes_on(problem, capsy
     run(capsys, "init", "--task", "mine.py:sides", "-o", "w.safetensors")
     save_file(load_file("w.safetensors"), "bare.safetensors")
     assert run(capsys, "synthesize", "bare.safetensors", "-o", "o.safetensors", "--policy", "sides.safetensors")[0] == 0
-    code, _, err = run(capsys, "fork", "runs/learn-sides-0/begin-1", "distil.nets=4")
+    code, _, err = run(capsys, "fork", "runs/learn-sides-0/first-1", "distil.nets=4")
     assert code == 2
     assert "uses code of yours" in err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default:.*collapsing")
+def test_rewards_alone_go_on_from_pairs(problem, capsys):
+    short = ["threads=1", "zoo.runs=64", "pairs.loop.updates=15", "grpo.loop.updates=100"]
+    code, out, err = run(capsys, "learn", "mine.py:sides", "--rewards-only", "--minutes", "20", "--json", *short)
+    assert code == 0, err
+    report = json.loads(out)
+    decided = {entry["what"]: entry["value"] for entry in report["decisions"]}
+    assert decided["outcome of GRPO"] > decided["outcome of pairs"]
+    assert [stage["stage"] for stage in read_policy(report["policy"]).record["stages"]] == ["pairs", "grpo"]
+    assert report["steps"]["1"]["accuracy"]["mean"] > report["start"]["mean"] + 0.2
 
 
 @pytest.mark.slow
@@ -87,5 +100,3 @@ def test_rewards_teach_by_example_layer_by_layer_or_by_whole_nets_as_the_net_all
     assert by_rewards_of(image, by_example=True) is BY_LAYER
     assert by_rewards_of(gated, by_example=True) is BY_NET
     assert by_rewards_of(dense, by_example=False) is BY_NET
-    assert [leg.kind for leg in legs_of(image, True, large=False, rewards_only=True)] == ["grpo", "grpo"]
-    assert [leg.kind for leg in legs_of(dense, True, large=False, rewards_only=False)] == ["distil", "grpo", "distil"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthnet.lab.legs import ALONE, FEW_STARTS, LEG, PATIENCE, RACE_UPDATES, RACES
+from synthnet.lab.presets import ALONE, FEW_STARTS, LEG, PATIENCE, RACE_UPDATES, RACES
 from synthnet.policy import read_policy
 from synthnet.stages import without_shape
 from synthnet.tasks.plants import Plant
@@ -37,7 +37,8 @@ def by_rewards(course: "Course") -> Path:
         idle = 0 if gained else idle + 1
         best, score = (path, reached) if reached > score else (best, score)
         settings = {**settings, "grpo.sigma": 0.5 * settings["grpo.sigma"]} if not gained else settings
-    book.decide("end", course.why_end, best, score, idle)
+    why = "nothing is gained any more" if idle >= PATIENCE else "the time is used up"
+    book.decide("end", course.why_end, best, score, why)
     return best
 
 

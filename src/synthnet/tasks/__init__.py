@@ -3,7 +3,7 @@
 from synthnet.tasks.data_key import check_same_data, data_settings, with_data
 from synthnet.tasks.dataset import Data
 from synthnet.tasks.judging import judge, trained
-from synthnet.tasks.recipes import Strong, recipe_of, strong_recipe, val_score
+from synthnet.tasks.recipes import Strong, quality_of, recipe_of, strong_recipe
 from synthnet.tasks.registry import build_task, name_of, own_arch, task_names
 from synthnet.tasks.settings import OwnConfig, is_gym, is_own, names_itself
 from synthnet.tasks.source import Source

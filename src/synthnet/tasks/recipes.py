@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine import Recipe, Training, train_while
+from synthnet.engine import Objective, Recipe, Training, train_while
 from synthnet.errors import InputError
 from synthnet.files import cache_folder, write_atomic
 from synthnet.progress import Bar
@@ -139,15 +139,14 @@ def _try(task: Task, base: Recipe, setting: dict[str, float]) -> float:
 
 
 def val_quality(task: Task, nets: Tensor, spec: Tensor | None = None) -> float:
-    """Half the metric and half the loss on val, as `engine.quality` weighs them; mean over nets [net weights]."""
+    """What `quality_of` makes of metric and loss on val, mean over nets [net weights]."""
     metric, loss = (part.mean().item() for part in judge(task, nets, *task.examples("val"), spec))
-    return 0.5 * metric + 0.5 * (1 - min(loss / task.objective.chance, 2.0))
+    return quality_of(task.objective, metric, loss)
 
 
-def val_score(task: Task, nets: Tensor, spec: Tensor | None = None) -> float:
-    """What `Objective.ranked` makes of metric and loss on val, mean over nets [net weights]."""
-    metric, loss = (part.mean().item() for part in judge(task, nets, *task.examples("val"), spec))
-    return task.objective.ranked(metric, loss)
+def quality_of(objective: Objective, metric: float, loss: float) -> float:
+    """Half the metric and half the loss, as `engine.quality` weighs them: 0 for a guesser but for its metric, 1 at most."""
+    return 0.5 * metric + 0.5 * (1 - min(loss / objective.chance, 2.0))
 
 
 def recall(task: Task, kind: str) -> dict | None:

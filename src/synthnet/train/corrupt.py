@@ -77,4 +77,4 @@ def train_corrupt(
             turn, settings = update % len(members), replace(pairs, batch=config.batch)
             batch = draw_pairs(settings, states[turn], corruptor.config.k_max, generator(setup.seed, "corrupt", update))
             run.step(pairs_loss(corruptor, move(batch, place), members[turn].network), {})
-        return run.finish({"val": validate(run.best, 1.0)})
+        return run.finish({"after": validate(run.best, 1.0)})

@@ -195,4 +195,4 @@ def train_pairs(
             chosen = torch.randperm(len(inputs), generator=draw)[: config.images]
             run.step(pairs_loss(policy, batch, members[turn].network, config.function, inputs[chosen].to(place)), {})
         run.best.record["best_k"] = validation.best_steps(run.best)
-        return run.finish({"zoo_runs": n_runs, "val": validation(run.best)})
+        return run.finish({"zoo_runs": n_runs, "after": validation(run.best)})
