@@ -30,7 +30,7 @@ from synthnet.nets.start import init_scale
 from synthnet.policy.policy import Policy
 from synthnet.policy.rollout import rollout
 from synthnet.seeds import generator
-from synthnet.tasks import Task
+from synthnet.tasks import Task, recipe_of
 from synthnet.tasks.twins import grow_twins
 from synthnet.train.distil import ensemble_labels
 from synthnet.train.zoo import Zoo
@@ -52,7 +52,7 @@ def trained(task: Task, start: Tensor, recipe: Recipe, labels: Tensor | None = N
 def tuned_recipe(task: Task, seeds: int = 64) -> Recipe:
     """The best of nine settings on val (seeds of purpose val)."""
     start, (inputs, labels) = task.draw_start("val", list(range(seeds))), task.examples("val")
-    base, found = task.recipe, []
+    base, found = recipe_of(task), []
     for rate in RATES:
         for share in EPOCHS:
             recipe = Recipe(base.learning_rate * rate, base.batch_size, round(base.epochs * share))
@@ -122,9 +122,9 @@ def controls(task: Task, zoo: Zoo, n_seeds: int) -> dict[str, Tensor]:
     made = {
         "SGD twins on train + reward": grow_twins(task, start, "train+reward"),
         "SGD tuned on val": trained(task, start, tuned_recipe(task)),
-        "SGD, input noise 0.3": trained(task, start, task.recipe, None, 0.3),
-        "SGD, soft labels": trained(task, start, task.recipe, soft),
-        "SGD, soft labels, input noise 0.3": trained(task, start, task.recipe, soft, 0.3),
+        "SGD, input noise 0.3": trained(task, start, recipe_of(task), None, 0.3),
+        "SGD, soft labels": trained(task, start, recipe_of(task), soft),
+        "SGD, soft labels, input noise 0.3": trained(task, start, recipe_of(task), soft, 0.3),
         "constant net (best zoo net on val)": states[val.argmax()].expand(n_seeds, -1).clone(),
         "mean of 16 zoo nets": torch.stack([states[torch.randperm(256, generator=draw)[:16]].mean(0) for _ in range(n_seeds)]),
     }

@@ -79,9 +79,9 @@ def engine(name: str, place: torch.device, n_nets: int) -> dict:
     """Epochs of twins, and what they then have on val."""
     task = build_task(name)
     start = task.draw_start("val", list(range(n_nets))).to(place)
-    examples = [each.to(place) for each in task.examples("train")]
+    inputs, labels = (each.to(place) for each in task.examples("train"))
     training = Training(Recipe(2e-3, 64, EPOCHS))
-    seconds, nets = timed(place, lambda: train_population(task.network, start, *examples, training, [EPOCHS])[:, -1])
+    seconds, nets = timed(place, lambda: train_population(task.network, start, inputs, labels, training, [EPOCHS])[:, -1])
     inputs, labels = (each.to(place) for each in task.examples("val"))
     accuracy, _ = score(task.network, nets.to(place), inputs, labels)
     return {"seconds": seconds, "value": accuracy.mean().cpu()}

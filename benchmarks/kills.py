@@ -92,7 +92,7 @@ def results(folder: Path) -> dict[str, object]:
 
 
 def same(one: object, other: object) -> bool:
-    if isinstance(one, dict) and all(isinstance(value, torch.Tensor) for value in one.values()):
+    if isinstance(one, dict) and isinstance(other, dict) and all(isinstance(value, torch.Tensor) for value in one.values()):
         return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     return one == other
 

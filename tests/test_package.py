@@ -50,6 +50,16 @@ def test_the_public_face_is_typed(tmp_path):
     assert found.count("error:") == 1 and "program.py:4" in found, found
 
 
+def test_benchmarks_call_what_is_there():
+    """Names and arguments by type inference: most benchmarks take too long to be run by tests, and calls of them had rotted."""
+    programs = sorted((ROOT / "benchmarks").glob("*.py"))
+    command = [sys.executable, "-m", "mypy", "--check-untyped-defs", *map(str, programs)]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert f"checked {len(programs)} source files" in found, found
+    rotten = [line for line in found.splitlines() if "[call-arg]" in line or "[name-defined]" in line or 'Module "' in line]
+    assert not rotten, "\n".join(rotten)
+
+
 def test_the_version_and_the_changelog_agree():
     assert f"## {synthnet.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
 
