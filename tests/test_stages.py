@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from conftest import TINY_TRUNK, interrupt_at, make_policy, setup_at
 from synthnet.config import compose
+from synthnet.engine import shuffled
 from synthnet.errors import InputError
 from synthnet.grpo.config import GrpoConfig
 from synthnet.grpo.loop import train_grpo
@@ -20,8 +21,9 @@ from synthnet.policy.file import read_policy
 from synthnet.policy.rollout import rollout, synthesize_flat
 from synthnet.runs.journal import records
 from synthnet.stages import first_policy
+from synthnet.tasks import build_task
 from synthnet.train import loop as training
-from synthnet.train.distil import DistilConfig, note_lead, still_whitened
+from synthnet.train.distil import DistilConfig, Forces, note_lead, still_whitened
 from synthnet.train.guards import GuardConfig
 from synthnet.train.loop import LoopConfig, OptimConfig
 from synthnet.train.pairs import PairsConfig, draw_chain, draw_pairs
@@ -385,3 +387,42 @@ def test_the_log_says_how_long_logits_were_whitened(tmp_path):
     run_command("distil", [*settings, f"run_dir={tmp_path / 'run'}"])
     told = [row["whitened"] for row in records(tmp_path / "run" / "metrics.jsonl") if "whitened" in row]
     assert told == [1.0, 1.0, 1.0, 0.0]
+
+
+@COLLAPSE
+def test_outliers_cost_what_nets_are_sure_of_and_shuffling_keeps_the_numbers(tmp_path):
+    """Nets of zeros are sure of nothing; as logits grow, the cost is the gap between the mean logit and the largest, less the
+    log of the number of classes. A trained policy is surer of shuffled digits than one that was trained against it."""
+    images = torch.arange(24.0).view(4, 6)
+    mixed = shuffled(images, torch.Generator().manual_seed(0))
+    assert torch.equal(mixed.sort(1).values, images)
+    assert len({tuple(row.tolist()) for row in mixed - images[:, :1]}) > 1, "each in an order of its own"
+    task = build_task("digits-mlp", hidden=[8])
+    forces = Forces(DistilConfig(), PairsConfig(), task.members, (), torch.device("cpu"), 0, None)
+    nets, images = torch.zeros(2, task.network.spec.n_weights), task.examples("train")[0][:8]
+    assert forces.outliers(0, nets, images, 0) == pytest.approx(0, abs=1e-6)
+    nets[:, -1] = 100.0  # the last class's bias, whatever the image
+    assert forces.outliers(0, nets, images, 0) == pytest.approx(0.9 * 100 - math.log(10), rel=1e-4)
+    settings = ["task=digits-mlp", "task.hidden=[8]", "distil.labels=hard", "distil.nets=4", "distil.images=64", "threads=1"]
+    settings += [
+        "distil.standardised=5",
+        "distil.loop.updates=30",
+        "distil.val_seeds=2",
+        "lab.tensorboard=false",
+        "distil.optim.learning_rate=3e-3",
+    ]
+    sure = []
+    for weight in (1e-6, 3.0):
+        out = tmp_path / str(weight)
+        run_command("distil", [*settings, f"distil.outliers={weight}", f"run_dir={out}"])
+        sure.append([row["outliers"] for row in records(out / "metrics.jsonl") if "outliers" in row])
+    assert sure[0][0] == sure[1][0]
+    assert sure[1][-1] < 0.7 * sure[0][-1]
+
+
+def test_outliers_are_for_classes(tmp_path):
+    with pytest.raises(InputError, match=r"pass distil.outliers=0"):
+        run_command(
+            "distil",
+            ["task=benchmarks/problems.py:diabetes", "distil.labels=hard", "distil.outliers=1", "distil.standardised=1"],
+        )

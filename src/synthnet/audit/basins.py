@@ -11,7 +11,7 @@ from torch import Tensor
 from synthnet.audit.connectivity import neighbours
 from synthnet.audit.evaluation import interval
 from synthnet.audit.measures import Field
-from synthnet.engine import Network, Training, predictions, score
+from synthnet.engine import Network, Training, predictions, score, shuffled
 from synthnet.grpo.rewards.calibration import calibration_error
 from synthnet.seeds import generator
 from synthnet.tasks import recipe_of, trained
@@ -44,9 +44,7 @@ def confidence(net: Network, inputs: Tensor, nets: Tensor) -> dict[str, Tensor]:
     """The mean confidence of each of `nets` [net] in images whose pixels are shuffled, each by an order of its own, and in
     noise."""
     draw = generator(0, "shuffled-pixels")
-    flat = inputs.flatten(1)
-    order = torch.stack([torch.randperm(flat.shape[1], generator=draw) for _ in flat]).to(flat.device)
-    foreign = {"shuffled": flat.gather(1, order).view_as(inputs), "noise": torch.randn(inputs.shape, generator=draw).to(inputs)}
+    foreign = {"shuffled": shuffled(inputs, draw), "noise": torch.randn(inputs.shape, generator=draw).to(inputs)}
     return {name: predictions(net, nets, images).amax(-1).mean(1) for name, images in foreign.items()}
 
 

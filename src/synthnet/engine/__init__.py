@@ -20,4 +20,13 @@ from synthnet.engine.quantised import rounded
 from synthnet.engine.scoring import layer_errors, predictions, score
 from synthnet.engine.stacks import leading
 from synthnet.engine.variants import Variants
-from synthnet.engine.variation import AS_THEY_ARE, CHANNELS, LARGEST_WARP, PICTURE, STATISTICS, Variation, check_variation
+from synthnet.engine.variation import (
+    AS_THEY_ARE,
+    CHANNELS,
+    LARGEST_WARP,
+    PICTURE,
+    STATISTICS,
+    Variation,
+    check_variation,
+    shuffled,
+)

@@ -48,6 +48,13 @@ def check_variation(section: str, vary: Variation, inputs: Tensor) -> None:
         raise InputError(f"{name} is added to numbers, and this task's inputs are ids: pass {name}=0")
 
 
+def shuffled(inputs: Tensor, draw: torch.Generator) -> Tensor:
+    """Inputs [example feature…], the numbers of each in an order of its own: what an input is made of, and no input."""
+    flat = inputs.flatten(1)
+    order = torch.stack([torch.randperm(flat.shape[1], generator=draw) for _ in flat]).to(flat.device)
+    return flat.gather(1, order).view_as(inputs)
+
+
 def image_shape(images: Tensor) -> tuple[int, int, int]:
     """Channels and sides of flattened square images [example feature…]. Raises: InputError for others."""
     features = images[0].numel()

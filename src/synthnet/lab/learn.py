@@ -15,7 +15,7 @@ from synthnet.config import compose
 from synthnet.errors import InputError
 from synthnet.lab.alone import by_rewards
 from synthnet.lab.book import Book
-from synthnet.lab.presets import DISTIL, LAST_STEPS, RATES, SIZES, TRUNK, by_rewards_of
+from synthnet.lab.presets import DISTIL, LAST_STEPS, PAIRS_TRUNK, RATES, SIZES, TRUNK, by_rewards_of
 from synthnet.policy import read_policy
 from synthnet.runs import RunDirectory, Setup
 from synthnet.runs.journal import records
@@ -116,7 +116,7 @@ class Course:
         zoo = self.stage("zoo", "zoo", {"zoo.runs": PAIRS_RUNS, "zoo.heldout": 16})
         own = {"zoo_dir": str(zoo), **{name: found[name] for name in ("reward.input_noise", "grpo.val_seeds")}}
         steps = self.steps([1, 2])
-        new = {**self.shaped({"k_max": max(steps), **TRUNK}), **self.start, "pairs.val_steps": steps}
+        new = {**self.shaped({"k_max": max(steps), **PAIRS_TRUNK}), **self.start, "pairs.val_steps": steps}
         pace = book.decide("pace", self.pace_of, self.stage("pace", "pairs", {**own, **new}, PACE_UPDATES))
         updates = book.decide("length of pairs", self.length, pace, PAIRS_SHARE * book.left) or FEWEST
         best = self.stage("pairs", "pairs", {**own, **new}, updates)

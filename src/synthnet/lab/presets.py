@@ -6,6 +6,7 @@ from synthnet.grpo.felt import check_felt
 
 RATES = (2e-3, 7e-4)  # of a first stage: the second where the first leads nowhere
 TRUNK = {"backbone.dim": 96, "backbone.edge_dim": 16, "backbone.depth": 3}
+PAIRS_TRUNK = {"backbone.dim": 96, "backbone.edge_dim": 64}  # states of runs, and rewards after them, ask for wider edges
 SIZES = {  # of an update: the first whose updates are quick enough
     "large": {"distil.nets": 16, "distil.images": 384, "distil.steps": [1, 1, 2]},
     "small": {"distil.nets": 4, "distil.images": 192, "distil.steps": [1]},

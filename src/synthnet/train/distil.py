@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from synthnet.engine import LARGEST_WARP, Variation, check_variation, predictions
+from synthnet.engine import LARGEST_WARP, Variation, check_variation, predictions, shuffled
 from synthnet.errors import InputError
 from synthnet.nets import WeightSpec, aligned_distance, prediction_shortfall, shortfall
 from synthnet.policy import Policy, Prompt, draw_prompt, rollout
@@ -29,6 +29,7 @@ from synthnet.train.zoo import Zoo
 
 RIDGE, NEWTON = 1e-3, 16  # of a covariance, whose mean is 1; steps that its inverse square root is found in
 TEACHERS = 256  # zoo nets whose mean prediction is the soft label
+FEW = 4  # one in so many of an update's images is shuffled to be an outlier
 SLOW = 0.9  # of the running mean of a member's loss, how much stays
 
 
@@ -58,6 +59,7 @@ class DistilConfig:
     apart: float = setting(0.0, "weight of what nets of different seeds lack in distance (`shortfall`)", WEIGHT, hot=True)
     differ: float = setting(0.0, "of what their predictions lack (`prediction_shortfall`)", WEIGHT, hot=True)
     steady: float = setting(0.0, "of what K steps undo of what K − 1 had right (`undone`)", WEIGHT, hot=True)
+    outliers: float = setting(0.0, "weight of how sure nets are of shuffled inputs (`Forces.outliers`)", WEIGHT, hot=True)
     apart_ratio: float = setting(0.9, "how far apart is enough, as a share of the zoo's nets", (0, 2), hot=True)
     nets: int = setting(32, "start weights an update", COUNT, hot=True)
     images: int = setting(256, "training images an update", COUNT, hot=True)
@@ -91,6 +93,10 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequenc
         for name, only in {"labels": "hard", "differ": 0, "anchor": 0}.items():
             if getattr(config, name) != only:
                 raise InputError(f"a task with variants has no zoo: pass distil.{name}={only}, not {getattr(config, name)}")
+    if config.outliers and (wrong := [each for each in task.members if each.objective.kind != "classes" or not each.floating]):
+        raise InputError(
+            f"distil.outliers is for classes and inputs that are numbers: {wrong[0].name} has others, pass distil.outliers=0"
+        )
     for member in task.members:
         check_variation("distil", Variation(config.input_noise, config.warp), member.examples("train")[0])
 
@@ -206,6 +212,14 @@ class Forces:
             before = net.logits(rollout(policy, start, n_steps - 1, net, spec=spec)[-1], images, own_inputs=spec is not None)
         return undone(before, logits, targets)
 
+    def outliers(self, turn: int, final: Tensor, images: Tensor, update: int) -> Tensor:
+        """How far, in nats, predictions on inputs whose numbers are shuffled lie from all classes being alike (outlier
+        exposure, Hendrycks et al. 2019, arXiv 1812.04606). images: [example …], or own ones [net example …]."""
+        own = images[0] if self.members[turn].variant is not None else images
+        strange = shuffled(own[: max(1, len(own) // FEW)], generator(self.seed, "outliers", update))
+        told = self.members[turn].network.logits(final, strange).log_softmax(-1)
+        return -told.mean() - math.log(told.shape[-1])
+
     def anchor(self, turn: int, policy: Policy, update: int, images: Tensor) -> Tensor:
         draw = generator(self.seed, "distil-anchor", update)
         batch = draw_pairs(self.pairs, self.states(turn), policy.config.k_max, draw)
@@ -262,6 +276,9 @@ def train_distil(
             if config.differ:
                 lack = forces.differ(turn, logits, images)
                 loss, metrics["likeness"] = loss + config.differ * lack, lack.item()
+            if config.outliers and not blind:
+                sure = forces.outliers(turn, final, images, update)
+                loss, metrics["outliers"] = loss + config.outliers * sure, sure.item()
             if config.steady and n_steps > 1:
                 worse = forces.steady(turn, policy, prompt, logits)
                 loss, metrics["undone"] = loss + config.steady * worse, worse.item()
