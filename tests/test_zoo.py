@@ -61,6 +61,20 @@ def test_a_population_trains_like_single_nets(tiny):
     assert not torch.allclose(own[:, 0], together[:, 2], atol=1e-2)
 
 
+def test_noise_and_warps_of_a_run_are_its_own_whichever_nets_train_beside_it():
+    """Breaks where nets that train together take turns at one stream of noise: then their number and place decide."""
+    from synthnet.engine import Recipe, Training, train_population
+
+    task = build_task("digits-mlp", hidden=[4])
+    inputs, labels = (part[:96] for part in task.examples("train"))
+    start = task.draw_start("user", [0, 1, 2])
+    training = Training(Recipe(3e-3, 32, 2, input_noise=0.5, warp=0.1), per_run_order=True)
+    train = lambda nets: train_population(task.network, start[nets], inputs, labels, training, [2], run_ids=nets)[:, 0]  # noqa: E731
+    together, alone = train([0, 1, 2]), train([2])
+    assert torch.allclose(together[2], alone[0], atol=1e-5)
+    assert torch.allclose(train([2, 0])[1], together[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_own_runs_are_imported_in_numeric_order(tmp_path, suffix, tiny):
     from safetensors.torch import save_file

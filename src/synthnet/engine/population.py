@@ -12,7 +12,7 @@ from torch import Tensor
 from synthnet.engine.gradients import chain_gradients, has_closed_form
 from synthnet.engine.network import Network
 from synthnet.engine.plan import Job, Plan, choose
-from synthnet.engine.variation import Variation
+from synthnet.engine.variation import AS_THEY_ARE, Variation
 from synthnet.seeds import generator
 from synthnet.workers import spread
 
@@ -148,7 +148,7 @@ def _epochs(
     """Nets in training after every epoch, without end; after `n_steps`, at once."""
     recipe = training.recipe
     learners = Learners(network, start, recipe, backend, training.per_run_order)
-    vary, noise = Variation(recipe.input_noise, recipe.warp), generator(training.order_seed, "input-noise")
+    varied = _vary_of(training, run_ids)
     all_steps = recipe.epochs * -(-len(inputs) // recipe.batch_size) if recipe.cosine else 0
     for epoch in itertools.count(1):
         for chosen in batch_orders(training, epoch, len(inputs), run_ids).split(recipe.batch_size, dim=-1):
@@ -157,11 +157,23 @@ def _epochs(
             x, y = inputs[chosen.to(inputs.device)], labels[chosen.to(labels.device)]
             if recipe.cosine:
                 learners.set_rate(recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * learners.taken / all_steps)))
-            rows = x.flatten(0, 1) if training.per_run_order else x  # each example is varied by draws of its own
-            learners.step(vary(rows, noise).view_as(x), y)
+            learners.step(varied(x), y)
             if learners.taken == n_steps:
                 yield epoch, learners
         yield epoch, learners
+
+
+def _vary_of(training: Training, run_ids) -> Callable[[Tensor], Tensor]:
+    """What varies a minibatch: [example …] that all nets share, or [net example …], each net's by draws of its own, so that it
+    trains as it would alone."""
+    vary = Variation(training.recipe.input_noise, training.recipe.warp)
+    if vary == AS_THEY_ARE:
+        return lambda x: x
+    if not training.per_run_order:
+        draw = generator(training.order_seed, "input-noise")
+        return lambda x: vary(x, draw)
+    draws = [generator(training.order_seed, "input-noise", run) for run in run_ids]
+    return lambda x: torch.stack([vary(own, draw) for own, draw in zip(x, draws, strict=True)])
 
 
 def train_while(
