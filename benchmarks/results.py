@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 MEASURES = {"nearest_raw", "nearest_aligned", "barrier"}  # distances and nats; what else is summed up is a share
+APART = "aligned distance"
 OVER = "minus twins, points; 95 % over seeds, images"
 SCALARS = 60  # a file with more plain numbers is one to plot, not to read
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -21,7 +22,7 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 # The rows of the README: what it is, the file, where in it the report lies, and the best K on val, shown beside K = 1.
 README_ROWS = (
     ("`digits-mlp`, 2,410 weights", "digits-mlp-controls", (), 6),
-    ("`mnist5k-mlp`, 7,960", "mnist5k-mlp", (), 4),
+    ("`mnist5k-mlp`, 7,960", "mnist5k-mlp-controls", (), 4),
     ("`mnist5k-mlp-by-rewards`: pairs, then **rewards alone**", "grpo-muon-mnist5k-mlp-seeds", ("mnist5k-mlp-by-rewards",), 1),
     ("`mnist5k-cnn-family`, (8, 16), 2,698", "mnist5k-cnn-8-16", (), 5),
     ("… an **unseen width**, (16, 32), 7,690", "mnist5k-cnn-family", ("rows", "cnn-1-16-32-14"), 5),
@@ -164,7 +165,7 @@ as hoped: [experiments/](experiments/first-round.md) and [LOG.md](../LOG.md).
 
 
 def readme_table() -> str:
-    head = "policy and target network", "seeds", "SGD twins", "SynthNet, K = 1", "best K on val", OVER, "aligned distance"
+    head = "policy and target network", "seeds", "SGD twins", "strong twins", "SynthNet, K = 1", "best K on val", OVER, APART
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for name, file, path, k in README_ROWS:
         report = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))
@@ -173,7 +174,8 @@ def readme_table() -> str:
         one, best = report["steps"]["1"], report["steps"][str(k)]
         over = f"{interval(best['minus_sgd_interval_over_seeds'])}, {interval(best['minus_sgd_interval_over_images'])}"
         distance = f"{best['identity']['aligned_distance']['ratio']:.2f}"
-        cells = [name, report["seeds"], summary(report["sgd_twins"]), summary(one["accuracy"])]
+        strong = summary(report["strong_twins"]) if "strong_twins" in report else "not grown"
+        cells = [name, report["seeds"], summary(report["sgd_twins"]), strong, summary(one["accuracy"])]
         cells += [f"{summary(best['accuracy'])} (K = {k})", f"{100 * best['minus_sgd']:+.2f}; {over}", distance]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)

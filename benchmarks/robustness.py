@@ -86,7 +86,7 @@ def measure(name: str, n_seeds: int) -> dict:
     }
     found = {kind: measures(task.network, each, images, labels) for kind, each in nets.items()}
     report = {"task": task.name, "net": task.arch.label, "seeds": n_seeds, "n_images": len(labels), "best_k": best}
-    found_by = {"val": strong.val, "tried": strong.tried, "searched to its end": strong.done}
+    found_by = {"quality on val": strong.val, "tried": strong.tried, "searched to its end": strong.done}
     report["strong_recipe"] = {**vars(strong.recipe), **found_by}
     report["nets"] = {
         kind: {key: summary(value.mean(1) if key == "accuracy" else value) for key, value in row.items()}

@@ -56,8 +56,8 @@ def _first_best(scores: list[float]) -> int:
 
 @dataclass(frozen=True)
 class Strong:
-    """A recipe that was searched for, what its nets score on val, and how many settings were tried in how many seconds; whether
-    the search was done or ended by the clock."""
+    """A recipe that was searched for; the quality of its nets on val (`quality_of`: no accuracy), by which it was chosen; how
+    many settings were tried in how many seconds, and whether the search was done or ended by the clock."""
 
     recipe: Recipe
     val: float
