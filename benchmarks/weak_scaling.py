@@ -3,8 +3,8 @@
     python benchmarks/weak_scaling.py -o benchmarks/results/weak-scaling.json
 
 Seconds of an update of pairs and of GRPO by example, one thread a process, medians of alternating turns: alone; two processes
-that know nothing of one another, which meet only in the machine's memory; and two ranks, which also meet in every gradient. The
-ratio of the last two is what ranks cost; the machine should have two idle cores.
+that know nothing of one another, which meet only in the machine's memory; and two ranks, which also meet in every gradient.
+Efficiency: the seconds alone, as a share of either. The machine should have two idle cores.
 """
 
 import argparse
@@ -33,25 +33,31 @@ def settings(stage: str, task: str, zoo: Path, processes: int) -> list[str]:
     return [f"policy_from={TASKS[task]}", f"grpo.prompts={8 * processes}", *by_example]
 
 
-def begin(words: list[str], ranks: int) -> subprocess.Popen:
+def begin(words: list[str], ranks: int, said: Path) -> subprocess.Popen:
     told = {**os.environ, "OMP_NUM_THREADS": "1"}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, *launch, "-m", "synthnet.cli", *words]
-    return subprocess.Popen(command, env=told, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=told, stdout=said.open("w"), stderr=subprocess.STDOUT)
+
+
+def run(commands: list[list[str]], ranks: int, folder: Path) -> None:
+    """Commands side by side, to their end. Raises: SystemExit with what the first one that failed said."""
+    jobs = [begin(words, ranks, folder / f"{number}.txt") for number, words in enumerate(commands)]
+    codes = [job.wait() for job in jobs]
+    for number, code in enumerate(codes):
+        if code:
+            raise SystemExit((folder / f"{number}.txt").read_text())
 
 
 def seconds_of(how: str, stage: str, task: str, zoo: Path, updates: int) -> float:
     """Seconds of an update, the mean of all but the first two; of two processes that of the slower one."""
     ranks, copies = (2, 1) if how == RANKS else (1, 2 if how == BESIDE else 1)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         loop = [f"{stage}.loop.{name}={value}" for name, value in {"updates": updates, "validate_every": 1000}.items()]
         words = [stage, f"task={task}", "threads=1", "lab.tensorboard=false", *loop, *settings(stage, task, zoo, ranks)]
-        jobs = [begin([*words, f"run_dir={folder}/{copy}"], ranks) for copy in range(copies)]
-        for job in jobs:
-            said = job.communicate()[1]
-            if job.returncode:
-                raise SystemExit(said)
-        logs = [records(Path(folder) / str(copy) / "metrics.jsonl") for copy in range(copies)]
+        run([[*words, f"run_dir={folder / str(copy)}"] for copy in range(copies)], ranks, folder)
+        logs = [records(folder / str(copy) / "metrics.jsonl") for copy in range(copies)]
         times = [[row["elapsed_s"] for row in log if "loss" in row] for log in logs]
     return max((each[-1] - each[1]) / (len(each) - 2) for each in times)
 
@@ -66,9 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for task in TASKS:
             zoo = Path(folder) / task
-            made = begin(["zoo", f"task={task}", f"zoo.runs={RUNS}", "zoo.heldout=8", f"run_dir={zoo}"], 1)
-            if made.wait():
-                raise SystemExit(made.communicate()[1])
+            run([["zoo", f"task={task}", f"zoo.runs={RUNS}", "zoo.heldout=8", f"run_dir={zoo}"]], 1, Path(folder))
             for stage in ("pairs", "grpo"):
                 turns = [
                     {how: seconds_of(how, stage, task, zoo, options.updates) for how in (ALONE, BESIDE, RANKS)}

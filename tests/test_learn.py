@@ -11,7 +11,8 @@ from torch import nn
 from synthnet.engine import Network
 from synthnet.errors import InputError
 from synthnet.lab.book import Book
-from synthnet.lab.presets import BY_EXAMPLE, BY_LAYER, BY_NET, by_rewards_of
+from synthnet.lab.learn import Course, prepare
+from synthnet.lab.presets import BY_EXAMPLE, BY_LAYER, BY_NET, DISTIL, RATES, by_rewards_of
 from synthnet.policy import read_policy
 from synthnet.tasks import build_task
 from test_cli import run
@@ -100,3 +101,95 @@ def test_rewards_teach_by_example_layer_by_layer_or_by_whole_nets_as_the_net_all
     assert by_rewards_of(image, by_example=True) is BY_LAYER
     assert by_rewards_of(gated, by_example=True) is BY_NET
     assert by_rewards_of(dense, by_example=False) is BY_NET
+    assert BY_NET["grpo.rollout"] == "net"
+
+
+class Scripted(Course):
+    """A course whose stages cost nothing and come out as they are told: scores by folder, seconds of an update."""
+
+    def told(self, scores: dict[str, float], leads: list[bool], pace: float = 1e-3) -> "Scripted":
+        self.asked, self.scores, self.leading, self.seconds = {}, scores, iter(leads), pace
+        return self
+
+    def references(self):
+        return {**DISTIL, "distil.input_noise": 0.3, "reward.input_noise": 0.3, "grpo.val_seeds": 32}
+
+    def stage(self, folder, kind, settings, updates=None):
+        self.asked[folder] = {**settings, **self.given}
+        return Path(folder) / "policy.safetensors"
+
+    def pace_of(self, path):
+        return self.seconds, "as told"
+
+    def score(self, path):
+        return self.scores.get(path.parent.name, 0.0), "as told"
+
+    def leads(self, path):
+        return next(self.leading), "as told"
+
+
+def scripted(tmp_path, given=None, seconds=600.0, rewards_only=False):
+    return Scripted(build_task("digits-mlp"), dict(given or {}), tmp_path, Book(tmp_path / "d.jsonl", seconds), rewards_only)
+
+
+def test_a_course_is_one_long_stage_and_one_on_more_steps_at_half_the_rate(tmp_path):
+    course = scripted(tmp_path).told({"first-1": 0.9, "last": 0.95}, [True])
+    assert course.run().parent.name == "last"
+    assert list(course.asked) == ["pace-large", "first-1", "last"]
+    first, last = course.asked["first-1"], course.asked["last"]
+    assert (first["distil.steps"], first["k_max"], first["distil.nets"]) == ([1, 1, 2], 6, 16)
+    assert first["distil.standardised"] > 0
+    assert last["distil.steps"] == [1, 2, 2, 3, 4, 6]
+    assert last["distil.optim.learning_rate"] == first["distil.optim.learning_rate"] / 2
+    assert not any(name.startswith("backbone") or name in ("k_max", "distil.standardised") for name in last)
+    assert course.book.entries[-1]["why"].startswith("all stages are done")
+
+
+def test_a_course_tries_another_rate_and_keeps_what_is_better(tmp_path):
+    course = scripted(tmp_path).told({"first-1": 0.1, "first-2": 0.6, "last": 0.5}, [False, True])
+    assert course.run().parent.name == "first-2", "the last stage made it worse"
+    assert course.asked["first-2"]["distil.optim.learning_rate"] == RATES[1]
+    assert course.asked["last"]["distil.optim.learning_rate"] == RATES[1] / 2
+
+
+def test_slow_updates_are_smaller_and_of_fewer_steps(tmp_path):
+    course = scripted(tmp_path).told({"first-1": 0.9, "last": 0.95}, [True], pace=0.25)
+    course.run()
+    assert list(course.asked)[:2] == ["pace-large", "pace-small"]
+    first, last = course.asked["first-1"], course.asked["last"]
+    assert (first["distil.steps"], first["k_max"], first["distil.nets"], last["distil.steps"]) == ([1], 2, 4, [1, 2])
+
+
+def test_what_was_asked_for_by_name_holds_throughout(tmp_path):
+    given = {"distil.steps": [1, 4], "distil.optim.learning_rate": 5e-3, "backbone.dim": 32}
+    course = scripted(tmp_path, given).told({"first-1": 0.9, "last": 0.95}, [False])
+    course.run()
+    assert [course.asked[name]["k_max"] for name in ("pace-large", "first-1")] == [4, 4]
+    assert "first-2" not in course.asked, "it would be the same again"
+    assert "backbone.edge_dim" not in course.asked["first-1"]
+    alone = scripted(tmp_path / "r", {"grpo.steps": [1, 3]}, rewards_only=True).told({"pairs": 0.5, "grpo": 0.4}, [])
+    alone.folder.mkdir()
+    assert alone.run().parent.name == "pairs"
+    assert alone.asked["pairs"]["k_max"] == 3
+    assert alone.asked["grpo"]["grpo.steps"] == [1, 3]
+
+
+def test_a_policy_to_begin_with_is_the_result_unless_it_got_better(tmp_path):
+    given = {"policy_from": "digits-mlp"}
+    course = scripted(tmp_path, given).told({"start": 0.97, "first-1": 0.9, "last": 0.96}, [True])
+    assert course.run().parent.name == "start"
+    assert course.asked["last"]["policy_from"] == "start/policy.safetensors"
+    assert "k_max" not in course.asked["first-1"]
+
+
+def test_a_course_without_time_says_so(tmp_path):
+    course = scripted(tmp_path, seconds=1.0).told({"first-1": 0.9}, [True], pace=1.0)
+    assert course.run().parent.name == "first-1"
+    assert "last" not in course.asked
+    assert course.book.entries[-1]["why"].startswith("the time is used up")
+
+
+def test_a_zoo_that_settings_read_has_to_be_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="learn makes none: name one, zoo_dir="):
+        prepare("digits-mlp", {"distil.labels": "soft"})

@@ -37,8 +37,7 @@ def by_rewards(course: "Course") -> Path:
         idle = 0 if gained else idle + 1
         best, score = (path, reached) if reached > score else (best, score)
         settings = {**settings, "grpo.sigma": 0.5 * settings["grpo.sigma"]} if not gained else settings
-    why = "nothing is gained any more" if idle >= PATIENCE else "the time is used up"
-    book.decide("end", course.why_end, best, score, why)
+    book.decide("end", course.why_end, best, score, idle >= PATIENCE)
     return best
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 from synthnet.config import compose
 from synthnet.errors import InputError
@@ -36,6 +36,11 @@ def prepare(name: str, given: Mapping[str, object]) -> tuple[Task, Setup]:
     given = {**given, "task": name}
     config = compose(given)
     task, command = config.build_task(), ["synthnet", "learn", name, *as_text(given)]
+    reads = compose({**DISTIL, **given}).distil.reads_zoo if task.data is not None else False
+    if reads and "zoo_dir" not in given:
+        raise InputError(
+            "distil.labels=soft, distil.anchor and distil.differ read a zoo, and learn makes none: name one, zoo_dir=…"
+        )
     if task.family or task.joint:
         raise InputError(f"learn takes one net and one data set; {name} has several: train it by its stages")
     return task, setup_of("learn", task, config, given, command)
@@ -77,25 +82,27 @@ class Course:
         """One long stage of distil from nothing, and one on more synth steps."""
         book, own = self.book, self.references()
         size, pace = self.size_of_updates(own)
-        own = {**own, **self.shaped({"k_max": max(self.steps(LAST_STEPS[size])), **TRUNK}), **SIZES[size]}
-        own["distil.steps"] = self.steps(own["distil.steps"])
-        best, score = self.first(own, pace)
-        further = self.steps(LAST_STEPS[size])
-        pace = self.pace_of(best)[0] * mean(further) / mean(own["distil.steps"])
+        steps, further = self.steps(SIZES[size]["distil.steps"], "distil"), self.steps(LAST_STEPS[size], "distil")
+        own = {**own, **self.shaped(TRUNK, [*steps, *further]), **SIZES[size], "distil.steps": steps}
+        best, score, rate = self.first(own, pace * mean(steps))
+        pace = self.pace_of(best)[0] * mean(further)
         updates = book.decide("length of the last stage", self.length, pace, book.left, MOST // 2)
         if updates:
-            more = {"distil.steps": further, "distil.optim.learning_rate": RATES[0] / 2, "policy_from": str(best)}
-            last = without_shape({**own, **more})
-            path = self.stage("last", "distil", last, updates)
-            reached = book.decide("outcome of the last stage", self.score, path)
-            best, score = (path, reached) if reached > score else (best, score)
-        book.decide("end", self.why_end, best, score, "all stages are done")
+            more = {"distil.steps": further, "distil.optim.learning_rate": rate / 2, "policy_from": str(best)}
+            path = self.stage("last", "distil", without_shape({**own, **more}), updates)
+            best, score = self.better(best, score, path, "outcome of the last stage")
+        book.decide("end", self.why_end, best, score, updates)
         return best
 
-    def first(self, own: dict, pace: float) -> tuple[Path, float]:
-        """The first stage: logits are whitened until their losses lead somewhere; at another rate where it does not."""
+    def first(self, own: dict, pace: float) -> tuple[Path, float, float]:
+        """The first stage, its score on val and its rate: logits are whitened until their losses lead somewhere; at another
+        rate where it does not. A policy to begin with is the result unless it got better."""
         book, found = self.book, []
-        for number, rate in enumerate(RATES, 1):
+        if self.start:
+            path = self.stage("start", "distil", {**own, **self.start, "distil.standardised": 0}, 0)
+            found.append((book.decide("outcome of the start", self.score, path), path, RATES[0]))
+        fixed = self.given.get("distil.optim.learning_rate")
+        for number, rate in enumerate(RATES if fixed is None else [float(fixed)], 1):
             seconds = (SHARES["first"] if number == 1 else 1.0) * book.left
             updates = book.decide(f"length of stage {number}", self.length, pace, seconds)
             if not updates and found:
@@ -103,44 +110,45 @@ class Course:
             updates = updates or FEWEST
             blind = {"distil.standardised": updates // (12 if self.start else 3), "distil.optim.learning_rate": rate}
             path = self.stage(f"first-{number}", "distil", {**own, **self.start, **blind}, updates)
-            score = book.decide(f"outcome of stage {number}", self.score, path)
-            found.append((score, path))
+            found.append((book.decide(f"outcome of stage {number}", self.score, path), path, rate))
             if book.decide(f"stage {number} leads somewhere", self.leads, path):
                 break
-        score, path = max(found, key=lambda entry: entry[0])
-        return path, score
+        score, path, rate = max(found, key=lambda entry: entry[0])
+        return path, score, rate
 
     def by_pairs(self) -> Path:
         """Pairs of weight states of conventional runs, then GRPO: no gradient passes through the target net at any stage."""
-        book, found = self.book, self.references()
+        book, found, steps = self.book, self.references(), self.steps([1, 2], "grpo")
         zoo = self.stage("zoo", "zoo", {"zoo.runs": PAIRS_RUNS, "zoo.heldout": 16})
         own = {"zoo_dir": str(zoo), **{name: found[name] for name in ("reward.input_noise", "grpo.val_seeds")}}
-        steps = self.steps([1, 2])
-        new = {**self.shaped({"k_max": max(steps), **PAIRS_TRUNK}), **self.start, "pairs.val_steps": steps}
+        new = {**self.shaped(PAIRS_TRUNK, steps), **self.start, "pairs.val_steps": sorted(set(steps))}
         pace = book.decide("pace", self.pace_of, self.stage("pace", "pairs", {**own, **new}, PACE_UPDATES))
         updates = book.decide("length of pairs", self.length, pace, PAIRS_SHARE * book.left) or FEWEST
         best = self.stage("pairs", "pairs", {**own, **new}, updates)
         score = book.decide("outcome of pairs", self.score, best)
         by_example = self.task.objective.plain and self.given.get("grpo.rollout") != "net"
         own |= {**by_rewards_of(self.task.network, by_example), "grpo.steps": steps, "policy_from": str(best)}
-        tried = self.stage("pace-grpo", "grpo", own, PACE_UPDATES)
-        pace = book.decide("pace of GRPO", self.pace_of, tried)
-        updates = book.decide("length of GRPO", self.length, pace, book.left)
+        pace = book.decide("pace of GRPO", self.pace_of, self.stage("pace-grpo", "grpo", own, PACE_UPDATES))
+        updates = book.decide("length of GRPO", self.length, pace * mean(steps), book.left)
         if updates:
-            path = self.stage("grpo", "grpo", own, updates)
-            reached = book.decide("outcome of GRPO", self.score, path)
-            best, score = (path, reached) if reached > score else (best, score)
-        book.decide("end", self.why_end, best, score, "all stages are done")
+            best, score = self.better(best, score, self.stage("grpo", "grpo", own, updates), "outcome of GRPO")
+        book.decide("end", self.why_end, best, score, updates)
         return best
 
+    def better(self, best: Path, score: float, path: Path, what: str) -> tuple[Path, float]:
+        """The better policy of two on val, and its score."""
+        reached = self.book.decide(what, self.score, path)
+        return (path, reached) if reached > score else (best, score)
+
     def size_of_updates(self, own: dict) -> tuple[str, float]:
-        """Which of `SIZES` leaves enough updates, and the seconds of one."""
+        """Which of `SIZES` leaves enough updates, and the seconds of one in one synth step."""
         for size, settings in SIZES.items():
-            given = {**own, **self.shaped(TRUNK), **settings, **self.start, "distil.standardised": PACE_UPDATES}
-            given["distil.steps"] = self.steps(given["distil.steps"])
+            steps = self.steps(settings["distil.steps"], "distil")
+            shape = self.shaped(TRUNK, [*steps, *self.steps(LAST_STEPS[size], "distil")])
+            given = {**own, **shape, **settings, **self.start, "distil.steps": steps, "distil.standardised": PACE_UPDATES}
             path = self.stage(f"pace-{size}", "distil", given, PACE_UPDATES)
             pace = self.book.decide(f"pace of {size} updates", self.pace_of, path)
-            if self.book.decide(f"{size} updates", self.quick, pace):
+            if self.book.decide(f"{size} updates", self.quick, pace * mean(steps)):
                 break
         return size, pace
 
@@ -149,27 +157,36 @@ class Course:
         updates = self.length(pace, SHARES["first"] * self.book.left)[0] or 0
         return updates >= ENOUGH, f"{updates} in the first stage, {ENOUGH} are enough"
 
-    def shaped(self, settings: Mapping[str, object]) -> dict[str, object]:
-        """What a new policy is built of; nothing where there is one already, and only K where a backbone was asked for."""
+    def shaped(self, trunk: Mapping[str, object], steps: list[int]) -> dict[str, object]:
+        """What a new policy for these K is built of; nothing where there is one already, and its K alone where a backbone was
+        asked for."""
         if self.start:
             return {}
         own = any(name.partition(".")[0] == "backbone" for name in self.given)
-        return {name: value for name, value in settings.items() if not own or not name.startswith("backbone")}
+        return {"k_max": max(steps), **({} if own else trunk)}
 
-    def steps(self, asked: list[int]) -> list[int]:
-        """Those of the K asked for that the policy serves."""
-        most = named_policy(self.start["policy_from"]).config.k_max if self.start else int(self.given.get("k_max", max(asked)))
-        return [k for k in asked if k <= most] or [1]
+    def steps(self, usual: list[int], stage: str) -> list[int]:
+        """The K that a stage trains on: what was asked for by name, or the usual ones of those that the policy serves."""
+        if asked := self.given.get(f"{stage}.steps"):
+            return list(asked)
+        served = (
+            named_policy(self.start["policy_from"]).config.k_max if self.start else int(self.given.get("k_max", max(usual)))
+        )
+        return [k for k in usual if k <= served] or [1]
 
     def pace_of(self, path: Path) -> tuple[float, str]:
-        """Seconds an update of the run that made a policy: the median, the first third left out, which pays for what later
-        ones do not. The clock of a run begins anew where it goes on."""
-        times = [row["elapsed_s"] for row in records(path.parent / "metrics.jsonl") if "elapsed_s" in row]
-        each = [after - before for before, after in pairwise(times[len(times) // 3 :]) if after > before]
-        pace = max(median(each), 1e-4) if each else 1e-4
-        return pace, f"{pace:.3f} s an update"
+        """Seconds of an update in one synth step, by the run that made a policy; the first third is left out, which pays for
+        what later ones do not. The clock of a run begins anew where it goes on."""
+        rows = [row for row in records(path.parent / "metrics.jsonl") if "loss" in row]
+        pairs = [
+            (after["elapsed_s"] - before["elapsed_s"], after.get("n_steps", 1))
+            for before, after in pairwise(rows[len(rows) // 3 :])
+        ]
+        seconds, steps = (sum(part) for part in zip(*[each for each in pairs if each[0] > 0] or [(1e-4, 1)], strict=True))
+        return seconds / steps, f"{seconds / steps:.3f} s an update of one step"
 
-    def why_end(self, best: Path, score: float, why: str) -> tuple[str, str]:
+    def why_end(self, best: Path, score: float, done: object) -> tuple[str, str]:
+        why = "all stages are done" if done else "the time is used up"
         return best.parent.name, f"{why}; the best policy has a score of {score:.4f} on val"
 
     def references(self) -> dict[str, object]:

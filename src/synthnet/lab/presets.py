@@ -37,7 +37,7 @@ ALONE = {
     "grpo.optim.weight_decay": 0.0,
 }
 FEW_STARTS = {"task.starts": 2}  # of a plant: which all rollouts share, so that more of these are worth more
-BY_NET = {"grpo.sigma": 0.07, "grpo.signal_every": 0, "grpo.noisy_steps": "last", "grpo.prompts": 8}
+BY_NET = {"grpo.rollout": "net", "grpo.sigma": 0.07, "grpo.signal_every": 0, "grpo.noisy_steps": "last", "grpo.prompts": 8}
 BY_EXAMPLE = {
     "grpo.rollout": "example",
     "grpo.num_generations": 4,

@@ -72,7 +72,7 @@ class Strong:
 
 def strong_recipe(task: Task, seconds: float | None = None, done: bool = False) -> Strong:
     """The recipe of strong twins, kept once it was searched for: AdamW with a cosine, every net in its own batch order; rate,
-    weight decay, epochs, input noise, warps of images and label smoothing by what four nets score on val.
+    weight decay, epochs, input noise, warps of images and label smoothing by the quality of four nets on val.
 
     Thirty-two settings are drawn from a grid, then the best one's neighbours are tried until it is better than all of them, or
     sixty-four were tried; a winner at an edge has neighbours beyond it. `seconds`: ends the search early; `done`: what was
@@ -87,7 +87,7 @@ def strong_recipe(task: Task, seconds: float | None = None, done: bool = False) 
     def attempt(setting: tuple) -> None:
         if setting not in found and not over():
             found[setting] = _try(task, base, dict(zip(grid, setting, strict=True)))
-            bar.advance(note=f"val {max(found.values()):.4f}")
+            bar.advance(note=f"quality on val {max(found.values()):.4f}")
 
     with Bar(f"strong twins of {task.name}", MOST_TRIED) as bar:
         for first in (START_AT, PLAIN):
