@@ -85,8 +85,7 @@ class Course:
         steps, further = self.steps(SIZES[size]["distil.steps"], "distil"), self.steps(LAST_STEPS[size], "distil")
         own = {**own, **self.shaped(TRUNK, [*steps, *further]), **SIZES[size], "distil.steps": steps}
         best, score, rate = self.first(own, pace * mean(steps))
-        pace = self.pace_of(best)[0] * mean(further)
-        updates = book.decide("length of the last stage", self.length, pace, book.left, MOST // 2)
+        updates = book.decide("length of the last stage", self.length, pace * mean(further), book.left, MOST // 2)
         if updates:
             more = {"distil.steps": further, "distil.optim.learning_rate": rate / 2, "policy_from": str(best)}
             path = self.stage("last", "distil", without_shape({**own, **more}), updates)
