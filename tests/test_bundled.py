@@ -28,6 +28,7 @@ CONTROL = {  # and what every net must earn at least, as simulated
     "acrobot": -130,
     "mountain-car": -130,
     "cartpole-plants": 350,
+    "cartpole-targets": 150,
     "acrobot-plants": -180,
 }
 FROM_NOTHING = (FOR_ALL, "digits-mlp", "mnist5k-mlp", "digits-vit", "digits-yes", "digits-turned", "mnist5k-yes")
