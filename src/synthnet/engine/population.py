@@ -163,7 +163,7 @@ def _epochs(
         yield epoch, learners
 
 
-def _vary_of(training: Training, run_ids) -> Callable[[Tensor], Tensor]:
+def _vary_of(training: Training, run_ids: list[int] | None) -> Callable[[Tensor], Tensor]:
     """What varies a minibatch: [example …] that all nets share, or [net example …], each net's by draws of its own, so that it
     trains as it would alone."""
     vary = Variation(training.recipe.input_noise, training.recipe.warp)
