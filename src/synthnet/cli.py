@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("learn", learn.run, "from nothing to a policy, its card and a report")
     sub.add_argument("task", help="FILE.py:NAME, a built-in task, an .npz, a .csv, or a folder of class folders")
     sub.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings that the recipe leaves as they are")
-    sub.add_argument("--minutes", type=float, default=15.0, help="at most; it stops where nothing is gained any more")
+    sub.add_argument("--minutes", type=float, default=15.0, help="at most; fewer where its stages are done")
     sub.add_argument("-o", "--out", help="the policy file; by default policy.safetensors in the run directory")
     sub.add_argument("--rewards-only", action="store_true", help="leave every stage out that differentiates the target")
     sub.add_argument("--module", metavar="FILE.py:NAME", help="with data: a function that returns the net")
