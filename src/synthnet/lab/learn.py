@@ -81,10 +81,9 @@ class Course:
     def by_loss(self) -> Path:
         """One long stage of distil from nothing, and one on more synth steps."""
         book, own = self.book, self.references()
-        size, pace = self.size_of_updates(own)
-        steps, further = self.steps(SIZES[size]["distil.steps"], "distil"), self.steps(LAST_STEPS[size], "distil")
-        own = {**own, **self.shaped(TRUNK, [*steps, *further]), **SIZES[size], "distil.steps": steps}
-        best, score, rate = self.first(own, pace * mean(steps))
+        size, own, pace = self.size_of_updates(own)
+        further = self.steps(LAST_STEPS[size], "distil")
+        best, score, rate = self.first(own, pace * mean(own["distil.steps"]))
         updates = book.decide("length of the last stage", self.length, pace * mean(further), book.left, MOST // 2)
         if updates:
             more = {"distil.steps": further, "distil.optim.learning_rate": rate / 2, "policy_from": str(best)}
@@ -139,17 +138,19 @@ class Course:
         reached = self.book.decide(what, self.score, path)
         return (path, reached) if reached > score else (best, score)
 
-    def size_of_updates(self, own: dict) -> tuple[str, float]:
-        """Which of `SIZES` leaves enough updates, and the seconds of one in one synth step."""
+    def size_of_updates(self, own: dict) -> tuple[str, dict, float]:
+        """Which of `SIZES` leaves enough updates, what stages of it train with, and the seconds of one in one synth step."""
         for size, settings in SIZES.items():
             steps = self.steps(settings["distil.steps"], "distil")
             shape = self.shaped(TRUNK, [*steps, *self.steps(LAST_STEPS[size], "distil")])
-            given = {**own, **shape, **settings, **self.start, "distil.steps": steps, "distil.standardised": PACE_UPDATES}
-            path = self.stage(f"pace-{size}", "distil", given, PACE_UPDATES)
+            sized = {**own, **shape, **settings, "distil.steps": steps}
+            path = self.stage(
+                f"pace-{size}", "distil", {**sized, **self.start, "distil.standardised": PACE_UPDATES}, PACE_UPDATES
+            )
             pace = self.book.decide(f"pace of {size} updates", self.pace_of, path)
             if self.book.decide(f"{size} updates", self.quick, pace * mean(steps)):
                 break
-        return size, pace
+        return size, sized, pace
 
     def quick(self, pace: float) -> tuple[bool, str]:
         """Whether there is time for enough of such updates."""
