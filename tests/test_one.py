@@ -14,17 +14,19 @@ from synthnet.errors import InputError
 from synthnet.lab.fork import run_command
 from synthnet.nets import read_weights
 from synthnet.policy import covering, read_policy, synthesize_flat
-from synthnet.tasks import build_task, check_same_data, with_data
+from synthnet.tasks import build_task, check_same_data, grow_twins, judge, with_data
 from synthnet.train.distil import DistilConfig, next_member, note_loss
+from synthnet.train.validation import CollapseWatch, Validation
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:outputs of different seeds")
-def test_unlike_nets_are_learned_by_one_policy_with_experts_and_resumed_exactly(tmp_path, monkeypatch):
-    """Two nets of task one, drawn by what they lack; the running means of losses and loads survive an interruption."""
+@pytest.mark.parametrize("members", ["lacking", "behind"])
+def test_unlike_nets_are_learned_by_one_policy_with_experts_and_resumed_exactly(members, tmp_path, monkeypatch):
+    """Two nets of task one, drawn by what they lack; what they are drawn by, and loads, survive an interruption."""
     base = ["task=one", "task.nets=[digits-mlp,digits-mlp-2]", "threads=1", "backbone.dim=16", "backbone.heads=2",
             "backbone.depth=1", "backbone.data=true", "backbone.experts=2", "backbone.balance_by=time", "distil.labels=hard",
-            "distil.members=lacking", "distil.standardised=2", "distil.nets=3", "distil.images=16", "distil.val_seeds=2",
+            f"distil.members={members}", "distil.standardised=2", "distil.nets=3", "distil.images=16", "distil.val_seeds=2",
             "distil.apart=1", "distil.loop.updates=6", "distil.loop.validate_every=3", "distil.loop.checkpoint_every=2",
             "lab.tensorboard=false"]  # fmt: skip
     whole, split = tmp_path / "whole", tmp_path / "split"
@@ -52,6 +54,30 @@ def test_the_member_that_lacks_most_has_the_most_turns():
     assert state["losses"]["1"] == pytest.approx(0.9 * 1.0 + 0.1 * 11.0)
     note_loss(state, 1, math.inf)
     assert state["losses"]["1"] == pytest.approx(2.0)
+
+
+def test_half_the_turns_go_by_what_members_lack_to_their_twins():
+    config, state = DistilConfig(members="behind"), {"update": 1}
+    assert next_member(state, config, 3, 0) == 1  # nothing is known yet
+    assert next_member({**state, "behind": [0.0, 0.0, 0.0]}, config, 3, 0) == 1  # nothing is lacking
+    turns = [next_member({"update": update, "behind": [0.03, 0.01, 0.0]}, config, 3, 0) for update in range(1200)]
+    shares = [turns.count(turn) / 1200 for turn in range(3)]
+    assert shares == pytest.approx([1 / 6 + 3 / 8, 1 / 6 + 1 / 8, 1 / 6], abs=0.04)
+
+
+def test_behind_is_what_the_metric_lacks_to_twins_on_val():
+    task = build_task("one", nets=["digits-mlp", "digits-mlp-narrow"])
+    watch = CollapseWatch(Validation.of_task(task, 2, [1], torch.device("cpu")))
+    metrics = {f"accuracy_k1/{label}": value for label, value in zip(watch.validation.labels, (0.5, 1.0), strict=True)}
+    member = task.members[0]
+    twins = grow_twins(member, member.draw_start("val", [0, 1]))
+    expected = judge(member, twins, *member.examples("val"))[0].mean().item() - 0.5
+    assert watch.behind(metrics) == pytest.approx([expected, 0.0])
+
+
+def test_one_net_is_behind_nobody():
+    with pytest.raises(InputError, match=r"pass distil.members=turns"):
+        run_command("distil", ["task=digits-mlp", "distil.members=behind", "distil.labels=hard", "distil.standardised=1"])
 
 
 def test_a_loss_that_is_no_number_leaves_the_chances_as_they_were():

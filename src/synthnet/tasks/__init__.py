@@ -8,4 +8,4 @@ from synthnet.tasks.registry import build_task, name_of, own_arch, task_names
 from synthnet.tasks.settings import OwnConfig, is_gym, is_own, names_itself
 from synthnet.tasks.source import Source
 from synthnet.tasks.task import REWARD_DRAWS, Task
-from synthnet.tasks.twins import grow_strong, grow_twins, twins_apart
+from synthnet.tasks.twins import grow_strong, grow_twins, twins_on_val

@@ -39,7 +39,7 @@ class DistilConfig:
 
     steps: list[int] = setting([1, 2], "the K that chains may have, one drawn an update", STEPS, hot=True)
     members: str = setting(
-        "turns", "of a family: in turn, or the more often the larger their loss", choices=("turns", "lacking")
+        "turns", "of a family: in turn, or drawn by loss, or by distance behind twins", choices=("turns", "lacking", "behind")
     )
     standardised: int = setting(
         0, "at the beginning, where the loss sees logits as `whitened` leaves them", (0, 1e9), unit="updates"
@@ -89,6 +89,8 @@ def check_distil(config: DistilConfig, policy: Policy, task: Task, zoos: Sequenc
         raise InputError("a loss of the task's own is of labels, soft ones are probabilities: pass distil.labels=hard")
     if zoos is not None and not zoos and config.reads_zoo:
         raise InputError("distil.anchor and distil.differ read a zoo, and this run began without one: fork it with zoo_dir=…")
+    if config.members == "behind" and len(task.members) < 2:
+        raise InputError(f"distil.members=behind draws one of several nets, and {task.name} has one: pass distil.members=turns")
     if any(member.variant for member in task.members):
         for name, only in {"labels": "hard", "differ": 0, "anchor": 0}.items():
             if getattr(config, name) != only:
@@ -138,11 +140,15 @@ def undone(before: Tensor, after: Tensor, targets: Tensor) -> Tensor:
 
 
 def next_member(state: dict, config: DistilConfig, n_members: int, seed: int) -> int:
-    """The member of an update: in turn, or, once each had its turn, drawn by the running means of their losses."""
-    update, losses = state["update"], state.get("losses", {})
-    if config.members == "turns" or len(losses) < n_members:
+    """The member of an update: in turn; or, once each had its turn, drawn by the running means of their losses; or half the
+    time any, half the time by what the last validation found it to lack to its twins."""
+    update, losses, behind = state["update"], state.get("losses", {}), state.get("behind", [])
+    if config.members == "lacking" and len(losses) == n_members:
+        chances = torch.tensor([losses[str(turn)] for turn in range(n_members)]).clamp_min(1e-6)
+    elif config.members == "behind" and sum(behind) > 0:
+        chances = torch.tensor(behind) / sum(behind) + 1 / n_members
+    else:
         return update % n_members
-    chances = torch.tensor([losses[str(turn)] for turn in range(n_members)]).clamp_min(1e-6)
     return int(torch.multinomial(chances, 1, generator=generator(seed, "member", update)))
 
 
@@ -245,6 +251,8 @@ def train_distil(
 
     def validate(average: Policy, progress: float) -> dict:
         metrics = watch(average, progress)
+        if config.members == "behind":
+            run.state["behind"] = watch.behind(metrics)
         early = any(still_whitened(run.state, turn, config) for turn in range(len(members)))
         return {**metrics, "score": progress - 2} if early else metrics  # accuracy says nothing yet: the newest is the best
 

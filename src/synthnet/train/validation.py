@@ -9,7 +9,7 @@ from torch import Tensor
 from synthnet.errors import InputError
 from synthnet.nets import aligned_distance
 from synthnet.policy import Policy, role_metrics, synthesize_flat
-from synthnet.tasks import Task, judge, twins_apart
+from synthnet.tasks import Task, judge, twins_on_val
 
 COLLAPSE_RATIO = 0.8
 VAL_DRAWS = 8  # of a reward, while training
@@ -41,6 +41,14 @@ class Validation:
     def examples(self, member: Task) -> tuple[Tensor, Tensor]:
         """Inputs and labels of a member's val split."""
         return self.data[member.data_set]
+
+    @property
+    def labels(self) -> list[str]:
+        """What members are called in the log: by their nets, or their tasks, or both, whichever tells them apart."""
+        archs = [member.arch.label for member in self.members]
+        names = [member.name for member in self.members]
+        both = [f"{name}-{arch}" for name, arch in zip(names, archs, strict=True)]
+        return next(each for each in (archs, names, both) if len(set(each)) == len(each) or each is both)
 
     def judge(self, member: Task, nets: Tensor, spec: Tensor | None) -> tuple[Tensor, Tensor]:
         """Metric and loss of each net [net weights] on val; of rewards alone, their mean over draws, and no loss."""
@@ -80,11 +88,7 @@ class Validation:
             accuracy, loss = sum(accuracies) / len(scored), sum(losses) / len(scored)
             metrics |= {f"accuracy_k{n_steps}": accuracy, f"loss_k{n_steps}": loss}
             if len(scored) > 1:
-                archs = [member.arch.label for member in self.members]
-                names = [member.name for member in self.members]
-                both = [f"{name}-{arch}" for name, arch in zip(names, archs, strict=True)]
-                labels = next(each for each in (archs, names, both) if len(set(each)) == len(each) or each is both)
-                metrics |= {f"accuracy_k{n_steps}/{x}": a for x, a in zip(labels, accuracies, strict=True)}
+                metrics |= {f"accuracy_k{n_steps}/{x}": a for x, a in zip(self.labels, accuracies, strict=True)}
             scores.append(self.members[0].objective.ranked(accuracy, loss))
         return {**metrics, "score": sum(scores) / len(scores)}
 
@@ -106,14 +110,21 @@ class CollapseWatch:
     def __init__(self, validation: Validation, config=None):
         """`config.stop_on_collapse`, where there is one, is read at every validation."""
         self.validation, self.config, self.warned = validation, config, False
-        self.references = [
-            twins_apart(member, min(WATCHED_SEEDS, len(start)), start.device)
+        self.twins = [
+            twins_on_val(member, min(WATCHED_SEEDS, len(start)), start.device)
             for member, start in zip(validation.members, validation.starts, strict=True)
         ]
+        self.references = [twins["distance"] for twins in self.twins]
 
     def __call__(self, policy: Policy, progress: float) -> dict:
         """`judge` what the policy makes of the start weights."""
         return self.judge(policy, {k: self.validation.finals(policy, k) for k in self.validation.steps}, progress)
+
+    def behind(self, metrics: dict) -> list[float]:
+        """How much of the metric on val each of several members lacks to its twins, the mean over K; 0 where it is ahead."""
+        steps, labels = self.validation.steps, self.validation.labels
+        made = [sum(metrics[f"accuracy_k{k}/{label}"] for k in steps) / len(steps) for label in labels]
+        return [max(twins["metric"] - own, 0.0) for twins, own in zip(self.twins, made, strict=True)]
 
     def judge(self, policy: Policy, finals: dict[int, list[Tensor]], progress: float) -> dict:
         """Metrics of the validation and `aligned_ratio_k…` for each K, from WK [net weights] of each member by K that the
