@@ -2,14 +2,14 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from conftest import make_policy
-from synthnet.policy.action import WeightGaussian
+from synthnet.policy.action import Alike, WeightGaussian
 
 
 def _pair():
     torch.manual_seed(0)
-    token_of = torch.tensor([0, 0, 1, 2, 2, 2])
-    first = WeightGaussian(torch.randn(4, 6), torch.randn(6) * 0.3, token_of, 3)
-    return first, WeightGaussian(torch.randn(4, 6), torch.randn(6) * 0.3, token_of, 3)
+    places = Alike(torch.arange(6), torch.tensor([0, 0, 1, 2, 2, 2]), 3)
+    first = WeightGaussian(torch.randn(4, 6), torch.randn(6) * 0.3, places)
+    return first, WeightGaussian(torch.randn(4, 6), torch.randn(6) * 0.3, places)
 
 
 def test_log_prob_and_kl_are_torchs():
@@ -32,7 +32,7 @@ def test_token_sums_add_up_and_go_to_their_tokens():
 def test_kl_to_itself_is_zero_with_zero_gradient():
     first, _ = _pair()
     mean = first.mean.clone().requires_grad_()
-    kl = WeightGaussian(mean, first.log_sigma, first.token_of, 3).kl(first).sum()
+    kl = WeightGaussian(mean, first.log_sigmas, first.places).kl(first).sum()
     kl.backward()
     assert kl.item() == 0
     assert not mean.grad.any()

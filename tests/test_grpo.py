@@ -20,7 +20,7 @@ from synthnet.grpo.objective import (
 )
 from synthnet.grpo.sample import mirrored
 from synthnet.grpo.score import RewardConfig
-from synthnet.policy.action import WeightGaussian
+from synthnet.policy.action import Alike, WeightGaussian
 from synthnet.train.guards import GuardConfig
 
 
@@ -245,11 +245,12 @@ def test_gaussian_bandit_finds_its_optimum(dims, bound):
     """R = −‖a − a*‖²: root mean square error from 0.5 to below the bound in 400 Adam steps with 4 prompts of 8 rollouts."""
     torch.manual_seed(0)
     target, mean = 0.5 * torch.ones(dims), torch.zeros(dims, requires_grad=True)
+    alike = torch.zeros(dims, dtype=torch.long)
     optimizer, sigma = torch.optim.Adam([mean], lr=0.02), 0.1
     for update in range(400):
         for group in optimizer.param_groups:
             group["lr"] = 0.02 * (1 - update / 400)
-        action = WeightGaussian(mean.expand(32, -1), torch.full((dims,), sigma).log(), torch.zeros(dims, dtype=torch.long), 1)
+        action = WeightGaussian(mean.expand(32, -1), torch.tensor([sigma]).log(), Alike(alike, alike))
         taken = action.sample(torch.randn(32, dims)).detach()
         advantages = group_advantages(-(taken - target).square().sum(1).view(4, 8)).flatten()
         log_prob = action.log_prob_tokens(taken)

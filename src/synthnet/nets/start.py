@@ -15,7 +15,7 @@ def draw_init(spec: WeightSpec, draw: torch.Generator) -> Tensor:
 
     A norm starts as the identity: scale and running variance 1, shift and running mean 0.
     """
-    flat = (2 * torch.rand(spec.n_weights, generator=draw) - 1) * init_scale(spec)
+    flat = torch.rand(spec.n_weights, generator=draw).mul_(2).sub_(1).mul_(init_scale(spec))
     places, deciding = spec.slices(), _deciding_shapes(spec)
     for tensor in spec.floats:
         if len(tensor.shape) == 1 and len(deciding[tensor.name]) < 2:

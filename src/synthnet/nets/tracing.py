@@ -70,8 +70,8 @@ def traced_symmetry(
     """
     symmetry = Symmetry.of_axes(spec, parameter_axes(module, example))
     draw = torch.Generator().manual_seed(0)
-    flat = torch.stack([draw_init(spec, draw) for _ in range(2)])
-    flat = flat + 0.1 * torch.rand(flat.shape, generator=draw) * init_scale(spec)
+    flat = draw_init(spec, draw)[None]  # one net: of a large one every copy counts
+    flat += torch.rand(flat.shape, generator=draw).mul_(0.1).mul_(init_scale(spec))
     inputs = torch.randn(example.shape, generator=draw) if example.is_floating_point() else example
     before = outputs(flat, inputs)
 
@@ -81,7 +81,7 @@ def traced_symmetry(
     if not unchanged(symmetry.permute(flat, symmetry.random(draw))):
         raise UntraceableError(f"cannot trace {type(module).__name__}: permuting what look like units changes its outputs")
     free = set(symmetry.groups) - set(symmetry.inner) - set(symmetry.inner.values())
-    factors = {group: 0.5 + 1.5 * torch.rand((2, symmetry.groups[group]), generator=draw) for group in symmetry.groups}
+    factors = {group: 0.5 + 1.5 * torch.rand((1, symmetry.groups[group]), generator=draw) for group in symmetry.groups}
     scalable = frozenset(group for group in free if unchanged(symmetry.rescale(flat, group, factors[group])))
     return replace(symmetry, scalable=scalable)
 

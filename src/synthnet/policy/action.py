@@ -4,7 +4,9 @@ Padding never enters: densities are summed over real weights only, within *actio
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import log, pi, prod
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,17 +14,45 @@ from torch import Tensor
 from synthnet.engine import Network
 
 
+class Places(Protocol):
+    """Where weights stand: column_of [weights], whose deviation each has; token_of [weights], which of the action tokens."""
+
+    @property
+    def column_of(self) -> Tensor: ...
+
+    @property
+    def token_of(self) -> Tensor: ...
+
+    @property
+    def n_action_tokens(self) -> int: ...
+
+
+class Alike(NamedTuple):
+    """Numbers of one column and one token, as those of a code are."""
+
+    column_of: Tensor
+    token_of: Tensor
+    n_action_tokens: int = 1
+
+
 @dataclass(frozen=True)
 class WeightGaussian:
-    """Mean [net weights] and log standard deviation [weights] of the next weights, both in scale units.
-
-    token_of [weights] assigns each weight to one of n_tokens action tokens.
-    """
+    """Mean [net weights] and log standard deviations [column] of the next weights, both in scale units. What stands where is
+    looked up once a density or a sample asks for it: whoever takes the mean needs none of it."""
 
     mean: Tensor
-    log_sigma: Tensor
-    token_of: Tensor
-    n_tokens: int
+    log_sigmas: Tensor
+    places: Places
+
+    @property
+    def n_tokens(self) -> int:
+        """Action tokens."""
+        return self.places.n_action_tokens
+
+    @cached_property
+    def log_sigma(self) -> Tensor:
+        """Of each weight [weights]."""
+        return self.log_sigmas.index_select(0, self.places.column_of)
 
     def sample(self, noise: Tensor) -> Tensor:
         """Mean plus sigma times standard normal noise [net weights]."""
@@ -49,11 +79,11 @@ class WeightGaussian:
 
     def token_sizes(self) -> Tensor:
         """Number of weights of each action token [token]."""
-        return torch.bincount(self.token_of, minlength=self.n_tokens).to(self.mean)
+        return torch.bincount(self.places.token_of, minlength=self.n_tokens).to(self.mean)
 
     def _token_sums(self, values: Tensor) -> Tensor:
         sums = values.new_zeros(values.shape[0], self.n_tokens)
-        return sums.index_add_(1, self.token_of, values)
+        return sums.index_add_(1, self.places.token_of, values)
 
 
 def standard_noise(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ from synthnet.engine import Network, Variants, network_of
 from synthnet.errors import InputError
 from synthnet.files import write_safetensors
 from synthnet.nets import Arch, init_scale
-from synthnet.policy.action import WeightGaussian, positive_variances
+from synthnet.policy.action import Alike, WeightGaussian, positive_variances
 from synthnet.policy.critic import Critic
 from synthnet.policy.growth import regrown
 from synthnet.policy.imagined import Imagined, io_sizes
@@ -168,11 +168,9 @@ class Policy(nn.Module):
         if self.code_dim:
             read = self.trunk.features(layout.encode(scaled), layout, left, **self._told(spec, len(scaled)))
             mean = self.trunk.code_head(read)
-            token_of = torch.zeros(self.code_dim, dtype=torch.long, device=mean.device)
-            return WeightGaussian(mean, self.log_sigma.mean().expand(self.code_dim), token_of, 1)
-        mean = self._next(scaled, net, left, None, spec)
-        log_sigma = self.log_sigma.index_select(0, layout.column_of)
-        return WeightGaussian(mean, log_sigma, layout.token_of, layout.n_action_tokens)
+            one = torch.zeros(self.code_dim, dtype=torch.long, device=mean.device)
+            return WeightGaussian(mean, self.log_sigma.mean()[None], Alike(one, one))
+        return WeightGaussian(self._next(scaled, net, left, None, spec), self.log_sigma, layout)
 
     def land(
         self, scaled: Tensor, action: Tensor, steps_left: Tensor | int, net: Network, spec: Tensor | None = None
@@ -187,7 +185,9 @@ class Policy(nn.Module):
         change = layout.decode(self.trunk(layout.encode(scaled), layout, steps_left, **extra))
         if self.imagined is not None:
             change = change + self.imagined(scaled, self.scale(net), steps_left, net, layout)
-        return positive_variances(scaled + change if self.config.action.head == "delta" else change, net)
+        if self.config.action.head == "delta":
+            change += scaled  # in place: of a large net every copy counts
+        return positive_variances(change, net)
 
     def judge(self, scaled: Tensor, net: Network) -> Tensor:
         """The critic's word on weights [net weights] in scale units: how far behind the best k they are now and would be

@@ -37,18 +37,7 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
     width = unit_index.shape[1]
     if vocabulary and dict(vocabulary) != {"chunk": width}:
         raise InputError(f"the policy reads chunks {dict(vocabulary)}, this network gives chunks of {width} weights")
-    token_of = torch.empty(spec.n_weights + 1, dtype=torch.int32)
-    token_of[unit_index] = torch.arange(len(unit_index), dtype=torch.int32)[:, None]
-    return TokenLayout(
-        unit_index,
-        descriptors,
-        (),
-        torch.zeros(0, 1),
-        token_of[:-1],
-        len(unit_index),
-        torch.zeros(spec.n_weights, dtype=torch.int32),
-        {"chunk": width},
-    )
+    return TokenLayout(unit_index, descriptors, (), torch.zeros(0, 1), spec.n_weights, {"chunk": width})
 
 
 def count(spec: WeightSpec, size: int = Config.size) -> int:

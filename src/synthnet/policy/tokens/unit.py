@@ -52,21 +52,15 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
     starts, width = _columns(vocabulary)
     tokens, rows, sizes = _token_rows(parts)
     unit_index = torch.full((tokens, width), spec.n_weights, dtype=torch.int32)
-    column_of, token_of = (torch.empty(spec.n_weights, dtype=torch.int32) for _ in range(2))
-    columns = {key: number for number, key in enumerate(vocabulary)}
-    edges, edge_descriptors, n_action = [], [], tokens
+    edges, edge_descriptors = [], []
     for part in parts:
         block = part.block
-        column_of[block] = columns[part.key]
         if part.is_edge:
             edges.append(EdgeBlock(part.key, rows[part.units[0]], rows[part.units[1]], block))
             edge_descriptors.append(_descriptor(sizes, part.units[0], config))
-            token_of[block] = n_action + torch.arange(block.shape[0], dtype=torch.int32)[:, None, None]
-            n_action += block.shape[0]
             continue
         place = rows[part.units[0] if part.units else None]
         unit_index[place, starts[part.key] : starts[part.key] + part.size] = block
-        token_of[block] = torch.arange(place.start, place.stop, dtype=torch.int32)[:, None]
     descriptors = [
         _descriptor(sizes, group, config, number) for group, place in rows.items() for number in range(place.stop - place.start)
     ]
@@ -75,9 +69,7 @@ def build(config: Config, spec: WeightSpec, symmetry: Symmetry | None, vocabular
         torch.tensor(descriptors),
         tuple(edges),
         torch.tensor(edge_descriptors).reshape(-1, len(descriptors[0])),
-        token_of,
-        n_action,
-        column_of,
+        spec.n_weights,
         vocabulary,
         siblings=_siblings(parts, rows),
         n_classes=sizes[CLASSES,] if config.classes else None,

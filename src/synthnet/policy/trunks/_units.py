@@ -131,7 +131,7 @@ class UnitTrunk(nn.Module):
         self.code_head = _zero(nn.Linear(dim, config.code)) if config.code else None
         self.held_bytes = math.inf
 
-    def enter(self, tokens: Tokens, layout: TokenLayout) -> tuple[Tensor, Edges]:
+    def enter(self, tokens: Tokens, layout: TokenLayout, conditions: list[Condition]) -> tuple[Tensor, Edges]:
         """Units [net token dim], and the edges: held where that fits into `held_bytes`, else streamed."""
         units = self.embed(tokens.units) + self.describe(layout.descriptors.to(tokens.units))
         places = self.edge_describe(layout.edge_descriptors.to(tokens.units)) if layout.edges else ()
@@ -140,10 +140,17 @@ class UnitTrunk(nn.Module):
             columns = self.edge_embed.weight[:, self.edge_columns[layout.edges[number].kind]]
             return F.linear(tokens.edges[number][:, rows], columns, self.edge_embed.bias) + places[number]
 
+        def leave(edge: Tensor, number: int) -> Tensor:
+            columns = self.edge_columns[layout.edges[number].kind]
+            return F.linear(
+                self.edge_norm(edge, conditions[number]), self.edge_head.weight[columns], self.edge_head.bias[columns]
+            )
+
         n_edges = sum(block.index.shape[0] * block.index.shape[1] for block in layout.edges)
         if n_edges * len(units) * self.edge_embed.out_features * BYTES > self.held_bytes if layout.edges else False:
-            return units, StreamedEdges(tile)
-        return units, HeldEdges([[tile(number, rows) for rows in tiles(block)] for number, block in enumerate(layout.edges)])
+            return units, StreamedEdges(tile, leave, sum(isinstance(module, EdgeExchange) for module in self.modules()))
+        states = [[tile(number, rows) for rows in tiles(block)] for number, block in enumerate(layout.edges)]
+        return units, HeldEdges(states, leave)
 
     def conditions(
         self, layout: TokenLayout, steps_left: Tensor, code: Tensor | None = None, spec: Tensor | None = None
@@ -172,25 +179,16 @@ class UnitTrunk(nn.Module):
     ) -> Tokens:
         condition, conditions = self.conditions(layout, steps_left, code, spec)
         units, edges = self.think(tokens, layout, condition, conditions)
-        return self.leave(units, edges, layout, condition, conditions)
+        made = (edges.left(number) for number in range(len(layout.edges)))
+        return Tokens(
+            self.head(self.norm(units, condition)), tuple(part[0] if len(part) == 1 else torch.cat(part, 1) for part in made)
+        )
 
     def features(self, tokens: Tokens, layout: TokenLayout, steps_left: Tensor, spec: Tensor | None = None) -> Tensor:
         """What the trunk makes of a whole net [net dim]: the mean over its units, normed."""
         condition, conditions = self.conditions(layout, steps_left, None, spec)
         units, _ = self.think(tokens, layout, condition, conditions)
         return self.norm(units, condition).mean(1)
-
-    def leave(
-        self, units: Tensor, edges: Edges, layout: TokenLayout, condition: Condition, conditions: list[Condition]
-    ) -> Tokens:
-        made = []
-        for number, block in enumerate(layout.edges):
-            columns, parts = self.edge_columns[block.kind], []
-            for tile, rows in enumerate(tiles(block)):
-                edge = self.edge_norm(edges.read(number, tile, rows), conditions[number])
-                parts.append(F.linear(edge, self.edge_head.weight[columns], self.edge_head.bias[columns]))
-            made.append(parts[0] if len(parts) == 1 else torch.cat(parts, 1))
-        return Tokens(self.head(self.norm(units, condition)), tuple(made))
 
 
 def edge_columns(layout: TokenLayout) -> dict[str, slice]:

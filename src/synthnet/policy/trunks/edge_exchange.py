@@ -36,7 +36,7 @@ class EdgeExchangeTrunk(UnitTrunk):
     def think(
         self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
     ) -> tuple[Tensor, Edges]:
-        units, edges = self.enter(tokens, layout)
+        units, edges = self.enter(tokens, layout, conditions)
         for index in range(len(self.ffns)):
             if layout.edges:
                 units = self.exchanges[index](units, edges, layout, conditions)

@@ -87,7 +87,7 @@ class PerceiverIO(UnitTrunk):
     def think(
         self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
     ) -> tuple[Tensor, Edges]:
-        units, edges = self.enter(tokens, layout)
+        units, edges = self.enter(tokens, layout, conditions)
         latents = self.latents.expand(len(units), -1, -1)
         for part in self.rounds:
             units, latents = part(units, edges, latents, layout, condition, conditions)

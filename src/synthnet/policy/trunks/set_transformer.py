@@ -56,7 +56,7 @@ class SetTransformer(UnitTrunk):
     def think(
         self, tokens: Tokens, layout: TokenLayout, condition: Condition, conditions: list[Condition]
     ) -> tuple[Tensor, Edges]:
-        units, edges = self.enter(tokens, layout)
+        units, edges = self.enter(tokens, layout, conditions)
         units = torch.cat([units, self.summary.expand(len(units), -1, -1)], dim=1)
         if condition.place is not None:
             condition = condition._replace(place=F.pad(condition.place, (0, 0, 0, self.summary.shape[1])))
