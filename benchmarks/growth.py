@@ -1,4 +1,4 @@
-"""How one synth step grows with the network: vision Transformers of 1M to 86M weights under one small random policy, each in a
+"""How one synth step grows with the network: vision Transformers of 10,000 to 89M weights under one small random policy, each in a
 process of its own, edges held or streamed as a memory budget says; one JSON file and one table.
 
 python benchmarks/growth.py [--memory 8G | --stream] [--threads 2] -o benchmarks/results/growth.json
@@ -22,7 +22,14 @@ from synthnet.policy.policy import Policy, PolicyConfig
 from synthnet.policy.rollout import rollout
 from synthnet.synthesis import held_bytes, parse_size
 
-SIZES = {"1M": (128, 8, 2), "5M": (256, 10, 4), "20M": (480, 11, 8), "86M": (960, 12, 16)}  # dim, blocks, heads
+SIZES = {  # dim, blocks, heads
+    "10k": (16, 2, 2),
+    "100k": (48, 4, 2),
+    "1M": (128, 8, 2),
+    "5M": (256, 10, 4),
+    "20M": (480, 11, 8),
+    "86M": (960, 12, 16),
+}
 BACKBONE = {"name": "perceiver_io", "dim": 32, "rounds": 2, "edge_dim": 16, "latents": 8}
 
 

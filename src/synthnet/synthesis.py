@@ -31,7 +31,7 @@ from synthnet.policy import (
 )
 
 Start = str | Path | Mapping[str, Tensor] | nn.Module
-FIXED_BYTES, BYTES_PER_WEIGHT = 1 << 29, 64  # torch itself; a weight's values and index tables on their way through a policy
+FIXED_BYTES, BYTES_PER_WEIGHT = 1 << 29, 48  # torch itself; a weight's values and index tables on their way through a policy
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
