@@ -1,5 +1,5 @@
-"""How one synth step grows with the network: vision Transformers of 10,000 to 89M weights under one small random policy, each in a
-process of its own, edges held or streamed as a memory budget says; one JSON file and one table.
+"""How one synth step grows with the network: vision Transformers of 10,000 to 89M weights under one small random policy, each
+in a process of its own, edges held or streamed as a memory budget says; one JSON file and one table.
 
 python benchmarks/growth.py [--memory 8G | --stream] [--threads 2] -o benchmarks/results/growth.json
 """
