@@ -99,6 +99,22 @@ def test_nets_see_numbers_about_zero_and_can_ask_for_the_strongest_torque():
     assert torch.equal(acrobot.PLANT.see(fast), fast), "as it is"
 
 
+def test_a_pendulum_is_the_same_in_a_mirror_and_its_nets_are_asked_both_ways_round():
+    """A net that would push one way for ever pushes not at all; of any net, mirrored states get mirrored torques."""
+    plant, task, draw = pendulum.PLANT, build_task("pendulum"), torch.Generator().manual_seed(0)
+    state, nets = plant.begin(50, draw)[None].expand(3, -1, -1), Nets(task.network, task.draw_start("val", [0, 1, 2]))
+    assert torch.equal(plant.observe(-state), plant.observe(state) * torch.tensor(plant.mirror))
+    action = plant.decide(nets, plant.observe(state))
+    assert action.abs().min() > 0
+    assert torch.equal(plant.decide(nets, plant.observe(-state)), -action)
+    (moved, reward, _), (other, same, _) = plant.advance(state, action), plant.advance(-state, -action)
+    assert torch.equal(other, -moved)
+    assert torch.allclose(same, reward)
+    push = task.network.spec.unflatten(torch.zeros(3, task.network.spec.n_weights))
+    push["fc2.bias"] += 1.0
+    assert not plant.decide(Nets(task.network, task.network.spec.flatten(push)), plant.observe(state)).any()
+
+
 def test_how_far_a_net_came_breaks_ties_and_outweighs_nothing():
     task = build_task("acrobot")
     nets = Nets(task.network, task.draw_start("val", list(range(8))))

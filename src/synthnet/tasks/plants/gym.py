@@ -36,15 +36,13 @@ def play(
     environment: str,
     nets: Nets,
     seeds: list[int],
-    act: Callable[[Tensor], Tensor],
-    see: Callable[[Tensor], Tensor] = lambda observed: observed,
+    decide: Callable[[Nets, Tensor], Tensor],
     install: Callable[[object, Tensor], None] = lambda environment, spec: None,
 ) -> Tensor:
     """Returns [net episode] of each net from the start of each seed, to the environment's own end or time limit.
 
-    see: what is observed -> what a net is given. install: makes an environment the plant that a net's spec [number] says. act:
-    outputs [net episode output] -> actions, as the environment takes them.
-    All episodes go on together, so nets run as one population.
+    decide: nets and what is observed [net episode number] -> actions, as the environment takes them. install: makes an
+    environment the plant that a net's spec [number] says. All episodes go on together, so nets run as one population.
     """
     n_nets, n_seeds = len(nets), len(seeds)
     environments = make(environment, n_nets * n_seeds)
@@ -55,7 +53,7 @@ def play(
     returns, alive = np.zeros(len(environments)), np.ones(len(environments), dtype=bool)
     while alive.any():
         observed = torch.as_tensor(seen, dtype=torch.float32).view(n_nets, n_seeds, -1)
-        actions = act(nets(see(observed)).double().cpu()).flatten(0, 1).numpy()
+        actions = decide(nets, observed).cpu().flatten(0, 1).numpy()
         for index in np.flatnonzero(alive):
             seen[index], reward, ended, cut, _ = environments[index].step(actions[index])
             returns[index] += reward
@@ -106,4 +104,4 @@ class GymPlant:
 
     def play(self, nets: Nets, seeds: list[int]) -> Tensor:
         """Returns [net episode], an episode for each seed."""
-        return play(self.environment, nets, seeds, self.act)
+        return play(self.environment, nets, seeds, lambda nets, observed: self.act(nets(observed).double()))

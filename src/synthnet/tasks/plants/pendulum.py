@@ -1,4 +1,8 @@
-"""A pendulum swung up and held by a bounded torque, as Gymnasium's Pendulum-v1 has it."""
+"""A pendulum swung up and held by a bounded torque, as Gymnasium's Pendulum-v1 has it.
+
+It is the same seen in a mirror, and a net is asked both ways round: what it does on one side it does on the other, and one
+torque for ever, which is where returns alone lead all nets that may (LOG, 1 December 2026), is none.
+"""
 
 import math
 
@@ -36,4 +40,4 @@ def advance(state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack([angle + DT * speed, speed], -1), reward, torch.zeros_like(angle, dtype=torch.bool)
 
 
-PLANT = Plant("Pendulum-v1", 3, 1, 200, begin, observe, act, advance, units=(1.0, 1.0, 4.0))
+PLANT = Plant("Pendulum-v1", 3, 1, 200, begin, observe, act, advance, units=(1.0, 1.0, 4.0), mirror=(1.0, -1.0, -1.0))

@@ -30,10 +30,11 @@ class Plant:
     """One environment: its name in Gymnasium, sizes, and its dynamics for states [net start number], float64.
 
     begin: draws states [start number]; observe: what the environment shows; origin and units: what is taken from it and what it
-    is then divided by, before a net sees it; act: what outputs [net start output] do; advance: the next states, their rewards
-    and whether they end [net start]; came: how far a state is on the way, from 0 to 1, where returns alone tell nothing of nets
-    that never arrive. ranges: what may differ from plant to plant, numbers that `advance` takes by name; `install` gives
-    Gymnasium's own environment such numbers. spec: those that do differ, here.
+    is then divided by, before a net sees it; mirror: the signs of what is observed where the plant is the same in a mirror: a
+    net is then asked both ways round, and half the difference counts; act: what outputs [net start output] do; advance: the
+    next states, their rewards and whether they end [net start]; came: how far a state is on the way, from 0 to 1, where returns
+    alone tell nothing of nets that never arrive. ranges: what may differ from plant to plant, numbers that `advance` takes by
+    name; `install` gives Gymnasium's own environment such numbers. spec: those that do differ, here.
     """
 
     environment: str
@@ -47,6 +48,7 @@ class Plant:
     came: Callable[[Tensor], Tensor] | None = None
     units: tuple[float, ...] | float = 1.0
     origin: tuple[float, ...] | float = 0.0
+    mirror: tuple[float, ...] | None = None
     metric: str = "return"
     ranges: Mapping[str, tuple | list] = field(default_factory=dict)
     install: Callable[[object, Mapping[str, float]], None] | None = None
@@ -91,12 +93,18 @@ class Plant:
         horizon, or until none goes on. What is over stays where it ended, and earns nothing."""
         alive, told = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device), self.told(nets)
         for _ in range(self.horizon):
-            actions = self.act(nets(self.see(self.observe(state)).float()).double())
-            moved, reward, over = self.advance(state, actions, **told)
+            moved, reward, over = self.advance(state, self.decide(nets, self.observe(state)), **told)
             state, reward, alive = torch.where(alive[..., None], moved, state), torch.where(alive, reward, 0.0), alive & ~over
             yield state, reward, alive
             if not alive.any():
                 return
+
+    def decide(self, nets: Nets, observed: Tensor) -> Tensor:
+        """The actions of nets that observe this [net start number]."""
+        outputs = nets(self.see(observed).float()).double()
+        if self.mirror is not None:
+            outputs = (outputs - nets(self.see(observed * observed.new_tensor(self.mirror)).float()).double()) / 2
+        return self.act(outputs)
 
     def see(self, observed: Tensor) -> Tensor:
         """What a net is given of what the environment shows."""
@@ -105,7 +113,7 @@ class Plant:
     def play(self, nets: Nets, seeds: list[int]) -> Tensor:
         """Returns in Gymnasium's own environment [net episode], an episode for each seed. Raises: InputError where it is not
         installed."""
-        return play(self.environment, nets, seeds, self.act, self.see, self._install)
+        return play(self.environment, nets, seeds, self.decide, self._install)
 
     def _install(self, environment: object, spec: Tensor) -> None:
         """Make Gymnasium's own environment the plant of one net's spec [number]."""
