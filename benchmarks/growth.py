@@ -1,4 +1,4 @@
-"""How one synth step grows with the network: vision Transformers of 10,000 to 89M weights under one small random policy, each
+"""How one synth step grows with the network: vision Transformers of 6,000 to 89M weights under one small random policy, each
 in a process of its own, edges held or streamed as a memory budget says; one JSON file and one table.
 
 python benchmarks/growth.py [--memory 8G | --stream] [--threads 2] -o benchmarks/results/growth.json
@@ -23,8 +23,8 @@ from synthnet.policy.rollout import rollout
 from synthnet.synthesis import held_bytes, parse_size
 
 SIZES = {  # dim, blocks, heads
-    "10k": (16, 2, 2),
-    "100k": (48, 4, 2),
+    "6k": (16, 2, 2),
+    "80k": (48, 4, 2),
     "1M": (128, 8, 2),
     "5M": (256, 10, 4),
     "20M": (480, 11, 8),

@@ -33,7 +33,8 @@ README_ROWS = (
         ("rows", "cnn-1-32-64-128-28"),
         3,
     ),
-    ("`digits-resnet-family`, two blocks of 16, 10,250", "digits-resnet-family", ("rows", "resnet-2-4-2-8-16"), 1),
+    ("`digits-resnet`, two blocks of 16, 10,250", "digits-resnet", ("rows", "resnet-2-4-2-8-16"), 2),
+    ("… an **unseen width**, 24, by `digits-resnet-family`", "digits-resnet-family", ("rows", "resnet-2-4-2-8-24"), 1),
     ("`digits-vit`, 18,154", "digits-vit", ("rows", "vit-2-32-2-2-8"), 4),
 )
 

@@ -33,12 +33,12 @@ def main() -> None:
     parser.add_argument("--twins", type=Path, default=Path("runs/twins"))
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    policies = {Path(name).stem: load_policy(name) for name in options.policies}
+    policies = {name: load_policy(name) for name in options.policies}
+    tasks = {text: task_of(text) for text in options.nets}
+    if seen := [text for text, task in tasks.items() if task.arch in policies[options.policies[0]].archs]:
+        raise SystemExit(f"{options.policies[0]} was trained on {', '.join(seen)}")
     rows: dict[str, dict] = {}
-    for text in options.nets:
-        task = task_of(text)
-        if task.arch in policies[next(iter(policies))].archs:
-            raise SystemExit(f"{text}: {options.policies[0]} was trained on it")
+    for text, task in tasks.items():
         twins = kept_twins(task, options.seeds, options.twins)
         rows[text] = {
             name: evaluate_policy(policy, task, options.seeds, options.steps, options.split, twins=twins)

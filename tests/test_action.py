@@ -20,6 +20,15 @@ def test_log_prob_and_kl_are_torchs():
     assert torch.allclose(first.kl(second), kl_divergence(normal, other).sum(-1), atol=1e-5)
 
 
+def test_deviations_are_those_of_the_policy_as_it_was(tiny):
+    """A Gaussian that is looked into later, as the policy at the start of a run is, does not follow what was learned since."""
+    policy = make_policy(tiny)
+    action = policy(tiny.draw_start("val", [0]), 1, tiny.network)
+    before = policy.log_sigma.detach().clone()
+    policy.log_sigma.data += 0.5
+    assert torch.equal(action.log_sigma, before[policy.layout(tiny.network).column_of])
+
+
 def test_token_sums_add_up_and_go_to_their_tokens():
     first, _ = _pair()
     value = torch.randn(4, 6)

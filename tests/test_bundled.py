@@ -27,11 +27,22 @@ CONTROL = {  # and what every net must earn at least, as simulated
     "cartpole": 450,
     "acrobot": -130,
     "mountain-car": -130,
+    "pendulum": -320,
     "cartpole-plants": 350,
     "cartpole-targets": 150,
     "acrobot-plants": -180,
 }
-FROM_NOTHING = (FOR_ALL, "digits-mlp", "mnist5k-mlp", "digits-vit", "digits-yes", "digits-turned", "mnist5k-yes")
+FROM_NOTHING = (
+    FOR_ALL,
+    "digits-mlp",
+    "digits-mnist8",
+    "digits-resnet",
+    "digits-turned",
+    "digits-vit",
+    "digits-yes",
+    "mnist5k-mlp",
+    "mnist5k-yes",
+)
 
 
 def task_of(name):

@@ -12,6 +12,7 @@ from synthnet.engine import Nets
 from synthnet.errors import InputError
 from synthnet.grpo import GrpoConfig, RewardConfig
 from synthnet.grpo.config import Kinds, check
+from synthnet.nets import read_weights
 from synthnet.tasks import build_task
 from synthnet.tasks.plants import GymPlant, acrobot, cartpole, mountain_car, pendulum
 
@@ -113,6 +114,17 @@ def test_a_pendulum_is_the_same_in_a_mirror_and_its_nets_are_asked_both_ways_rou
     push = task.network.spec.unflatten(torch.zeros(3, task.network.spec.n_weights))
     push["fc2.bias"] += 1.0
     assert not plant.decide(Nets(task.network, task.network.spec.flatten(push)), plant.observe(state)).any()
+
+
+def test_files_of_controllers_say_what_they_are_given(tmp_path, monkeypatch):
+    assert cartpole.PLANT.inputs == {"data": "what Gymnasium's CartPole-v1 shows", "shape": [4]}
+    assert mountain_car.PLANT.inputs["subtracted"] == [-0.5, 0.0]
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "--task", "pendulum", "-o", "start.safetensors"]) == 0
+    assert main(["synthesize", "start.safetensors", "-o", "made.safetensors"]) == 0
+    told = json.loads(read_weights("made.safetensors").metadata["synthnet.inputs"])
+    assert told["mirror"] == [1.0, -1.0, -1.0]
+    assert told["divided_by"] == [1.0, 1.0, 4.0]
 
 
 def test_how_far_a_net_came_breaks_ties_and_outweighs_nothing():

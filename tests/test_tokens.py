@@ -257,6 +257,15 @@ def test_streamed_edges_give_the_same_bits_as_held_ones(deep, backbone, tile, mo
             assert torch.allclose(rollout(policy, start, 2, deep.network)[-1], held[-1], atol=1e-5)
 
 
+def test_streamed_edges_refuse_a_trunk_that_makes_an_exchange_twice(deep):
+    """What leaves is made in the last exchange; one that is made twice would be taken for the last too soon."""
+    policy = make_policy(deep, {"name": "set_transformer", "dim": 16, "heads": 2, "edge_dim": 8})
+    policy.trunk.blocks[1].exchange = policy.trunk.blocks[0].exchange
+    policy.trunk.held_bytes = 0
+    with pytest.raises(RuntimeError, match="each should be made once"), torch.no_grad():
+        rollout(policy, deep.draw_start("user", [0]), 1, deep.network)
+
+
 def test_a_memory_budget_changes_no_bit_and_is_refused_where_it_is_too_small(tmp_path, capsys):
     assert (
         main(["init", "--task", "digits-mlp-family", "--set", "members=[[24,24]]", "-o", str(tmp_path / "a.safetensors")]) == 0

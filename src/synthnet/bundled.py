@@ -12,7 +12,7 @@ from synthnet.nets import Arch, metadata_json, read_metadata
 from synthnet.policy import Policy, layout_of, read_policy
 
 POLICY_DIR = Path(__file__).parent / "policies"
-INPUTS = POLICY_DIR / "inputs.json"  # of those whose files do not say it
+INPUTS = POLICY_DIR / "inputs.json"  # of those whose files do not say it, or not all of it
 
 
 def policies() -> list[str]:
@@ -119,8 +119,8 @@ def described(name: str | Path) -> dict:
 
 
 def inputs_of(name: str | Path, made: dict) -> dict:
-    """What the inputs of a policy's nets are: as the record `made` of its file says, or as was found for those that ship."""
-    return made.get("inputs") or json.loads(INPUTS.read_text()).get(str(name), {})
+    """What the inputs of a policy's nets are: as was found for those that ship, or as the record `made` of its file says."""
+    return json.loads(INPUTS.read_text()).get(str(name)) or made.get("inputs") or {}
 
 
 def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:

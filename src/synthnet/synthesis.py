@@ -31,7 +31,7 @@ from synthnet.policy import (
 )
 
 Start = str | Path | Mapping[str, Tensor] | nn.Module
-FIXED_BYTES, BYTES_PER_WEIGHT = 1 << 29, 48  # torch itself; a weight's values and index tables on their way through a policy
+FIXED_BYTES, BYTES_PER_WEIGHT = 1 << 29, 64  # torch itself; a weight's values and index tables on their way through a policy
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -170,7 +170,8 @@ def told_inputs(inputs: dict) -> str:
     shift, scale = inputs.get("subtracted"), inputs.get("divided_by")
     if isinstance(shift, float) and isinstance(scale, float):
         return f"{text}, inputs (x − {shift:.4g}) / {scale:.4g}"
-    return text + (", each feature standardised on train" if isinstance(shift, list) else "")
+    text += ", each less and divided by numbers of its own" if isinstance(shift, list) else ""
+    return text + ("; asked both ways round, half the difference counts" if "mirror" in inputs else "")
 
 
 def _result(file: NetFile, final: Tensor, source: Source, n_steps: int, told: Mapping[str, str]) -> WeightState:

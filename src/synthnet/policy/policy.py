@@ -170,7 +170,7 @@ class Policy(nn.Module):
             mean = self.trunk.code_head(read)
             one = torch.zeros(self.code_dim, dtype=torch.long, device=mean.device)
             return WeightGaussian(mean, self.log_sigma.mean()[None], Alike(one, one))
-        return WeightGaussian(self._next(scaled, net, left, None, spec), self.log_sigma, layout)
+        return WeightGaussian(self._next(scaled, net, left, None, spec), self.log_sigma.clone(), layout)  # as it is now
 
     def land(
         self, scaled: Tensor, action: Tensor, steps_left: Tensor | int, net: Network, spec: Tensor | None = None

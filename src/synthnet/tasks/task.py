@@ -176,7 +176,9 @@ class Task:
     @property
     def inputs(self) -> dict:
         """What nets of this task are given and put out, as JSON."""
-        return self.data.inputs(self.split_seed) if self.data is not None else {"shape": list(self.example.shape[1:])}
+        if self.data is not None:
+            return self.data.inputs(self.split_seed)
+        return getattr(self.reward, "inputs", None) or {"shape": list(self.example.shape[1:])}
 
     @property
     def n_classes(self) -> int:

@@ -39,7 +39,7 @@ class DistilConfig:
 
     steps: list[int] = setting([1, 2], "the K that chains may have, one drawn an update", STEPS, hot=True)
     members: str = setting(
-        "turns", "of a family: in turn, or drawn by loss, or by distance behind twins", choices=("turns", "lacking", "behind")
+        "turns", "of a family: in turn, or drawn by loss, or by what they lack to twins", choices=("turns", "lacking", "behind")
     )
     standardised: int = setting(
         0, "at the beginning, where the loss sees logits as `whitened` leaves them", (0, 1e9), unit="updates"
@@ -145,7 +145,7 @@ def next_member(state: dict, config: DistilConfig, n_members: int, seed: int) ->
     update, losses, behind = state["update"], state.get("losses", {}), state.get("behind", [])
     if config.members == "lacking" and len(losses) == n_members:
         chances = torch.tensor([losses[str(turn)] for turn in range(n_members)]).clamp_min(1e-6)
-    elif config.members == "behind" and sum(behind) > 0:
+    elif config.members == "behind" and len(behind) == n_members and sum(behind) > 0:
         chances = torch.tensor(behind) / sum(behind) + 1 / n_members
     else:
         return update % n_members
@@ -252,7 +252,7 @@ def train_distil(
     def validate(average: Policy, progress: float) -> dict:
         metrics = watch(average, progress)
         if config.members == "behind":
-            run.state["behind"] = watch.behind(metrics)
+            run.state["behind"] = list(ranks.average(dict(enumerate(watch.behind(metrics)))).values())
         early = any(still_whitened(run.state, turn, config) for turn in range(len(members)))
         return {**metrics, "score": progress - 2} if early else metrics  # accuracy says nothing yet: the newest is the best
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from synthnet.policy.tokens import EdgeBlock
 
-TILE = 1 << 14  # edges of one net in a tile, as whole rows: what lies between takes a megabyte, which stays in the cache
+TILE = 1 << 16  # edges of one net in a tile, as whole rows; every network that trains here has blocks of one tile
 
 
 class Ends(NamedTuple):
@@ -89,6 +89,8 @@ class StreamedEdges:
 
     def left(self, number: int) -> list[Tensor]:
         """What leaves the trunk of a block, tile by tile."""
+        if len(self.past) != self.exchanges:
+            raise RuntimeError(f"a trunk of {self.exchanges} exchanges made {len(self.past)}: each should be made once")
         return self.done.pop(number)
 
 

@@ -92,6 +92,11 @@ class GymPlant:
             environment, seen.shape[0], acts.shape[0], *(torch.as_tensor(each).double() for each in (acts.low, acts.high))
         )
 
+    @property
+    def inputs(self) -> dict:
+        """What a net is given, as JSON."""
+        return {"data": f"what Gymnasium's {self.environment} shows", "shape": [self.n_inputs]}
+
     def act(self, outputs: Tensor) -> Tensor:
         if self.low is None:
             return outputs.argmax(-1)
@@ -104,4 +109,4 @@ class GymPlant:
 
     def play(self, nets: Nets, seeds: list[int]) -> Tensor:
         """Returns [net episode], an episode for each seed."""
-        return play(self.environment, nets, seeds, lambda nets, observed: self.act(nets(observed).double()))
+        return play(self.environment, nets, seeds, lambda nets, observed: self.act(nets(observed).double().cpu()))

@@ -99,6 +99,15 @@ class Plant:
             if not alive.any():
                 return
 
+    @property
+    def inputs(self) -> dict:
+        """What a net is given, and whether both ways round, as JSON."""
+        told: dict = {"data": f"what Gymnasium's {self.environment} shows", "shape": [self.n_inputs]}
+        if self.origin != 0.0 or self.units != 1.0:
+            each = lambda given: list(given) if isinstance(given, tuple) else [given] * self.n_inputs  # noqa: E731
+            told |= {"subtracted": each(self.origin), "divided_by": each(self.units)}
+        return told | ({"mirror": list(self.mirror)} if self.mirror else {})
+
     def decide(self, nets: Nets, observed: Tensor) -> Tensor:
         """The actions of nets that observe this [net start number]."""
         outputs = nets(self.see(observed).float()).double()
