@@ -176,9 +176,8 @@ class Task:
     @property
     def inputs(self) -> dict:
         """What nets of this task are given and put out, as JSON."""
-        if self.data is not None:
-            return self.data.inputs(self.split_seed)
-        return getattr(self.reward, "inputs", None) or {"shape": list(self.example.shape[1:])}
+        told = self.data.inputs(self.split_seed) if self.data is not None else getattr(self.reward, "inputs", None)
+        return told or {"shape": list(self.example.shape[1:])}
 
     @property
     def n_classes(self) -> int:
@@ -295,8 +294,7 @@ def _started(task: Task, draw: torch.Generator) -> nn.Module:
 def _chosen(data: Data | Source, split_seed: int, held_back: int, parts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """Inputs and targets of some splits, shared by all who ask."""
     splits = data.splits(split_seed, held_back)
-    for part in parts:
-        if part not in splits.indices:
-            raise unknown("split", part, splits.indices)
+    if wrong := [part for part in parts if part not in splits.indices]:
+        raise unknown("split", wrong[0], splits.indices)
     chosen = torch.cat([splits.indices[part] for part in parts])
     return splits.inputs[chosen], splits.targets[chosen]
