@@ -120,7 +120,8 @@ def described(name: str | Path) -> dict:
 
 def inputs_of(name: str | Path, made: dict) -> dict:
     """What the inputs of a policy's nets are: as was found for those that ship, or as the record `made` of its file says."""
-    return json.loads(INPUTS.read_text()).get(str(name)) or made.get("inputs") or {}
+    found = json.loads(INPUTS.read_text()) if str(name) in policies() else {}
+    return found.get(str(name)) or made.get("inputs") or {}
 
 
 def _depth_known(archs: list[Arch], arch: Arch) -> tuple[bool, int]:
