@@ -23,7 +23,7 @@ def test_every_logged_name_is_documented(tmp_path, request):
     run_command("zoo", [*small, "zoo.runs=4", "zoo.heldout=4", "zoo.shard=4", f"run_dir={tmp_path / 'zoo'}"])
     run_command("corrupt", [*zoo, "corrupt.loop.updates=1", f"run_dir={tmp_path / 'corrupt'}"])
     start = run_command("pairs", [*zoo, "pairs.loop.updates=1", "pairs.val_seeds=2", f"run_dir={tmp_path / 'pairs'}"])
-    distil = ["distil.loop.updates=1", "distil.val_seeds=2", "distil.nets=2", "distil.apart=1", "distil.anchor=0.1"]
+    distil = ["distil.loop.updates=2", "distil.val_seeds=2", "distil.nets=2", "distil.apart=1", "distil.anchor=0.1"]
     distil += ["distil.differ=0.1", "distil.steady=0.1", "distil.outliers=0.1", "distil.steps=[2]", "distil.standardised=1"]
     run_command("distil", [*zoo, *distil, f"policy_from={start}", f"run_dir={tmp_path / 'distil'}"])
     terms = [f"reward.{term}=0.1" for term in ("gain", "efficiency", "step_cost", "stability", "robustness", "diversity")]
