@@ -15,7 +15,7 @@ from torch import Tensor
 
 from synthnet.policy.tokens import EdgeBlock
 
-TILE = 1 << 16  # edges of one net in a tile, as whole rows; every network that trains here has blocks of one tile
+TILE = 1 << 14  # edges of one net in a tile, as whole rows: what lies between takes a megabyte or two, and stays in a cache
 
 
 class Ends(NamedTuple):
