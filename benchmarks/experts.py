@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--figure")
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    policy, task = load_policy(options.policy), task_of(options)
+    policy, task = load_policy(options.policy), task_of(options.task, options.set)
     report, rows = {}, []
     for member in task.members:
         label = f"{member.name} {member.arch.label}" if task.joint else member.arch.label

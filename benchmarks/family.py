@@ -7,6 +7,7 @@ Test split, unseen seeds; SGD twins by the fixed recipe, grown once and kept in 
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -56,11 +57,9 @@ def family_report(policy: Policy, task: Task, seeds: int, few: int, steps: list[
     return rows
 
 
-def task_of(options: argparse.Namespace) -> Task:
-    """The task that --task and --set KEY=JSON name."""
-    return build_task(
-        options.task, **{key: json.loads(value) for key, _, value in (each.partition("=") for each in options.set)}
-    )
+def task_of(name: str, settings: Sequence[str]) -> Task:
+    """The task of a name, with settings as KEY=JSON."""
+    return build_task(name, **{key: json.loads(value) for key, _, value in (each.partition("=") for each in settings)})
 
 
 def main() -> None:
@@ -75,7 +74,7 @@ def main() -> None:
     parser.add_argument("--twins", type=Path, default=Path("runs/twins"))
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
-    policy, task = load_policy(options.policy), task_of(options)
+    policy, task = load_policy(options.policy), task_of(options.task, options.set)
     rows = family_report(policy, task, options.seeds, options.few, options.steps, options.twins, options.split)
     report = {
         "policy": options.policy,

@@ -9,18 +9,12 @@ import argparse
 import json
 from pathlib import Path
 
-from family import kept_twins
+from family import kept_twins, task_of
 
 from synthnet.audit.evaluation import evaluate_policy
 from synthnet.bundled import load_policy
 from synthnet.console import percent, table
 from synthnet.files import write_atomic
-from synthnet.tasks import Task, build_task
-
-
-def task_of(text: str) -> Task:
-    name, *settings = text.split()
-    return build_task(name, **{key: json.loads(value) for key, _, value in (each.partition("=") for each in settings)})
 
 
 def main() -> None:
@@ -34,7 +28,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", required=True)
     options = parser.parse_args()
     policies = {name: load_policy(name) for name in options.policies}
-    tasks = {text: task_of(text) for text in options.nets}
+    tasks = {text: task_of(name, settings) for text in options.nets for name, *settings in [text.split()]}
     if seen := [text for text, task in tasks.items() if task.arch in policies[options.policies[0]].archs]:
         raise SystemExit(f"{options.policies[0]} was trained on {', '.join(seen)}")
     rows: dict[str, dict] = {}

@@ -40,6 +40,8 @@ def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+COLLAPSE = pytest.mark.filterwarnings("ignore:outputs of different seeds")  # untrained policies may do so
+SMALL = ["task.hidden=[8]", "backbone.dim=16", "backbone.depth=2", "backbone.heads=2", "pairs.batch=8", "pairs.val_seeds=4"]
 TINY_TRUNK = {"name": "set_transformer", "dim": 16, "depth": 2, "heads": 2, "edge_dim": 8}
 
 

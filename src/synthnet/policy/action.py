@@ -6,29 +6,17 @@ Padding never enters: densities are summed over real weights only, within *actio
 from dataclasses import dataclass
 from functools import cached_property
 from math import log, pi, prod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from synthnet.engine import Network
-
-
-class Places(Protocol):
-    """Where weights stand: column_of [weights], whose deviation each has; token_of [weights], which of the action tokens."""
-
-    @property
-    def column_of(self) -> Tensor: ...
-
-    @property
-    def token_of(self) -> Tensor: ...
-
-    @property
-    def n_action_tokens(self) -> int: ...
+from synthnet.policy.tokens import TokenLayout
 
 
 class Alike(NamedTuple):
-    """Numbers of one column and one token, as those of a code are."""
+    """Where numbers stand that have no layout: all in one column and one token, as those of a code do."""
 
     column_of: Tensor
     token_of: Tensor
@@ -37,12 +25,13 @@ class Alike(NamedTuple):
 
 @dataclass(frozen=True)
 class WeightGaussian:
-    """Mean [net weights] and log standard deviations [column] of the next weights, both in scale units. What stands where is
-    looked up once a density or a sample asks for it: whoever takes the mean needs none of it."""
+    """Mean [net weights] and log standard deviations [column] of the next weights, both in scale units. What stands where (in
+    which column, in which action token) is looked up once a density or a sample asks for it: whoever takes the mean needs none
+    of it."""
 
     mean: Tensor
     log_sigmas: Tensor
-    places: Places
+    places: TokenLayout | Alike
 
     @property
     def n_tokens(self) -> int:

@@ -31,6 +31,11 @@ def make(environment: str, times: int = 1) -> list:
         raise InputError(f"Gymnasium cannot make {environment}: {said(error)}") from error
 
 
+def shown(environment: str, n_inputs: int) -> dict:
+    """What a net is given that sees an environment as it is, as JSON."""
+    return {"data": f"what Gymnasium's {environment} shows", "shape": [n_inputs]}
+
+
 @torch.no_grad()
 def play(
     environment: str,
@@ -95,7 +100,11 @@ class GymPlant:
     @property
     def inputs(self) -> dict:
         """What a net is given, as JSON."""
-        return {"data": f"what Gymnasium's {self.environment} shows", "shape": [self.n_inputs]}
+        return shown(self.environment, self.n_inputs)
+
+    def decide(self, nets: Nets, observed: Tensor) -> Tensor:
+        """The actions of nets that observe this [net episode number], on the CPU, where the environment is."""
+        return self.act(nets(observed).double().cpu())
 
     def act(self, outputs: Tensor) -> Tensor:
         if self.low is None:
@@ -109,4 +118,4 @@ class GymPlant:
 
     def play(self, nets: Nets, seeds: list[int]) -> Tensor:
         """Returns [net episode], an episode for each seed."""
-        return play(self.environment, nets, seeds, lambda nets, observed: self.act(nets(observed).double().cpu()))
+        return play(self.environment, nets, seeds, self.decide)

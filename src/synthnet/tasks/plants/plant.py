@@ -9,7 +9,7 @@ from torch import Tensor
 
 from synthnet.engine import Nets, Variants
 from synthnet.errors import unknown
-from synthnet.tasks.plants.gym import play
+from synthnet.tasks.plants.gym import play, shown
 
 STARTS = 8  # that one draw of a return averages over
 
@@ -102,7 +102,7 @@ class Plant:
     @property
     def inputs(self) -> dict:
         """What a net is given, and whether both ways round, as JSON."""
-        told: dict = {"data": f"what Gymnasium's {self.environment} shows", "shape": [self.n_inputs]}
+        told = shown(self.environment, self.n_inputs)
         if self.origin != 0.0 or self.units != 1.0:
             each = lambda given: list(given) if isinstance(given, tuple) else [given] * self.n_inputs  # noqa: E731
             told |= {"subtracted": each(self.origin), "divided_by": each(self.units)}
