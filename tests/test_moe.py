@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from conftest import make_policy
 from synthnet.errors import InputError
+from synthnet.policy import mixtures, synthesize_flat, with_experts
 from synthnet.policy.experts import choices, information, loads, role_metrics, roles
 from synthnet.policy.moe import MixtureOfExperts
 from synthnet.seeds import generator
@@ -150,3 +151,31 @@ def test_over_time_experts_may_share_nets_instead_of_tokens():
     z_loss = 1e-3 * 15**2
     assert losses[False] == pytest.approx(2 + z_loss, abs=0.01)
     assert losses[True] == pytest.approx(1 + z_loss, abs=0.05)
+
+
+TRUNK = {"name": "set_transformer", "dim": 16, "heads": 2, "edge_dim": 8, "condition": 8}
+
+
+def test_each_expert_becomes_several_and_what_a_policy_makes_stays(tiny, monkeypatch):
+    """Experts 0 and 1 of four are copies of the first; where their gates are equal nothing changes, and by a little they part."""
+    policy = make_policy(tiny, {**TRUNK, "experts": 2, "balance_by": "time"})
+    with torch.no_grad():
+        for part in mixtures(policy):
+            part.down_bias.normal_(generator=generator(0, "bias"))
+    start = tiny.draw_start("val", [0, 1])
+    before = synthesize_flat(policy, start, 2, tiny.network)[:, -1]
+    near = synthesize_flat(with_experts(policy, 4, 0), start, 2, tiny.network)[:, -1]
+    monkeypatch.setattr("synthnet.policy.growth.PARTING", 0.0)
+    wide = with_experts(policy, 4, 0)
+    assert torch.allclose(synthesize_flat(wide, start, 2, tiny.network)[:, -1], before, atol=1e-5)
+    assert not torch.equal(near, before) and (near - before).abs().max() < 0.1 * (before - start).abs().max()
+    part, old = mixtures(wide)[0], mixtures(policy)[0]
+    assert torch.equal(part.up[[0, 1]], old.up[[0, 0]]) and torch.equal(part.down[3], 2 * old.down[1])
+    assert part.usage.sum().item() == pytest.approx(1)
+    assert with_experts(policy, 2, 0) is policy
+
+
+@pytest.mark.parametrize(("there", "asked"), [({"experts": 2}, 3), ({"experts": 2}, 0), ({}, 4), ({"experts": 2, "top_k": 2}, 4)])
+def test_experts_become_no_other_number(tiny, there, asked):
+    with pytest.raises(InputError, match=rf"backbone.experts is {asked} here.*ask for a multiple"):
+        with_experts(make_policy(tiny, {**TRUNK, **there}), asked, 0)

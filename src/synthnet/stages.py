@@ -16,7 +16,7 @@ from synthnet.bundled import policy_path
 from synthnet.engine import Network, set_memory_budget
 from synthnet.errors import InputError, unknown
 from synthnet.grpo import GrpoConfig, RewardConfig, train_grpo
-from synthnet.policy import MixtureKnobs, Policy, covering, read_policy, tokens, told_spec, trunks
+from synthnet.policy import MixtureKnobs, Policy, covering, read_policy, tokens, told_spec, trunks, with_experts
 from synthnet.runs import Dials, RunDirectory, Setup, ranks
 from synthnet.settings import hot_knobs, hot_value, option
 from synthnet.tasks import Task, check_same_data, with_data
@@ -231,9 +231,8 @@ def named_policy(source: str) -> Policy:
 
 
 def start_policy(config, task: Task, setup: Setup) -> Policy:
-    """The policy a stage goes on from: policy_from, a policy file, a bundled policy's name, or a run directory (of a run that
-    was stopped: its best policy so far). Raises: InputError where there is none, or where settings given by name ask for
-    another one."""
+    """The policy of policy_from: a file, a bundled policy's name, or a run directory (of a stopped run: its best so far); with
+    more experts, where asked. Raises: InputError where there is none, or where settings given by name ask for another one."""
     if not config.policy_from:
         raise InputError(
             "this stage starts from a policy: pass policy_from=FILE, a run directory, or a bundled policy's name (distil also "
@@ -241,6 +240,8 @@ def start_policy(config, task: Task, setup: Setup) -> Policy:
             "one imagines examples, imagined=N)"
         )
     policy = named_policy(config.policy_from)
+    if "backbone.experts" in setup.given:
+        policy = with_experts(policy, config.backbone.experts, config.seed)
     _check_same_policy(policy, config, setup.given)
     policy = covering(policy, [member.arch for member in task.members], config.seed)
     _meet(policy, task)

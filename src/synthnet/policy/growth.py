@@ -11,10 +11,13 @@ from synthnet.engine import Variants, network_of
 from synthnet.errors import InputError
 from synthnet.nets import Arch
 from synthnet.policy.layouts import layout_of
+from synthnet.policy.moe import mixtures
 from synthnet.seeds import generator
 
 if TYPE_CHECKING:
     from synthnet.policy.policy import Policy, PolicyConfig
+
+PARTING = 0.01  # of the spread of a gate's weights: by how much the gates of an expert's copies differ at first
 
 
 def covering(policy: "Policy", archs: Sequence[Arch], seed: int) -> "Policy":
@@ -51,6 +54,32 @@ def regrown(
             state[name][tuple(map(slice, value.shape))] = value
     grown.record, grown.data_sets, grown.variants = policy.record, policy.data_sets, policy.variants
     return grown.to(policy.device).train(policy.training)
+
+
+@torch.no_grad()
+def with_experts(policy: "Policy", experts: int, seed: int) -> "Policy":
+    """The policy, with each expert as several that begin as copies of it (sparse upcycling, Komatsuzaki et al. 2022, arXiv
+    2212.05055). It makes of nets what it made: copies share the gate's probability, and put out as much more. Gates of copies
+    differ by a little, drawn by the seed. Raises: InputError for a number that the experts there are do not divide."""
+    has, top_k = policy.config.backbone.get("experts", 0), policy.config.backbone.get("top_k", 1)
+    if experts == has:
+        return policy
+    if not has or experts < has or experts % has or top_k != 1:
+        raise InputError(
+            f"backbone.experts is {experts} here and {has} in the policy of policy_from: each of its experts can become several, "
+            "so ask for a multiple, of a policy whose tokens use one expert each"
+        )
+    wide = regrown(policy, replace(policy.config, backbone={**policy.config.backbone, "experts": experts}), "experts", seed)
+    draw, copies = generator(seed, "gates"), experts // has
+    for part, old in zip(mixtures(wide), mixtures(policy), strict=True):
+        for name, value in old.state_dict().items():
+            dict(part.state_dict())[name].copy_(value.repeat_interleave(copies, 0))
+        part.down.mul_(copies), part.down_bias.mul_(copies)
+        noise = torch.randn(part.gate.weight.shape, generator=draw)
+        part.gate.weight.add_(PARTING * noise * old.gate.weight.std())
+        if part.usage is not None:
+            part.usage.div_(copies)
+    return wide
 
 
 def told_spec(config: "PolicyConfig", variants: Variants | None) -> "PolicyConfig":
