@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 
 def by_rewards(course: "Course") -> Path:
-    """GRPO from a new policy: short races between noises and rates, of which the best goes on in legs while it gains."""
+    """GRPO from a new policy: short races between noises, optimisers and rates, of which the best goes on in legs while it gains."""
     book, found = course.book, []
     alone = ALONE | (FEW_STARTS if isinstance(course.task.reward, Plant) else {})
-    for number, (sigma, rate) in enumerate(RACES, 1):
-        settings = {**alone, **course.start, "grpo.sigma": sigma, "grpo.optim.learning_rate": rate}
+    for number, (sigma, rule, rate) in enumerate(RACES, 1):
+        ruled = {"grpo.sigma": sigma, "grpo.optim.rule": rule, "grpo.optim.learning_rate": rate}
+        settings = {**alone, **course.start, **ruled}
         path = course.stage(f"race-{number}", "grpo", settings, RACE_UPDATES)
-        told = f"noise {sigma:g}, rate {rate:g}"
+        told = f"noise {sigma:g}, {rule} at {rate:g}"
         found.append((book.decide(f"race {number}", rewarded, path, told), path, settings))
         if number > 1 and not book.more(f"race {number + 1}", 0.5):
             break

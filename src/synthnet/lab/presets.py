@@ -22,7 +22,7 @@ DISTIL = {
     "distil.optim.learning_rate": RATES[0],
 }
 LEG, PATIENCE = 0.2, 2  # of all the time there is; legs in a row without a gain, after which controllers are done
-RACES = ((0.3, 3e-3), (0.3, 1e-3), (0.1, 1e-3), (1.0, 1e-3))  # noise and rate
+RACES = ((0.3, "muon", 3e-3), (0.3, "adamw", 3e-3), (0.3, "adamw", 1e-3), (1.0, "adamw", 1e-3))  # noise, rule and rate
 RACE_UPDATES = 40
 ALONE = {
     "grpo.steps": [1],
@@ -36,7 +36,7 @@ ALONE = {
     "grpo.guard.drop": None,
     "grpo.optim.weight_decay": 0.0,
 }
-FEW_STARTS = {"task.starts": 2}  # of a plant: which all rollouts share, so that more of these are worth more
+FEW_STARTS = {"task.starts": 4}  # of a plant: which all rollouts share, so that more of these are worth more
 BY_NET = {"grpo.rollout": "net", "grpo.sigma": 0.07, "grpo.signal_every": 0, "grpo.noisy_steps": "last", "grpo.prompts": 8}
 BY_EXAMPLE = {
     "grpo.rollout": "example",
