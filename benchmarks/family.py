@@ -108,7 +108,14 @@ def main() -> None:
             gain = max(step["minus_strong"] for step in row["steps"].values())
             strong = f"{percent(row['strong_twins']['mean'])}, {100 * gain:+.2f}"
         lines.append([label, "yes" if row["trained"] else "no", twins, strong, *shares, ratios])
-    columns = ["net", "trained on", "SGD twins", "strong, best K minus these", *(f"K = {k}, of SGD" for k in options.steps), "aligned distance / SGD's"]
+    columns = [
+        "net",
+        "trained on",
+        "SGD twins",
+        "strong, best K minus these",
+        *(f"K = {k}, of SGD" for k in options.steps),
+        "aligned distance / SGD's",
+    ]
     table(f"{options.seeds} unseen seeds, {options.split} split", columns, lines)
 
 

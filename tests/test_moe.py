@@ -157,7 +157,7 @@ TRUNK = {"name": "set_transformer", "dim": 16, "heads": 2, "edge_dim": 8, "condi
 
 
 def test_each_expert_becomes_several_and_what_a_policy_makes_stays(tiny, monkeypatch):
-    """Experts 0 and 1 of four are copies of the first; where their gates are equal nothing changes, and by a little they part."""
+    """Experts 0 and 1 of four are copies of the first; where their gates are equal nothing changes, by a little they part."""
     policy = make_policy(tiny, {**TRUNK, "experts": 2, "balance_by": "time"})
     with torch.no_grad():
         for part in mixtures(policy):
@@ -175,7 +175,9 @@ def test_each_expert_becomes_several_and_what_a_policy_makes_stays(tiny, monkeyp
     assert with_experts(policy, 2, 0) is policy
 
 
-@pytest.mark.parametrize(("there", "asked"), [({"experts": 2}, 3), ({"experts": 2}, 0), ({}, 4), ({"experts": 2, "top_k": 2}, 4)])
+@pytest.mark.parametrize(
+    ("there", "asked"), [({"experts": 2}, 3), ({"experts": 2}, 0), ({}, 4), ({"experts": 2, "top_k": 2}, 4)]
+)
 def test_experts_become_no_other_number(tiny, there, asked):
     with pytest.raises(InputError, match=rf"backbone.experts is {asked} here.*ask for a multiple"):
         with_experts(make_policy(tiny, {**TRUNK, **there}), asked, 0)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def by_rewards(course: "Course") -> Path:
-    """GRPO from a new policy: short races between noises, optimisers and rates, of which the best goes on in legs while it gains."""
+    """GRPO from a new policy: short races of noises, optimisers and rates, of which the best goes on in legs while it gains."""
     book, found = course.book, []
     alone = ALONE | (FEW_STARTS if isinstance(course.task.reward, Plant) else {})
     for number, (sigma, rule, rate) in enumerate(RACES, 1):

@@ -66,8 +66,8 @@ def with_experts(policy: "Policy", experts: int, seed: int) -> "Policy":
         return policy
     if not has or experts < has or experts % has or top_k != 1:
         raise InputError(
-            f"backbone.experts is {experts} here and {has} in the policy of policy_from: each of its experts can become several, "
-            "so ask for a multiple, of a policy whose tokens use one expert each"
+            f"backbone.experts is {experts} here and {has} in the policy of policy_from: each of its experts can become "
+            "several, so ask for a multiple, of a policy whose tokens use one expert each"
         )
     wide = regrown(policy, replace(policy.config, backbone={**policy.config.backbone, "experts": experts}), "experts", seed)
     draw, copies = generator(seed, "gates"), experts // has
