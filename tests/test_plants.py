@@ -9,6 +9,7 @@ import torch
 from conftest import make_policy
 from synthnet.cli import main
 from synthnet.engine import Nets
+from synthnet.config import compose
 from synthnet.errors import InputError
 from synthnet.grpo import GrpoConfig, RewardConfig
 from synthnet.grpo.config import Kinds, check
@@ -158,6 +159,20 @@ def test_any_environment_is_a_task_by_its_name(tmp_path, capsys):
     (row,) = json.loads(capsys.readouterr().out)["results"]
     assert (row["task"], row["metric"], row["n"]) == ("gym:CartPole-v1", "return", 20)
     assert "loss" not in row
+
+
+def test_an_environment_by_its_name_has_the_settings_of_a_plant():
+    config = compose(["task=gym:CartPole-v1", "task.hidden=[8, 4]", "task.starts=3"])
+    task = config.build_task()
+    assert task.arch.label == "mlp-4-8-4-2" and task.reward.starts == 3
+    plain = compose(["task=gym:CartPole-v1"]).build_task()
+    assert plain.arch.label == "mlp-4-32-2" and plain.reward.starts == 4
+    with pytest.raises(InputError, match="starst"):
+        build_task("gym:CartPole-v1", starst=3)
+    with pytest.raises(InputError, match="hidden should be"):
+        build_task("gym:CartPole-v1", hidden=8)
+    with pytest.raises(InputError, match="task.starts"):
+        compose(["task=problem.py:mine", "task.starts=3"])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from synthnet.policy import ActionConfig, PolicyConfig, tokens, trunks
 from synthnet.runs import LabConfig, SweepConfig, read_settings
 from synthnet.settings import PATH, Knob, check_settings, knobs_of, option, options, setting
 from synthnet.stages import STAGES, live_sections
-from synthnet.tasks import OwnConfig, Task, build_task, names_itself, problems
+from synthnet.tasks import GymConfig, OwnConfig, Task, build_task, is_gym, names_itself, problems
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 PACKAGES = {"task": problems, "tokens": tokens, "backbone": trunks}
@@ -143,7 +143,7 @@ def compose(given: Mapping[str, object] | list[str]):
     known, selected = groups(), []
     for name in (each for each in given if each in known):
         if name == "task" and names_itself(given[name]):
-            selected.append("task=own")
+            selected.append("task=gym" if is_gym(given[name]) else "task=own")
             continue
         if given[name] not in known[name]:
             raise unknown(f"option of group {name}", str(given[name]), known[name])
@@ -198,7 +198,8 @@ def read_config(folder: Path):
         schema = OmegaConf.structured(Config)
         for group in PACKAGES:
             name = tree[group]["name"]
-            schema[group] = OmegaConf.structured(OwnConfig if names_itself(name) else plugins(group)[name])
+            own = GymConfig if is_gym(name) else OwnConfig
+            schema[group] = OmegaConf.structured(own if names_itself(name) else plugins(group)[name])
         return OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.create(literal(tree))))
     except (OmegaConfBaseException, KeyError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())[:200]
@@ -213,6 +214,7 @@ def _register(store) -> None:
         for name, schema in plugins(group).items():
             store.store(group=group, name=name, node=schema)
     store.store(group="task", name="own", node=OwnConfig)
+    store.store(group="task", name="gym", node=GymConfig)
     for group, schema in GROUPS.items():
         store.store(group=group, name="default", node=schema)
 

@@ -1,5 +1,6 @@
 """What a net is for: data, splits, metric, the conventional recipe of its twins. One file each in `problems/` and `data/`."""
 
+from synthnet.tasks.controllers import GymConfig
 from synthnet.tasks.data_key import check_same_data, data_settings, with_data
 from synthnet.tasks.dataset import Data
 from synthnet.tasks.judging import judge, trained

@@ -11,15 +11,13 @@ from synthnet.tasks.plants import STARTS, GymPlant, Plant
 from synthnet.tasks.settings import GYM, DataConfig
 from synthnet.tasks.task import Task
 
-HIDDEN = [32]  # of controllers of any environment
-
 
 @dataclass
 class ControlConfig(DataConfig):
     hidden: list[int] = setting([16], "sizes of the hidden layers")
     starts: int = setting(STARTS, "of the plant that one draw of a return averages over, which all nets share", COUNT)
 
-    def of(self, plant: Plant) -> Task:
+    def of(self, plant: Plant | GymPlant) -> Task:
         """The task of controlling a plant under these settings."""
         return controller(self.name, replace(plant, starts=self.starts), self.hidden)
 
@@ -30,10 +28,19 @@ def controller(name: str, plant: Plant | GymPlant, hidden: list[int]) -> Task:
     return Task(name=name, arch=arch, reward=plant, example=torch.zeros(1, plant.n_inputs), spec=spec, named_only=True)
 
 
-def gym_task(name: str) -> Task:
+@dataclass
+class GymConfig(ControlConfig):
+    """Of an environment of Gymnasium, gym:ENV_ID."""
+
+    name: str = ""
+    hidden: list[int] = setting([32], "sizes of the hidden layers")
+    starts: int = setting(4, "of the plant that one draw of a return averages over, which all nets share", COUNT)
+
+
+def gym_task(config: GymConfig) -> Task:
     """The task of gym:ENV_ID. Raises: InputError for an environment that is not installed or of another kind, and for a name
     that would import a module."""
-    environment = name.removeprefix(GYM)
+    environment = config.name.removeprefix(GYM)
     if ":" in environment:
-        raise InputError(f"--task {name}: an environment's name has no ':', which would import a module")
-    return controller(name, GymPlant.of(environment), HIDDEN)
+        raise InputError(f"--task {config.name}: an environment's name has no ':', which would import a module")
+    return config.of(GymPlant.of(environment))

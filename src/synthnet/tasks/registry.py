@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from synthnet.engine import arch_of
 from synthnet.errors import InputError, unknown
 from synthnet.nets import Arch, asked, load_function, split_name
 from synthnet.tasks import problems
-from synthnet.tasks.controllers import gym_task
+from synthnet.tasks.controllers import GymConfig, gym_task
 from synthnet.tasks.settings import is_gym, is_own
 from synthnet.tasks.task import Task
 
@@ -29,19 +30,26 @@ def build_task(name: str, split_seed: int = 0, data_dir: str | None = None, **co
     """The task of that name, or of FILE.py:NAME. Raises: InputError for an unknown name or setting, or what is no problem."""
     if is_own(name):
         return _own_task(name, split_seed, config)
+    kind, build = _kind(name)
+    known = {field.name for field in fields(kind)} - {"name"}
+    if wrong := sorted(set(config) - known):
+        raise unknown(f"setting of task {name}", wrong[0], known)
+    for field in fields(kind):
+        if field.name in config and not _fits(config[field.name], field.type):
+            raise InputError(f"task {name}: {field.name} should be {_plain(field.type)}, got {str(config[field.name])[:60]!r}")
+    named = {"name": name} if is_gym(name) else {}
+    config = kind(split_seed=split_seed, data_dir=data_dir, **named, **config)
+    return replace(build(config), split_seed=split_seed, held_back=config.held_back)
+
+
+def _kind(name: str) -> tuple[type, Callable[..., Task]]:
+    """What holds the settings of a task, and what builds it of these."""
     if is_gym(name):
-        return gym_task(name)
+        return GymConfig, gym_task
     if name not in task_names():
         raise unknown("task", name, task_names())
     module = importlib.import_module(f"synthnet.tasks.problems.{name.replace('-', '_')}")
-    known = {field.name for field in fields(module.Config)} - {"name"}
-    if wrong := sorted(set(config) - known):
-        raise unknown(f"setting of task {name}", wrong[0], known)
-    for field in fields(module.Config):
-        if field.name in config and not _fits(config[field.name], field.type):
-            raise InputError(f"task {name}: {field.name} should be {_plain(field.type)}, got {str(config[field.name])[:60]!r}")
-    config = module.Config(split_seed=split_seed, data_dir=data_dir, **config)
-    return replace(module.build(config), split_seed=split_seed, held_back=config.held_back)
+    return module.Config, module.build
 
 
 IN_MEMORY: dict[str, Task] = {}  # tasks that were made in this process, by the name that `name_of` gave them

@@ -21,7 +21,7 @@ class DataConfig:
 
 @dataclass
 class OwnConfig(DataConfig):
-    """Of a problem file, FILE.py:NAME, or an environment of Gymnasium, gym:ENV_ID."""
+    """Of a problem file, FILE.py:NAME."""
 
     name: str = ""
 
