@@ -8,8 +8,8 @@ import torch
 
 from conftest import make_policy
 from synthnet.cli import main
-from synthnet.engine import Nets
 from synthnet.config import compose
+from synthnet.engine import Nets
 from synthnet.errors import InputError
 from synthnet.grpo import GrpoConfig, RewardConfig
 from synthnet.grpo.config import Kinds, check
@@ -171,7 +171,7 @@ def test_an_environment_by_its_name_has_the_settings_of_a_plant():
         build_task("gym:CartPole-v1", starst=3)
     with pytest.raises(InputError, match="hidden should be"):
         build_task("gym:CartPole-v1", hidden=8)
-    with pytest.raises(InputError, match="task.starts"):
+    with pytest.raises(InputError, match=r"task\.starts"):
         compose(["task=problem.py:mine", "task.starts=3"])
 
 
