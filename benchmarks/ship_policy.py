@@ -21,7 +21,7 @@ from synthnet.policy.file import read_policy
 
 READS = {
     "pairs": "The pairs stage reads the zoo's weight states and, for its error measure, training images.",
-    "distil": "Distil reads training images, how far apart zoo nets lie and, for soft labels, what they predict there.",
+    "distil": "Distil reads training images, how far apart conventional nets lie and, for soft labels, what these predict.",
     "grpo": "GRPO reads rewards alone.",
     "critic": "The critic's stage reads training images.",
 }
@@ -51,6 +51,7 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
         "",
         *(READS[stage] for stage in READS if stage in {each["stage"] for each in record["stages"]}),
         "Synthesis reads nothing.",
+        *_earlier(name, record["stages"]),
         "",
         *measured(name, report, report_path),
         "",
@@ -64,6 +65,13 @@ def card(name: str, path: Path, report: dict, report_path: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _earlier(name: str, stages: list[dict]) -> list[str]:
+    """What a reader has to know of commands that begin with a policy of this name."""
+    if not any(f"policy_from={name}" in stage["command"] for stage in stages):
+        return []
+    return [f"`policy_from={name}` is the file of this name that shipped before, which the stages above it made."]
 
 
 def _stage_row(stage: dict) -> str:
@@ -80,10 +88,11 @@ def _stage_row(stage: dict) -> str:
 
 
 def _rows(name: str, report: dict, report_path: str) -> list[str]:
+    again = f"synthnet evaluate --policy {name} --seeds {report['seeds']} --steps {' '.join(report['steps'])}"
     lines = [
         f"## Measured on this file: {report['seeds']} unseen seeds, {report['n_images']} test images",
         "",
-        f"Reproduce: `synthnet evaluate --policy {name} --seeds {report['seeds']}`; with controls: `{report_path}`.",
+        f"Reproduce: `{again}`; with controls: `{report_path}`.",
         "",
         "| weights | accuracy, mean ± sd | worst | share of SGD | aligned distance / SGD's |",
         "|---|---|---|---|---|",
@@ -106,28 +115,36 @@ def _beside_strong(row: dict) -> str:
 
 
 def _family_rows(name: str, report: dict, report_path: str) -> list[str]:
-    first = next(iter(report["rows"].values()))
-    steps = list(first["steps"])
+    rows = list(report["rows"].values())
+    steps, images = list(rows[0]["steps"]), " or ".join(map(str, sorted({row["n_images"] for row in rows})))
     lines = [
-        f"## Measured on this file: unseen seeds, {first['n_images']} test images",
+        f"## Measured on this file: unseen seeds, {images} test images",
         "",
         f"`{report_path}`, made by `python benchmarks/family.py {name} …`. Shares are of SGD twins from the same starts.",
         "",
         f"| net | trained on | seeds | SGD twins | {' | '.join(f'K = {k}' for k in steps)} | aligned distance / SGD's, K = 2 |",
         "|---|---|---|---|" + "---|" * (len(steps) + 1),
     ]
+    beside = []
     for label, row in report["rows"].items():
         shares = " | ".join(f"{100 * row['steps'][k]['share_of_sgd']:.2f} %" for k in steps)
         ratio = row["steps"]["2"]["identity"]["aligned_distance"]["ratio"]
         twins = f"{100 * row['sgd_twins']['mean']:.2f} ± {100 * row['sgd_twins']['sd']:.2f} %"
         lines.append(f"| {label} | {'yes' if row['trained'] else 'no'} | {row['seeds']} | {twins} | {shares} | {ratio:.2f} |")
+        if strong := row.get("strong_twins"):
+            told = "; ".join(f"K = {k}: {_beside_strong(row['steps'][k])}" for k in steps)
+            search = strong["search"]
+            found = f"the best of {search['tried']} settings on val{'' if search['done'] else ', ended by the clock'}"
+            beside.append(f"- {label}, {found}, {100 * strong['mean']:.2f} ± {100 * strong['sd']:.2f} %; {told}.")
+    if beside:
+        lines += ["", "Strong twins, and minus these in points, 95 % over seeds, over images:", *beside]
     return lines
 
 
 def _control_rows(name: str, report: dict, report_path: str) -> list[str]:
     shown = lambda stats: f"{stats['mean']:.1f} ± {stats['sd']:.1f} | {stats['min']:.1f}"  # noqa: E731
     paid, search = report["training"], report.get("cheapest", "CMA-ES")
-    steps = report["peers"][search]["steps_median"] if "peers" in report else report["cma_steps_median"]
+    peer = report.get("peers", {}).get(search, {"steps_median": report["cma_steps_median"], "level": report["cma_level"]})
     beyond = [f"| specs beyond the ranges by up to a fifth | {shown(report['beyond'])} |"] if "beyond" in report else []
     return [
         "## Measured on this file: 256 unseen seeds, 20 episodes each in Gymnasium",
@@ -142,7 +159,7 @@ def _control_rows(name: str, report: dict, report_path: str) -> list[str]:
         *beyond,
         "",
         f"Learned from {paid['evaluations']:,.0f} rollouts, {paid['environment_steps']:,} environment steps. {search} took "
-        f"{steps:,.0f} steps for one net (median of {len(report['searches'])}): "
+        f"{peer['steps_median']:,.0f} steps for one net (median of {len(report['searches'])}, {peer['level']} of them level): "
         f"the policy has paid for itself after {report['break_even_nets']:.0f} nets. Nets of different seeds lie "
         f"{report['aligned_distance_to_cma']:.2f} times as far apart as those of the search.",
     ]
@@ -157,7 +174,7 @@ def _question_rows(name: str, report: dict, report_path: str) -> list[str]:
         f"`{report_path}`, made by `python benchmarks/unseen_tasks.py`. Retention: accuracy as a share of the twins', mean "
         "over specs.",
         "",
-        "| specs | twins | start weights | told another, K = 2 | K = 1 | K = 2 | K = 4 | retention, best K (worst) |",
+        "| specs | twins | start weights | told another, K = 2 | K = 1 | K = 2 | K = 4 | retention, best of these K (worst) |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for kind, row in ((kind, report[kind]) for kind in ("unseen", "seen", "beyond") if kind in report):
