@@ -15,7 +15,7 @@ from synthnet.tasks.task import Task
 @dataclass
 class ControlConfig(DataConfig):
     hidden: list[int] = setting([16], "sizes of the hidden layers")
-    starts: int = setting(STARTS, "of the plant that one draw of a return averages over, which all nets share", COUNT)
+    starts: int = setting(STARTS, "start states that a return is averaged over, the same for all nets", COUNT)
 
     def of(self, plant: Plant | GymPlant) -> Task:
         """The task of controlling a plant under these settings."""
@@ -34,7 +34,7 @@ class GymConfig(ControlConfig):
 
     name: str = ""
     hidden: list[int] = setting([32], "sizes of the hidden layers")
-    starts: int = setting(4, "of the plant that one draw of a return averages over, which all nets share", COUNT)
+    starts: int = setting(4, "start states that a return is averaged over, the same for all nets", COUNT)
 
 
 def gym_task(config: GymConfig) -> Task:
