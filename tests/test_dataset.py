@@ -60,6 +60,8 @@ def test_tables_arrays_and_images_are_read_and_bad_ones_refused(tmp_path, capsys
     Path("w.csv").write_text("a,b\n1,2\nred,3\n")
     np.savez("b.npz", z=x)
     np.savez("o.npz", x=np.array([{}], dtype=object), y=y[:1])
+    Path("deep", "c").mkdir(parents=True)
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save("deep/c/1.png")
     Path("bad", "c").mkdir(parents=True)
     Path("bad/c/1.png").write_text("no image")
     wrong = [
@@ -68,6 +70,7 @@ def test_tables_arrays_and_images_are_read_and_bad_ones_refused(tmp_path, capsys
         (["b.npz"], "should hold x and y"),
         (["o.npz"], "no .npz of plain arrays"),
         (["bad"], "no image that can be read"),
+        (["deep"], "save it with 8 bits a pixel"),
         (["nothing.csv"], "does not exist"),
         (["a.npz", "--target", "x"], "names a column of a .csv"),
     ]

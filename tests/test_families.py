@@ -84,6 +84,11 @@ def test_a_family_lists_its_members_and_holds_none_of_them_out():
             build_task("digits-mlp-family", **wrong)
 
 
+def test_a_family_has_the_settings_of_its_nets():
+    task = build_task("cartpole-plants-family", differ=["target"])
+    assert task.variants.names == task.reward.spec.names == ["target"]
+
+
 def test_a_mixed_update_holds_every_member(deep, tiny):
     """Rollouts of two networks in one loss, normalised within their own start states' groups."""
     policy, config = make_policy(deep), GrpoConfig(prompts=3, num_generations=4, steps=[1, 2])

@@ -9,7 +9,7 @@ import torch
 from synthnet.engine import network_of
 from synthnet.errors import InputError, unknown
 from synthnet.nets import Arch, metadata_json, read_metadata
-from synthnet.policy import Policy, layout_of, read_policy
+from synthnet.policy import Policy, check_record, layout_of, read_policy
 
 POLICY_DIR = Path(__file__).parent / "policies"
 INPUTS = POLICY_DIR / "inputs.json"  # of those whose files do not say it, or not all of it
@@ -41,6 +41,10 @@ def policy_record(name: str | Path) -> dict:
     record = metadata_json(read_metadata(path), "synthnet.policy", path)
     if record is None or "config" not in record:
         raise InputError(f"{path} is not a policy file: it has no synthnet.policy metadata")
+    try:
+        check_record(record)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return record
 
 

@@ -8,13 +8,6 @@ class InputError(ValueError):
     """Bad input or bad settings. The message says what was expected, what came, and what to do."""
 
 
-def at_least(minimum: float, group: str, config: object, *names: str) -> None:
-    """Refuse settings below a minimum, by their full name."""
-    for name in names:
-        if not getattr(config, name) >= minimum:
-            raise InputError(f"{group}.{name} must be at least {minimum}, got {getattr(config, name)}")
-
-
 LONGEST_MESSAGE = 1200
 
 

@@ -89,15 +89,19 @@ def synthesize(
     targets = result_files(paths, out, single) if out is not None else None
     known = known_archs(policy)
     files = [open_net(path, like, known) for path in paths]
-    trained, source = _serving(files, policy, device, strict, spec)
-    n_steps, specs = choose_steps(trained, steps), specs_of(trained, files, spec)
-    if isinstance(n_steps, str) and sample is not None:
-        raise InputError(f"--sample draws actions, --steps {n_steps} plans with their means: give one of the two")
-    if memory is not None:
-        trained.trunk.held_bytes = held_bytes(max(file.net.spec.n_weights for file in files), parse_size(memory))
-    finals, taken = synthesize_nets(trained, files, n_steps, sample, alone=memory is not None, specs=specs)
-    told = spec_metadata(trained, specs) or [{}] * len(files)
-    states = [_result(file, final, source, k, more) for file, final, k, more in zip(files, finals, taken, told, strict=True)]
+    made: dict[int, WeightState] = {}
+    for trained, source, mine in _serving(files, policy, device, strict, spec):
+        some = [files[i] for i in mine]
+        n_steps, specs = choose_steps(trained, steps), specs_of(trained, some, spec)
+        if isinstance(n_steps, str) and sample is not None:
+            raise InputError(f"--sample draws actions, --steps {n_steps} plans with their means: give one of the two")
+        if memory is not None:
+            trained.trunk.held_bytes = held_bytes(max(file.net.spec.n_weights for file in some), parse_size(memory))
+        finals, taken = synthesize_nets(trained, some, n_steps, sample, alone=memory is not None, specs=specs)
+        told = spec_metadata(trained, specs) or [{}] * len(some)
+        results = map(_result, some, finals, [source] * len(some), taken, told)
+        made |= dict(zip(mine, results, strict=True))
+    states = [made[i] for i in range(len(files))]
     for file, state in zip(files, states, strict=True):
         if not all(torch.isfinite(value).all() for value in state.tensors.values() if value.is_floating_point()):
             raise InputError(f"{file.path}: synthesis gave NaN or infinite weights; nothing was written")
@@ -117,7 +121,7 @@ def synthesize_sequence(
 ) -> list[WeightState]:
     """The generated weight-state sequence W0, W1 … WK of one file; arguments as in `synthesize`."""
     file = open_net(weights, like, known_archs(policy))
-    trained, source = _serving([file], policy, device, strict=False, spec=spec)
+    ((trained, source, _),) = _serving([file], policy, device, strict=False, spec=spec)
     n_steps, specs = int(choose_steps(trained, steps)), specs_of(trained, [file], spec)
     (start,) = start_weights(trained, [file])
     states = rollout(trained, start[None].to(trained.device), n_steps, file.net, spec=specs)
@@ -146,14 +150,22 @@ class Source:
 
 def _serving(
     files: Sequence[NetFile], policy: str | Path | None, device: str, strict: bool, spec: Mapping[str, float] | None
-) -> tuple[Policy, Source]:
-    """The policy that was asked for, or the bundled one for these files, checked against each architecture."""
-    name = str(policy) if policy is not None else _named(files[0], spec)
-    where = policy_path(name)
-    trained = read_policy(where, choose_device(device))
-    for file in {(file.arch, file.net.task): file for file in reversed(files)}.values():  # one word for each kind
-        check_cover(trained, file, strict)
-    return trained, Source(where.stem, sha256_of(where), trained, inputs_of(name, trained.record))
+) -> list[tuple[Policy, Source, list[int]]]:
+    """The policy that was asked for, or the bundled one for each kind of file, checked against each; and which files it is
+    for."""
+    kinds = [(file.arch, file.net.task) for file in files]
+    first = {kind: files[kinds.index(kind)] for kind in dict.fromkeys(kinds)}
+    names = {kind: str(policy) if policy is not None else _named(file, spec) for kind, file in first.items()}
+    serving = []
+    for name in dict.fromkeys(names.values()):
+        where = policy_path(name)
+        trained = read_policy(where, choose_device(device))
+        for kind, file in first.items():
+            if names[kind] == name:
+                check_cover(trained, file, strict)
+        mine = [i for i, kind in enumerate(kinds) if names[kind] == name]
+        serving.append((trained, Source(where.stem, sha256_of(where), trained, inputs_of(name, trained.record)), mine))
+    return serving
 
 
 def _named(file: NetFile, spec: Mapping[str, float] | None) -> str:

@@ -24,6 +24,7 @@ from synthnet.tasks import (
     is_gym,
     is_own,
     judge,
+    recorded_task,
     task_names,
 )
 
@@ -35,27 +36,33 @@ def split_data(task: Task, split: str) -> tuple[Tensor, Tensor]:
     return task.test_data() if split == "test" else task.examples(split)
 
 
-def task_of(arch: Arch, recorded: str | None = None, **settings: Any) -> Task:
-    """The task a network belongs to: the recorded one (of a family, the task it is a family of), else the built-in task of this
-    very architecture, else the smallest with its kind, inputs and outputs, where all of those have the same data.
+def task_of(arch: Arch, asked: str | None = None, recorded: str | None = None, **settings: Any) -> Task:
+    """The task a network belongs to: the one that a person asked for, else the one that a file records (of a family, the task
+    it is a family of), else the built-in task of this very architecture, else the smallest with its kind, inputs and outputs,
+    where all of those have the same data.
 
-    Raises: InputError when none fits, when several with different data do, or when the recorded one has other networks.
+    Raises: InputError when none fits, when several with different data do, when the named one has other networks, or where
+    a file names code (`recorded_task`).
     """
-    if recorded is not None and is_own(recorded):
-        task = build_task(recorded, **settings)
+    name = asked or recorded_task(recorded)
+    if name is not None and is_own(name):
+        task = build_task(name, **settings)
         if arch.kind != task.arch.kind and arch.spec().differences(task.arch.spec()):
-            raise InputError(f"{arch} is not the net of {recorded}, which is {task.arch}")
+            raise InputError(f"{arch} is not the net of {name}, which is {task.arch}")
         return task
     fits = [task for name in task_names() if _single(task := build_task(name)) and task.arch.kind == arch.kind]
-    if recorded is not None:
-        if is_gym(recorded):
-            return build_task(recorded).with_arch(arch)
-        if recorded not in task_names():
-            raise InputError(f"{arch} is a net of task {recorded}, which is none of ours: pass --task FILE.py:{recorded}")
-        task = build_task(recorded, **settings)
+    if name is not None:
+        if is_gym(name):
+            task = build_task(name)
+            if arch.kind != task.arch.kind:
+                raise InputError(f"{arch} is not a network of task {name}, which has {task.arch}")
+            return task.with_arch(arch)
+        if name not in task_names():
+            raise InputError(f"{arch} is a net of task {name}, which is none of ours: pass --task FILE.py:{name}")
+        task = build_task(name, **settings)
         task = task if _single(task) else task.members[0]
         if task.name not in [fit.name for fit in fits]:
-            raise InputError(f"{arch} is not a network of task {recorded}, which has {task.arch}")
+            raise InputError(f"{arch} is not a network of task {name}, which has {task.arch}")
         return task.with_arch(arch)
     fits = [task for task in fits if not task.named_only]
     fits.sort(key=lambda task: (task.arch != arch, task.network.spec.n_weights))
@@ -76,7 +83,7 @@ def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
     settings = data_settings(policy.record.get("data"))
     if split_seed is not None:
         settings["split_seed"] = split_seed
-    return build_task(policy.record["task"], **settings)
+    return build_task(recorded_task(policy.record["task"]), **settings)
 
 
 def evaluate(
@@ -94,7 +101,7 @@ def evaluate(
     results: list[dict] = []
     row: dict[str, Any]
     for file in opened:
-        owner = task_of(file.arch, task or file.state.metadata.get("synthnet.task"), **settings)
+        owner = task_of(file.arch, task, file.state.metadata.get("synthnet.task"), **settings)
         told = spec_for(file, owner, spec)
         if owner.data is None:
             value, n_draws = owner.judged(file.flat[None], told)

@@ -65,8 +65,10 @@ class Case:
         trained, zoo = read_policy(policy_path(policy), choose_device(device)), Zoo.open(zoo_dir)
         others = {name: read_policy(path, choose_device(device)) for name, path in paths.items()}
         settings = data_settings(zoo.data)
-        task = task_of(zoo.arch, task_name or zoo.task or trained.record.get("task"), **settings)
+        task = task_of(zoo.arch, task_name, zoo.task or trained.record.get("task"), **settings)
         check_same_data(zoo.data, task, str(zoo.path))
+        if task.objective.kind != "classes":
+            raise InputError(f"an audit compares which examples nets classify wrongly, and {task.name} has no classes")
         for loaded in (trained, *others.values()):
             loaded.layout(task.network)
             check_same_data(loaded.record.get("data"), task, "a policy")

@@ -107,7 +107,7 @@ def print_description(found: dict) -> None:
             *([["told", Variants.from_json(found["spec"]).shown]] if "spec" in found else []),
             ["trained on", ", ".join(str(Arch.from_dict(arch)) for arch in found["archs"])],
             *[
-                [f"stage {i}", f"{s['stage']}: {' '.join(map(str, s['command']))}"]
+                [f"stage {i}", f"{s.get('stage')}: {' '.join(s.get('command', []))}"]
                 for i, s in enumerate(found["record"].get("stages", []), 1)
             ],
         ]

@@ -19,11 +19,14 @@ def run(options) -> None:
     """The command with its parsed flags."""
     from synthnet.config import parse
     from synthnet.console import as_json
+    from synthnet.errors import InputError
     from synthnet.tasks import names_itself, task_names
 
     given, name = parse(options.settings), options.task
     if not names_itself(name) and name not in task_names():
         name = problem_of(options, given)
+    elif options.module or options.target:
+        raise InputError(f"--module and --target are of a file or folder of data, and {name} is a task")
     report = learn_task(name, options.minutes, given, options.out, options.rewards_only)
     if options.json:
         print(as_json(report))

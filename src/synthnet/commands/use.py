@@ -108,7 +108,7 @@ def evaluate(options) -> None:
         from synthnet.bundled import policy_path
         from synthnet.device import choose_device
         from synthnet.policy.file import read_policy
-        from synthnet.tasks import build_task, data_settings
+        from synthnet.tasks import build_task, data_settings, recorded_task
 
         if options.seeds < 2:
             raise InputError(f"--seeds must be at least 2, got {options.seeds}")
@@ -117,20 +117,23 @@ def evaluate(options) -> None:
         policy = read_policy(policy_path(options.policy), choose_device(options.device))
         asked = {} if options.split_seed is None else {"split_seed": options.split_seed}
         settings |= {**data_settings(policy.record.get("data")), **asked}
-        recorded = options.task or policy.record.get("task")
+        recorded = recorded_task(policy.record.get("task"))
         if "joint" in (policy.record.get("data") or {}) and not options.task:
             raise InputError("this policy was trained for several tasks: pass --task NAME of the one to evaluate")
         if options.spec:
             raise InputError("--spec is for files: a policy is evaluated on specs that are drawn")
-        if options.set and recorded:
-            task = build_task(recorded, **{**settings, **settings_of(options)}).members[0]
+        if options.set and (options.task or recorded):
+            task = build_task(options.task or recorded, **{**settings, **settings_of(options)}).members[0]
         else:
-            task = task_of(policy.archs[0], recorded, **settings)
+            task = task_of(policy.archs[0], options.task, recorded, **settings)
         report = evaluate_policy(policy, task, options.seeds, options.steps, options.split)
         print(_as_json(report, 1)) if options.json else print_policy(report)
         return
     from synthnet.audit.evaluation import evaluate
 
+    if options.set and not options.task:
+        raise InputError("--set is of a task: name that too, with --task")
+    settings |= settings_of(options)
     results = evaluate(options.files, options.split, options.task, spec_of(options), **settings)
     print(_as_json({"results": results})) if options.json else print_evaluation(results)
 
@@ -205,10 +208,10 @@ def sgd(options) -> None:
     files = [open_net(path, like, known) for path in paths]
     device, grown, asked = choose_device(options.device), {}, spec_of(options)
     with Bar("sgd", len(files)) as bar:
-        for arch in dict.fromkeys(file.arch for file in files):
-            members = [i for i, file in enumerate(files) if file.arch == arch]
-            recorded = options.task or files[members[0]].state.metadata.get("synthnet.task")
-            task = task_of(arch, recorded, data_dir=options.data_dir)
+        kinds = [(file.arch, file.state.metadata.get("synthnet.task")) for file in files]
+        for arch, recorded in dict.fromkeys(kinds):
+            members = [i for i, kind in enumerate(kinds) if kind == (arch, recorded)]
+            task = task_of(arch, options.task, recorded, data_dir=options.data_dir)
             starts = torch.stack([files[i].flat for i in members]).to(device)
             told = [spec_for(files[i], task, asked) for i in members]
             spec = torch.cat(told) if task.variants else None

@@ -1,6 +1,6 @@
 """The batched backend: a module's operations, run once for the weights of a whole population.
 
-The module is traced by torch.fx; each operation follows its rule in `population_rules.py`.
+The module is traced by torch.fx; each operation follows its rule in `rules.py`.
 """
 
 from collections.abc import Callable

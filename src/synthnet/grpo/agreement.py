@@ -35,8 +35,8 @@ class Agreement:
 
 
 def half_agreement(policy: Policy, seen, config, longest: int, loss: Callable) -> float:
-    """Cosine between the reward gradients of two halves of an update's prompts (`loop.Experience`), by the estimator's loss; no
-    part of the update itself."""
+    """Cosine between the reward gradients of two halves of an update's prompts (`experience.Experience`), by the estimator's
+    loss; no part of the update itself."""
     alone = replace(config, beta=0.0)
     halves = [seen.half(half, config.num_generations) for half in (0, 1)]
     cosine = half_batch_cosine(policy, lambda half: loss(policy, None, seen.noisy, halves[half], alone, longest)[0])

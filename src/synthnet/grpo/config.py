@@ -188,7 +188,7 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
     if config.mixed and len({member.data_set for member in task.members}) > 1:
         raise InputError("grpo.mixed scores all members on one minibatch, these have several data sets: pass grpo.mixed=false")
     if task.data is None and not task.joint:
-        _check_rewards_alone(config, reward)
+        _check_rewards_alone(config, reward, has_hooks)
         return kinds
     if reward.bits and config.select == "accuracy":
         raise InputError("reward.bits is of rounded nets, grpo.select=accuracy of nets as they are: pass grpo.select=reward")
@@ -197,14 +197,18 @@ def check(config: GrpoConfig, reward: RewardConfig, policy: Policy, task: Task, 
     return kinds
 
 
-def _check_rewards_alone(config: GrpoConfig, reward: RewardConfig) -> None:
-    """Refuse what reads data, for a task that has none."""
+def _check_rewards_alone(config: GrpoConfig, reward: RewardConfig, has_hooks: bool) -> None:
+    """Refuse what reads data, and rewards beside the task's own, for a task that has no data."""
     fixed = {"grouping": "inter", "sigma_by": "weight", "signal_every": 0, "mixed": False, "control": None}
+    if config.steps_by == "rollout":
+        raise InputError("a task of rewards alone needs grpo.steps_by=group, got rollout")
+    plain = RewardConfig()
+    if has_hooks or (other := [name for name, value in vars(reward).items() if value != getattr(plain, name)]):
+        what = "reward functions of your own" if has_hooks else f"reward.{other[0]}"
+        raise InputError(f"a task of rewards alone is rewarded by its own reward: leave {what} out, or write it into that")
     for name, only in fixed.items():
         if getattr(config, name) != only:
             raise InputError(f"a task of rewards alone needs grpo.{name}={str(only).lower()}, got {getattr(config, name)}")
-    if reward.bits:
-        raise InputError("reward.bits rounds nets that are run on data; a task of rewards alone rounds in its own reward")
 
 
 def _check_sampling(config: GrpoConfig, policy: Policy) -> None:

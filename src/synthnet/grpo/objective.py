@@ -37,7 +37,7 @@ def _clip(advantages: Tensor) -> Tensor:
 
 
 def _deviation(values_PG: Tensor, scale: str) -> Tensor:
-    return group_spread(values_PG) if scale == "group" else values_PG[~values_PG.isnan()].std()
+    return group_spread(values_PG) if scale == "group" else values_PG[~values_PG.isnan()].std().nan_to_num(0.0)
 
 
 def group_spread(rewards_PG: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """From a new policy to one that works by rewards alone: the part of `learn` for tasks without data."""
 
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from synthnet.lab.presets import ALONE, FEW_STARTS, LEG, PATIENCE, RACE_UPDATES, RACES
 from synthnet.policy import read_policy
 from synthnet.stages import without_shape
+from synthnet.tasks import is_own
 from synthnet.tasks.plants import Plant
 
 if TYPE_CHECKING:
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
 def by_rewards(course: "Course") -> Path:
     """GRPO from a new policy: short races of noises, optimisers and rates, of which the best goes on in legs while it gains."""
     book, found = course.book, []
-    alone = ALONE | (FEW_STARTS if isinstance(course.task.reward, Plant) else {})
+    ours = isinstance(course.task.reward, Plant) and not is_own(course.given["task"])
+    alone = ALONE | (FEW_STARTS if ours else {})
     for number, (sigma, rule, rate) in enumerate(RACES, 1):
         ruled = {"grpo.sigma": sigma, "grpo.optim.rule": rule, "grpo.optim.learning_rate": rate}
         settings = {**alone, **course.start, **ruled}
@@ -25,11 +28,11 @@ def by_rewards(course: "Course") -> Path:
         if number > 1 and not book.more(f"race {number + 1}", 0.5):
             break
     score, best, settings = max(found, key=lambda entry: entry[0])
-    pace = book.decide("pace", course.pace_of, best)
+    pace, steps = book.decide("pace", course.pace_of, best), course.steps(ALONE["grpo.steps"], "grpo")
     idle = number = 0
     while idle < PATIENCE and book.goes_on:
         number += 1
-        updates = book.decide(f"length of leg {number}", course.length, pace, LEG * book.seconds)
+        updates = book.decide(f"length of leg {number}", course.length, pace * mean(steps), LEG * book.seconds)
         if not updates:
             break
         path = course.stage(f"leg-{number}", "grpo", {**without_shape(settings), "policy_from": str(best)}, updates)

@@ -14,7 +14,7 @@ from synthnet.files import make_folder, write_atomic
 from synthnet.policy import MixtureKnobs
 from synthnet.runs import APPLIED, REQUESTS, read_given, read_status
 from synthnet.stages import SHAPING, STAGES, as_text, check_stages, live_sections, run_stage, run_stages, without_shape
-from synthnet.tasks import is_own
+from synthnet.tasks import is_own, note
 from synthnet.train import policy_of_run
 
 MIXTURE = tuple(f"backbone.{each.name}" for each in fields(MixtureKnobs))  # of what shapes a policy, any one takes these
@@ -100,13 +100,15 @@ def lay_out(command: str, given: Mapping[str, object]) -> Path:
     config = compose(given)
     if command == "run":
         check_stages(config)
-    folder = Path(config.run_dir)
-    text, path = config.text(), folder / "config.yaml"
+    if command not in (*STAGES, "run"):
+        raise InputError(f"a {command} run cannot be begun this way: give its command")
+    folder, task = Path(config.run_dir), config.build_task()
+    text, path = config.text() + note(config.task.name, task), folder / "config.yaml"
     if path.exists() and path.read_text() != text:
         raise InputError(f"{folder} holds a run with another configuration; choose another run_dir")
     make_folder(folder)
     typed = ["synthnet", command, *as_text(given)]
-    record = {"stage": command, "task": config.build_task().name, "updates": 0, "command": typed, "given": dict(given)}
+    record = {"stage": command, "task": task.name, "updates": 0, "command": typed, "given": dict(given)}
     record |= {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "outcome": None}
     write_atomic(path, text)
     write_atomic(folder / "run.json", json.dumps(record, indent=1) + "\n")

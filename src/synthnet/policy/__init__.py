@@ -3,7 +3,7 @@
 from synthnet.policy.action import WeightGaussian, standard_noise
 from synthnet.policy.critic import lag
 from synthnet.policy.experts import role_metrics
-from synthnet.policy.file import read_policy
+from synthnet.policy.file import check_record, read_policy
 from synthnet.policy.growth import covering, told_spec, with_experts
 from synthnet.policy.imagined import orthogonalised
 from synthnet.policy.layouts import layout_of

@@ -12,6 +12,15 @@ from synthnet.policy.policy import POLICY_FORMAT, ActionConfig, Policy, PolicyCo
 
 LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
 LARGEST_STATISTIC = 1e6
+KINDS = {
+    "task": str,
+    "data": dict,
+    "inputs": dict,
+    "inputs_of": dict,
+    "stages": list,
+    "members": list,
+    "best_k": int,
+}  # of what a record holds, if it does
 RETIRED = {"z": 1e-3, "thinking": 1, "summary": 4}  # settings of trunks that became constants
 
 
@@ -29,6 +38,7 @@ def read_policy(path: str | Path, device: torch.device | str = "cpu") -> Policy:
         raise InputError(f"{path} has policy format {record.get('format')}; this SynthNet reads {POLICY_FORMAT}")
     tensors = read_weights(path).tensors
     try:
+        check_record(record)
         with torch.random.fork_rng(devices=[]):  # the weights that it is built with are replaced at once
             policy = _rebuild(record)
         policy.load_state_dict({name: value.float() for name, value in tensors.items()})
@@ -63,12 +73,9 @@ def _rebuild(record: dict) -> Policy:
         if config["imagined"] * config["k_max"] * (n_inputs + n_classes) > LARGEST_NET:
             raise InputError(f"policy metadata asks for imagined examples of more than {LARGEST_NET} numbers")
     policy = Policy(PolicyConfig(**config), archs, record["vocabulary"])
-    made, stages = record["record"], record["record"].get("stages", [])
-    best = made.get("best_k", 1)
-    members = [isinstance(each, list) and [type(part) for part in each] == [str, str] for each in made.get("members", [])]
-    sound = all(isinstance(stage, dict) for stage in stages) and all(members)
-    if type(best) is not int or not 1 <= best <= config["k_max"] or not sound:
-        raise InputError("policy metadata holds a malformed record")
+    made = record["record"]
+    if not 1 <= made.get("best_k", 1) <= config["k_max"]:
+        raise InputError(f"policy metadata holds a best K outside 1..{config['k_max']}")
     policy.record = made
     policy.variants = Variants.from_json(record["spec"]) if "spec" in record else None
     width = policy.variants.width if policy.variants else 0
@@ -79,6 +86,27 @@ def _rebuild(record: dict) -> Policy:
     if policy.reads_data and not policy.data_sets:
         raise InputError("the policy is told of data, and its metadata holds no statistics")
     return policy
+
+
+def check_record(record: dict) -> None:
+    """Refuse metadata of a policy whose parts are of other kinds than those that are read off it without building it."""
+    made = record.get("record")
+    if not isinstance(made, dict) or not isinstance(record.get("archs"), list):
+        raise InputError("policy metadata holds no record, or no architectures")
+    if wrong := [key for key, kind in KINDS.items() if made.get(key) is not None and type(made[key]) is not kind]:
+        raise InputError(f"policy metadata holds a malformed record: {wrong[0]} should be of kind {KINDS[wrong[0]].__name__}")
+    parts = (made.get("data") or {}).get("joint", [{}])
+    members = [isinstance(each, list) and [type(part) for part in each] == [str, str] for each in made.get("members", [])]
+    plain = isinstance(parts, list) and len(parts) > 0 and all(isinstance(part, dict) for part in parts)
+    if not plain or not all(members) or not all(map(_is_stage, made.get("stages") or [])):
+        raise InputError("policy metadata holds a malformed record of its data, its members or its stages")
+
+
+def _is_stage(stage: object) -> bool:
+    if not isinstance(stage, dict) or not isinstance(stage.get("stage", ""), str):
+        return False
+    command = stage.get("command", [])
+    return isinstance(command, list) and all(isinstance(word, str) for word in command)
 
 
 def _without_retired(backbone: dict) -> dict:

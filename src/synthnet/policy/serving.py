@@ -25,19 +25,26 @@ TOGETHER = 64  # nets that go through a policy at once, at most: more take memor
 
 
 def check_cover(policy: Any, file: NetFile, strict: bool = False) -> None:
-    """Refuse a network outside the policy's family, saying how it differs; warn about one it was never trained on (`strict`:
-    refuse that too)."""
+    """Refuse a network outside the policy's family, saying how it differs; warn about one it was never trained on, or not for
+    the task that it is for (`strict`: refuse that too)."""
     try:
         policy.layout(file.net)
     except InputError as error:
         wrong = policy.archs[0].spec().differences(file.net.spec)
         raise InputError(f"{file.path} is {file.arch}; {error}. Against {policy.archs[0]}: {'; '.join(wrong[:8])}") from error
+    told, tasks = [], {policy.record.get("task"), *policy.data_sets, *(name for name, _ in policy.record.get("members", ()))}
     if file.arch not in policy.archs:
         known = ", ".join(map(str, policy.archs))
-        message = f"{file.path} is {file.arch}, which this policy was never trained on (trained on {known})"
+        told.append(f"{file.path} is {file.arch}, which this policy was never trained on (trained on {known})")
+    if None not in (file.net.task, policy.record.get("task")) and file.net.task not in tasks:
+        known = ", ".join(sorted(map(str, tasks)))
+        told.append(
+            f"{file.path} is a net for task {file.net.task}, which this policy was never trained for (trained for {known})"
+        )
+    for message in told:
         if strict:
             raise InputError(f"{message}; refused, as --strict asks")
-        warnings.warn(message, stacklevel=4)
+        warnings.warn(message, stacklevel=5)
 
 
 def choose_steps(policy: Any, steps: int | str | None) -> int | str:

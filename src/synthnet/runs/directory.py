@@ -74,7 +74,8 @@ class RunDirectory:
         config = self.path / "config.yaml"
         if config.exists() and config.read_bytes() != setup.text.encode():
             raise InputError(
-                f"{self.path} holds a run with another configuration; choose another run_dir, or repeat its settings to resume"
+                f"{self.path} holds a run with another configuration, or of a problem file that has changed since; choose "
+                "another run_dir, or repeat its settings to resume"
             )
         if ranks.first():
             write_atomic(config, setup.text)

@@ -6,9 +6,8 @@ from synthnet.tasks.task import Task
 
 def data_settings(recorded: dict | None) -> dict:
     """The settings of a task that give the data of a recorded data key (None: unknown, the defaults)."""
-    recorded = recorded or {}
-    first = recorded["joint"][0] if "joint" in recorded else recorded
-    return {key: value for key, value in first.items() if key not in ("source", "sha256")}
+    first = next(iter(parts_of(recorded)), {})
+    return {key: value for key in ("split_seed", "held_back") if type(value := first.get(key)) is int}
 
 
 def parts_of(key: dict | None) -> list[dict]:

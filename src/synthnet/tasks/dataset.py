@@ -111,15 +111,15 @@ class Data:
     def name(self) -> str:
         return f"data {self.key['sha256'][:8]}"
 
-    def inputs(self, split_seed: int = 0) -> dict:
+    def inputs(self, split_seed: int = 0, held_back: int = 0) -> dict:
         """What a net's inputs and outputs are, as JSON: shape, what is subtracted and divided by; classes in order, or the map
         of real targets."""
         plain = lambda part: part.float().tolist() if part is not None else None  # noqa: E731
-        shift, scale = self.input_map(split_seed)
+        shift, scale = self.input_map(split_seed, held_back)
         told = {"data": self.name, "shape": list(self.shape), "subtracted": plain(shift), "divided_by": plain(scale)}
         if self.classes is not None:
             return {**told, "classes": self.classes}
-        mean, deviation = self.target_map(split_seed)
+        mean, deviation = self.target_map(split_seed, held_back)
         return {**told, "targets": {"mean": plain(mean), "deviation": plain(deviation)}}
 
     @lru_cache(maxsize=4)  # noqa: B019  (data live as long as their process)

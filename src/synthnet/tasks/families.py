@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 
 from synthnet.errors import InputError
-from synthnet.nets import Arch
 from synthnet.settings import setting
 from synthnet.tasks.settings import DataConfig
 from synthnet.tasks.task import Task
@@ -36,12 +35,12 @@ def named(names: tuple[str, ...], sizes: list[int]) -> dict[str, int]:
 def family(config: FamilyConfig, one: ModuleType, settings_of: Callable[[list[int]], dict]) -> Task:
     """The family of a problem file `one`: a member's sizes become its settings. Raises: InputError for sizes that do not."""
 
-    def arch_of(sizes: list[int]) -> Arch:
+    def member(sizes: list[int]) -> Task:
         try:
-            return one.build(one.Config(**settings_of(list(sizes)))).arch
+            return one.build(one.Config(data_dir=config.data_dir, **settings_of(list(sizes))))
         except ValueError as error:
             raise InputError(f"task {config.name}: {sizes} are no sizes of a member ({error})") from error
 
-    base = one.build(one.Config(data_dir=config.data_dir))
-    archs, heldout = (tuple(map(arch_of, part)) for part in (members_of(config), config.heldout))
-    return replace(base, name=config.name, arch=archs[0], of=base.name, family=archs, heldout=heldout)
+    members, heldout = (tuple(map(member, part)) for part in (members_of(config), config.heldout))
+    archs, unseen = (tuple(each.arch for each in part) for part in (members, heldout))
+    return replace(members[0], name=config.name, of=members[0].name, family=archs, heldout=unseen)

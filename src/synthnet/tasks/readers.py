@@ -101,7 +101,9 @@ def _images(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     for path, _ in files:
         try:
             with Image.open(path) as image:
-                found.append(image.convert("L" if image.mode in ("1", "L", "LA", "I", "I;16") else "RGB"))
+                if image.mode.startswith(("I", "F")):
+                    raise ValueError(f"its pixels are of kind {image.mode}, which has no white: save it with 8 bits a pixel")
+                found.append(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
         except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
             raise InputError(f"{path} is no image that can be read: {str(error)[:120]}") from error
         sizes.setdefault(found[-1].size, path)

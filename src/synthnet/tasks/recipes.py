@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from synthnet.errors import InputError
 from synthnet.files import cache_folder, write_atomic
 from synthnet.progress import Bar
 from synthnet.seeds import generator
+from synthnet.tasks.fingerprint import functions_of
 from synthnet.tasks.judging import judge, trained
 from synthnet.tasks.task import Task
 
@@ -177,16 +177,5 @@ def _place(task: Task, kind: str) -> Path:
         objective.name,
         torch.__version__,
     ]
-    own = [_told(objective.loss), _told(objective.metric)]
-    own += [task.variants.to_json(), _told(task.variant)] if task.variants else []
-    text = json.dumps([*told, *own], sort_keys=True)
+    text = json.dumps([*told, *functions_of(task)], sort_keys=True)
     return cache_folder() / "recipes" / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
-
-
-def _told(function: Callable | None) -> list[str] | None:
-    """What tells a function of the user's own from another: its name, its code and the constants in it."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return function and [type(function).__name__]
-    constants = [str(each) for each in code.co_consts if isinstance(each, int | float | str)]
-    return [function.__qualname__, code.co_code.hex(), *code.co_names, *constants]

@@ -21,7 +21,7 @@ from synthnet.tasks.task import Task
 
 
 def task_names() -> list[str]:
-    """The names of all tasks; a task is a file of this folder with a `build` function."""
+    """The names of all tasks; a task is a file of `problems/` with a `build` function."""
     names = [module.name for module in pkgutil.iter_modules(problems.__path__) if not module.name.startswith("_")]
     return sorted(name.replace("_", "-") for name in names)
 

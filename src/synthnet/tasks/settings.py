@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from synthnet.errors import InputError
 from synthnet.settings import PATH, setting
 
 GYM = "gym:"  # before an environment's name, where a task is named
@@ -34,6 +35,13 @@ def is_own(name: object) -> bool:
 def is_gym(name: object) -> bool:
     """Whether a task's name is that of an environment of Gymnasium, gym:ENV_ID."""
     return isinstance(name, str) and name.startswith(GYM)
+
+
+def recorded_task(name: object) -> str | None:
+    """The task that a file's metadata name. Raises: InputError where that is code: only a person may name some."""
+    if name is None or (isinstance(name, str) and not is_own(name)):
+        return name
+    raise InputError(f"a file's metadata name the task {str(name)[:80]!r}, and may name no code: pass --task FILE.py:NAME")
 
 
 def names_itself(name: object) -> bool:

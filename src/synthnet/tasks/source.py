@@ -30,7 +30,7 @@ class Source:
     def key(self) -> dict:
         return {"source": self.source}
 
-    def inputs(self, split_seed: int = 0) -> dict:
+    def inputs(self, split_seed: int = 0, held_back: int = 0) -> dict:
         """What a net's inputs are, as far as is known without opening the data: what is subtracted and divided by on the first
         split."""
         file = option(data, self.source, "data source")

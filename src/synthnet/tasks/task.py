@@ -176,7 +176,7 @@ class Task:
     @property
     def inputs(self) -> dict:
         """What nets of this task are given and put out, as JSON."""
-        told = self.data.inputs(self.split_seed) if self.data is not None else getattr(self.reward, "inputs", None)
+        told = getattr(self.reward, "inputs", None) if self.data is None else self.data.inputs(self.split_seed, self.held_back)
         return told or {"shape": list(self.example.shape[1:])}
 
     @property

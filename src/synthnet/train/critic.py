@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from synthnet.engine import Network, quality, score
+from synthnet.errors import InputError
 from synthnet.policy import Policy, draw_prompt, lag, rollout
 from synthnet.policy.steps import auto
 from synthnet.runs import Setup
@@ -35,6 +36,8 @@ class CriticConfig:
 def train_critic(policy: Policy, task: Task, config: CriticConfig, setup: Setup) -> Path:
     """Run the stage on the task's members in turn; returns the path of the policy, critic included."""
     check_settings("critic", config)
+    if any(member.data is None for member in task.members):
+        raise InputError(f"a critic foresees what nets make of data, and {task.name} has rewards alone: choose K on its return")
     seed, place, members = setup.seed, setup.place, task.members
     policy = policy.with_critic(config.hidden, seed).to(place).requires_grad_(False)
     policy.critic.requires_grad_(True)

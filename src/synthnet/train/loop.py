@@ -121,7 +121,9 @@ class Run:
         self.live.open(self.directory.path, self.policy)
         self.optimizer = Optimizer(self.policy, self.config.optim.rule)
         self.average, self.best = copy.deepcopy(self.policy), copy.deepcopy(self.policy)
-        if (loaded := self.directory.load_checkpoint()) is not None:
+        loaded = self.directory.load_checkpoint()
+        self._fresh = loaded is None
+        if loaded is not None:
             restore_state(loaded, self.modules, self.optimizer, self.state)
         self.directory.cut_back(self.state["update"] if loaded is not None else -1)
         self._bar = Bar(f"{self.setup.stage} {self.setup.task}", self.config.loop.updates, self.state["update"])
@@ -142,7 +144,7 @@ class Run:
         """The numbers of the updates that are left, from 0; around each, all that every stage does: knobs, average, log,
         guards, validation, checkpoint."""
         state, loop, began = self.state, self.config.loop, time.monotonic()
-        if state["update"] == 0:
+        if self._fresh:
             self._validate()
         while state["update"] < loop.updates:
             asked, knobs = self._turn()

@@ -79,6 +79,7 @@ class GymPlant:
     high: Tensor | None = field(default=None, compare=False)
     metric: str = "return"
     starts: int = 4
+    first: int = 0  # of actions that are one of several
 
     @classmethod
     def of(cls, environment: str) -> "GymPlant":
@@ -90,7 +91,7 @@ class GymPlant:
         if not (isinstance(seen, spaces.Box) and len(seen.shape) == 1):
             raise InputError(f"{environment} gives {seen}: expected a vector of numbers")
         if isinstance(acts, spaces.Discrete):
-            return cls(environment, seen.shape[0], int(acts.n))
+            return cls(environment, seen.shape[0], int(acts.n), first=int(acts.start))
         if not (isinstance(acts, spaces.Box) and len(acts.shape) == 1):
             raise InputError(f"{environment} takes {acts}: expected one of several actions, or a vector of numbers")
         return cls(
@@ -108,7 +109,7 @@ class GymPlant:
 
     def act(self, outputs: Tensor) -> Tensor:
         if self.low is None:
-            return outputs.argmax(-1)
+            return outputs.argmax(-1) + self.first
         return outputs.clamp(self.low, self.high).float()
 
     def __call__(self, nets: Nets, draw: torch.Generator) -> Tensor:
