@@ -43,4 +43,4 @@ def test_values_arrive_typed_and_the_text_repeats_them():
     assert config.grpo.steps == [1, 3]
     assert config.pairs.runs == 7
     assert config.build_task().arch.kwargs == {"sizes": [784, 10, 10]}
-    assert "steps:\n  - 1\n  - 3\n" in config.text()
+    assert "steps:\n  - 1\n  - 3\n" in config.text(config.build_task())

@@ -159,7 +159,7 @@ def test_a_path_with_an_interpolation_in_it_is_that_path(path, tmp_path):
     config = compose({"task": "digits-mlp", "zoo_dir": path, "reward.python": [f"{path}.py:f"]})
     assert config.zoo_dir == path
     assert config.reward.python == [f"{path}.py:f"]
-    (tmp_path / "config.yaml").write_text(config.text())
+    (tmp_path / "config.yaml").write_text(config.text(config.build_task()))
     (tmp_path / "run.json").write_text('{"command": []}')
     assert read_config(tmp_path).zoo_dir == path
 

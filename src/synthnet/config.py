@@ -18,7 +18,7 @@ from synthnet.policy import ActionConfig, PolicyConfig, tokens, trunks
 from synthnet.runs import LabConfig, SweepConfig, read_settings
 from synthnet.settings import PATH, Knob, check_settings, knobs_of, option, options, setting
 from synthnet.stages import STAGES, live_sections
-from synthnet.tasks import GymConfig, OwnConfig, Task, build_task, is_gym, names_itself, problems
+from synthnet.tasks import GymConfig, OwnConfig, Task, build_task, is_gym, names_itself, note, problems
 
 CONFIG_DIR = Path(__file__).parent / "configs"
 PACKAGES = {"task": problems, "tokens": tokens, "backbone": trunks}
@@ -52,12 +52,12 @@ class _Config:
     def policy_config(self) -> PolicyConfig:
         return PolicyConfig(vars(self.tokens), vars(self.backbone), self.action, self.k_max, imagined=self.imagined)
 
-    def text(self) -> str:
-        """As YAML; `read_config` gives it back."""
+    def text(self, task: Task) -> str:
+        """As YAML, with what tells the task from others of its name; `read_config` gives the settings back."""
         from omegaconf import OmegaConf
 
         own = literal(asdict(replace(self, run_dir=None)))  # a run is where it lies
-        return OmegaConf.to_yaml(OmegaConf.create(own), resolve=True)
+        return OmegaConf.to_yaml(OmegaConf.create(own), resolve=True) + note(self.task.name, task)
 
 
 Config = make_dataclass(

@@ -19,7 +19,7 @@ from synthnet.grpo import GrpoConfig, RewardConfig, train_grpo
 from synthnet.policy import MixtureKnobs, Policy, covering, read_policy, tokens, told_spec, trunks, with_experts
 from synthnet.runs import Dials, RunDirectory, Setup, ranks
 from synthnet.settings import hot_knobs, hot_value, option
-from synthnet.tasks import Task, check_same_data, note, with_data
+from synthnet.tasks import Task, check_same_data, with_data
 from synthnet.train import (
     CorruptConfig,
     CriticConfig,
@@ -43,7 +43,7 @@ SHAPING = ("tokens", "backbone", "action", "k_max", "imagined")  # settings that
 def zoo(config, task: Task, setup: Setup) -> Path:
     _refuse_variants("zoo", task)
     anywhere = replace(config, zoo=replace(config.zoo, executor=None, workers=2, threads=1))  # any may go on with it
-    return build_zoo(task, config.zoo, replace(setup, text=anywhere.text()))
+    return build_zoo(task, config.zoo, replace(setup, text=anywhere.text(task)))
 
 
 def corrupt(config, task: Task, setup: Setup) -> Path:
@@ -121,7 +121,7 @@ def setup_of(stage: str, task: Task, config, given: Mapping[str, object], comman
     folder = Path(config.run_dir or f"runs/{stage}-{task.name}-{config.seed}")
     loop = getattr(getattr(config, stage, None), "loop", None)
     rest = (config.seed, config.device, config.lab, loop.updates if loop else 0)
-    return Setup(stage, task.name, folder, config.text() + note(config.task.name, task), given, tuple(command), *rest)
+    return Setup(stage, task.name, folder, config.text(task), given, tuple(command), *rest)
 
 
 def run_stages(config, given: Mapping[str, object], command: Sequence[str]) -> Path:

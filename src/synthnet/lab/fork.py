@@ -14,7 +14,7 @@ from synthnet.files import make_folder, write_atomic
 from synthnet.policy import MixtureKnobs
 from synthnet.runs import APPLIED, REQUESTS, read_given, read_status
 from synthnet.stages import SHAPING, STAGES, as_text, check_stages, live_sections, run_stage, run_stages, without_shape
-from synthnet.tasks import is_own, note
+from synthnet.tasks import is_own
 from synthnet.train import policy_of_run
 
 MIXTURE = tuple(f"backbone.{each.name}" for each in fields(MixtureKnobs))  # of what shapes a policy, any one takes these
@@ -103,7 +103,7 @@ def lay_out(command: str, given: Mapping[str, object]) -> Path:
     if command not in (*STAGES, "run"):
         raise InputError(f"a {command} run cannot be begun this way: give its command")
     folder, task = Path(config.run_dir), config.build_task()
-    text, path = config.text() + note(config.task.name, task), folder / "config.yaml"
+    text, path = config.text(task), folder / "config.yaml"
     if path.exists() and path.read_text() != text:
         raise InputError(f"{folder} holds a run with another configuration; choose another run_dir")
     make_folder(folder)
