@@ -190,7 +190,7 @@ def test_what_a_file_says_reaches_the_terminal_without_its_control_characters_an
 
 def test_a_policy_whose_record_holds_anything_is_described(tmp_path, tiny, capsys):
     policy = make_policy(tiny)
-    policy.record = {"stages": [{"stage": 3, "command": [1, None, {"a": "\x1b"}]}], "task": ["x"]}
+    policy.record = {"stages": [{"stage": "a\x1b[2J", "command": ["\x1b"]}, {}], "task": "x\x1b", "more": [{"a": "\x1b"}]}
     policy.save(tmp_path / "p.safetensors")
     assert main(["inspect", str(tmp_path / "p.safetensors")]) == 0
     assert "\x1b" not in capsys.readouterr().out

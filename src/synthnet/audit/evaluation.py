@@ -83,7 +83,7 @@ def task_of_policy(policy: Policy, split_seed: int | None = None) -> Task:
     settings = data_settings(policy.record.get("data"))
     if split_seed is not None:
         settings["split_seed"] = split_seed
-    return build_task(recorded_task(policy.record["task"]), **settings)
+    return build_task(recorded_task(policy.record["task"]) or "", **settings)
 
 
 def evaluate(
