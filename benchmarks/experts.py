@@ -5,7 +5,7 @@ python benchmarks/experts.py POLICY --task TASK [--set KEY=JSON] [--seeds 32] [-
 Role: the layer that a unit token belongs to (and the fixed token), over all members of the task and K = 2 steps. The normalised
 mutual information I(expert; role) / H(role) is 0 where experts ignore roles and 1 where the expert names the role; the chance
 level is the same figure after roles are shuffled. The figure has a panel for each mixture, a row for each net and a column for
-each role: which share of its tokens the first expert takes.
+each role: which expert takes most of its tokens, and which share of them, in percent.
 """
 
 import argparse
@@ -26,20 +26,25 @@ def draw(report: dict[str, dict[str, dict]], path: str) -> None:
     _, plt = figure_library()
     mixtures = list(next(iter(report.values())))
     most = max(len(row["load_by_role"]) for rows in report.values() for row in rows.values())
+    colours = torch.tensor([plt.get_cmap("tab10")(number)[:3] for number in range(10)])
     figure, panels = plt.subplots(1, len(mixtures), figsize=(2.2 + 2.1 * len(mixtures), 0.9 + 0.32 * len(report)), sharey=True,
                                   layout="constrained", squeeze=False)  # fmt: skip
     for number, (mixture, axes) in enumerate(zip(mixtures, panels[0], strict=True), 1):
-        share = torch.full((len(report), most), float("nan"))
+        cells = torch.ones(len(report), most, 3)
         for place, rows in enumerate(report.values()):
             for role, load in enumerate(rows[mixture]["load_by_role"]):
-                share[place, role] = 100 * load[0]
-        image = axes.imshow(share, cmap="RdBu", vmin=0, vmax=100, aspect="auto")
+                busiest = max(range(len(load)), key=load.__getitem__)
+                cells[place, role] = 1 - load[busiest] * (1 - colours[busiest])
+                axes.text(role, place, f"{100 * load[busiest]:.0f}", ha="center", va="center", fontsize=7)
+        axes.imshow(cells, aspect="auto")
         told = sum(rows[mixture]["information"] for rows in report.values()) / len(report)
         axes.set(title=f"block {number}: tells {told:.2f} of the role", xticks=range(most), xlabel="layer, the outputs last")
         axes.title.set_fontsize(9)
         axes.set_xticklabels(range(1, most + 1))
+    experts = max(len(load) for rows in report.values() for row in rows.values() for load in row["load_by_role"])
+    keys = [plt.Line2D([], [], color=tuple(colours[e].tolist()), lw=6, label=f"expert {e + 1}") for e in range(experts)]
+    figure.legend(handles=keys, loc="outside right upper", frameon=False)
     panels[0][0].set_yticks(range(len(report)), list(report), fontsize=8)
-    figure.colorbar(image, ax=panels[0].tolist(), label="tokens that go to the first expert, %", shrink=0.9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
