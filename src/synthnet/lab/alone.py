@@ -1,5 +1,6 @@
 """From a new policy to one that works by rewards alone: the part of `learn` for tasks without data."""
 
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -29,10 +30,10 @@ def by_rewards(course: "Course") -> Path:
             break
     score, best, settings = max(found, key=lambda entry: entry[0])
     pace, steps = book.decide("pace", course.pace_of, best), course.steps(ALONE["grpo.steps"], "grpo")
-    idle = number = 0
+    idle, number, length = 0, 0, partial(course.length, fewest=RACE_UPDATES)
     while idle < PATIENCE and book.goes_on:
         number += 1
-        updates = book.decide(f"length of leg {number}", course.length, pace * mean(steps), LEG * book.seconds)
+        updates = book.decide(f"length of leg {number}", length, pace * mean(steps), LEG * book.seconds)
         if not updates:
             break
         path = course.stage(f"leg-{number}", "grpo", {**without_shape(settings), "policy_from": str(best)}, updates)

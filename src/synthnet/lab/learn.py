@@ -222,14 +222,14 @@ class Course:
         half = guess + 0.5 * (self.strong_quality - guess)
         return reached > half, f"quality {reached:.3f}, half way to strong nets is {half:.3f}"
 
-    def length(self, pace: float, seconds: float, most: int = MOST) -> tuple[int | None, str]:
+    def length(self, pace: float, seconds: float, most: int = MOST, fewest: int = FEWEST) -> tuple[int | None, str]:
         """Updates for so many seconds; where those are too few, the fewest that are worth beginning, if there is time."""
         left = 0.9 * self.book.left
         updates = int(min(most, min(seconds, left) / (1.2 * pace)))
-        if updates < FEWEST:
-            updates = FEWEST if 1.2 * pace * FEWEST <= left else 0
+        if updates < fewest:
+            updates = fewest if 1.2 * pace * fewest <= left else 0
         if not updates:
-            return None, f"{FEWEST} updates would take {1.2 * pace * FEWEST:.0f} s, and {max(left, 0):.0f} s are left"
+            return None, f"{fewest} updates would take {1.2 * pace * fewest:.0f} s, and {max(left, 0):.0f} s are left"
         return updates, f"{updates} updates, about {1.2 * pace * updates:.0f} s"
 
     def on_val(self, path: Path) -> dict[int, tuple[float, float]]:
