@@ -82,7 +82,8 @@ def synthesize(
         if out is not None or sample is not None or memory is not None:
             raise InputError("out, sample and memory are for files; weights in memory are given back")
         if policy is None:
-            policy = _named(match_net("the start weights", in_memory(start), like, known_archs()), spec)
+            policy, line = _named(match_net("the start weights", in_memory(start), like, known_archs()), spec)
+            print(line, file=sys.stderr)
         return load_policy(policy, choose_device(device)).synthesize(start, steps, spec)
     paths = input_files(start)
     single = isinstance(start, str | Path) and not Path(start).is_dir()
@@ -155,8 +156,10 @@ def _serving(
     for."""
     kinds = [(file.arch, file.net.task) for file in files]
     first = {kind: files[kinds.index(kind)] for kind in dict.fromkeys(kinds)}
-    names = {kind: str(policy) if policy is not None else _named(file, spec) for kind, file in first.items()}
-    serving = []
+    found = {kind: (str(policy), "") if policy is not None else _named(file, spec) for kind, file in first.items()}
+    names, serving = {kind: name for kind, (name, _) in found.items()}, []
+    for line in dict.fromkeys(line for _, line in found.values() if line):
+        print(line, file=sys.stderr)
     for name in dict.fromkeys(names.values()):
         where = policy_path(name)
         trained = read_policy(where, choose_device(device))
@@ -168,12 +171,11 @@ def _serving(
     return serving
 
 
-def _named(file: NetFile, spec: Mapping[str, float] | None) -> str:
-    """The bundled policy for a file, said on standard error: what a net's inputs are cannot be read off weights."""
+def _named(file: NetFile, spec: Mapping[str, float] | None) -> tuple[str, str]:
+    """The bundled policy for a file, and a line to say so: what a net's inputs are cannot be read off weights."""
     name, others = find_policy(file.arch, file.net.task, spec is not None)
     more = f"; also trained on this net: {', '.join(others)} (--policy NAME)" if others else ""
-    print(f"policy {name}: {one_line(told_inputs(inputs_of(name, policy_record(name)['record'])))}{more}", file=sys.stderr)
-    return name
+    return name, f"policy {name}: {one_line(told_inputs(inputs_of(name, policy_record(name)['record'])))}{more}"
 
 
 def told_inputs(inputs: dict) -> str:

@@ -12,7 +12,7 @@ from synthnet.policy.policy import POLICY_FORMAT, ActionConfig, Policy, PolicyCo
 
 LARGEST_SIZE, LARGEST_NET = 1 << 20, 1 << 26  # what a file's metadata may ask to be built
 LARGEST_STATISTIC = 1e6
-KINDS = {
+KINDS = {  # of what a record holds, if it does
     "task": str,
     "data": dict,
     "inputs": dict,
@@ -20,7 +20,7 @@ KINDS = {
     "stages": list,
     "members": list,
     "best_k": int,
-}  # of what a record holds, if it does
+}
 RETIRED = {"z": 1e-3, "thinking": 1, "summary": 4}  # settings of trunks that became constants
 
 

@@ -52,12 +52,18 @@ def _function(made: FunctionType, seen: tuple[int, ...]) -> Any:
     named = [made.__globals__.get(name) for name in made.__code__.co_names]
     called = [each for each in named if isinstance(each, FunctionType) and each.__module__ == made.__module__]
     held = [each for each in named if isinstance(each, bool | int | float | str | Tensor)]
-    return [made.__qualname__, _code(made.__code__), *(told(each, seen) for each in (made.__defaults__, cells, called, held))]
+    parts = made.__defaults__, made.__kwdefaults__, cells, called, held
+    return [made.__qualname__, _code(made.__code__), *(told(each, seen) for each in parts)]
 
 
 def _code(code: CodeType) -> list:
-    consts = [_code(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
-    return [code.co_code.hex(), *code.co_names, consts]
+    return [code.co_code.hex(), *code.co_names, list(map(_constant, code.co_consts))]
+
+
+def _constant(made: object) -> Any:
+    if isinstance(made, frozenset):  # whose order differs from process to process
+        return sorted(map(repr, made))
+    return _code(made) if isinstance(made, CodeType) else repr(made)
 
 
 def functions_of(task: Task) -> list:
