@@ -70,7 +70,7 @@ def test_examples_see_a_rounded_net(tiny):
 def test_a_task_of_rewards_alone_has_no_such_nets():
     task = build_task("cartpole")
     policy = make_policy(task)
-    with pytest.raises(InputError, match=r"reward\.bits rounds nets that are run on data"):
+    with pytest.raises(InputError, match=r"leave reward\.bits out"):
         check(GrpoConfig(signal_every=0), RewardConfig(bits=4), policy, task)
 
 
