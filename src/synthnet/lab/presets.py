@@ -6,7 +6,7 @@ from synthnet.engine import Network
 from synthnet.errors import InputError
 from synthnet.grpo.felt import check_felt
 
-HAS_MUON = hasattr(torch.optim, "Muon")  # from torch 2.9 on; what is measured was learned by it
+RULE = "muon" if hasattr(torch.optim, "Muon") else "adamw"  # Muon from torch 2.9 on; what is measured was learned by it
 RATES = (2e-3, 7e-4)  # of a first stage: the second where the first leads nowhere
 TRUNK = {"backbone.dim": 96, "backbone.edge_dim": 16, "backbone.depth": 3}
 PAIRS_TRUNK = {"backbone.dim": 96, "backbone.edge_dim": 64}  # states of runs, and rewards after them, ask for wider edges
@@ -19,13 +19,14 @@ DISTIL = {
     "distil.labels": "hard",
     "distil.leads": 0.45,
     "distil.apart": 2.0,
-    "distil.optim.rule": "muon" if HAS_MUON else "adamw",
+    "distil.optim.rule": RULE,
     "distil.optim.warmup": 30,
     "distil.optim.ema": 0.99,
     "distil.optim.learning_rate": RATES[0],
 }
 LEG, PATIENCE = 0.2, 2  # of all the time there is; legs in a row without a gain, after which controllers are done
-RACES = (*([(0.3, "muon", 3e-3)] if HAS_MUON else ()), (0.3, "adamw", 3e-3), (0.3, "adamw", 1e-3), (1.0, "adamw", 1e-3))
+# noise, rule and rate, each once
+RACES = tuple(dict.fromkeys([(0.3, RULE, 3e-3), (0.3, "adamw", 3e-3), (0.3, "adamw", 1e-3), (1.0, "adamw", 1e-3)]))
 RACE_UPDATES = 40
 ALONE = {
     "grpo.steps": [1],
@@ -48,7 +49,7 @@ BY_EXAMPLE = {
     "grpo.sigma": 0.07,
     "grpo.apart": 3.0,
     "grpo.signal_every": 0,
-    "grpo.optim.rule": "muon" if HAS_MUON else "adamw",
+    "grpo.optim.rule": RULE,
     "grpo.optim.learning_rate": 1e-3,
     "grpo.optim.final_rate": 0.02,
     "grpo.optim.ema": 0.98,

@@ -93,12 +93,12 @@ def check_record(record: dict) -> None:
     made = record.get("record")
     if not isinstance(made, dict) or not isinstance(record.get("archs"), list):
         raise InputError("policy metadata holds no record, or no architectures")
-    if wrong := [key for key, kind in KINDS.items() if made.get(key) is not None and type(made[key]) is not kind]:
+    if wrong := [key for key, kind in KINDS.items() if key in made and type(made[key]) is not kind]:
         raise InputError(f"policy metadata holds a malformed record: {wrong[0]} should be of kind {KINDS[wrong[0]].__name__}")
-    parts = (made.get("data") or {}).get("joint", [{}])
+    parts = made.get("data", {}).get("joint", [{}])
     members = [isinstance(each, list) and [type(part) for part in each] == [str, str] for each in made.get("members", [])]
     plain = isinstance(parts, list) and len(parts) > 0 and all(isinstance(part, dict) for part in parts)
-    if not plain or not all(members) or not all(map(_is_stage, made.get("stages") or [])):
+    if not plain or not all(members) or not all(map(_is_stage, made.get("stages", []))):
         raise InputError("policy metadata holds a malformed record of its data, its members or its stages")
 
 

@@ -72,8 +72,7 @@ def with_experts(policy: "Policy", experts: int, seed: int) -> "Policy":
     wide = regrown(policy, replace(policy.config, backbone={**policy.config.backbone, "experts": experts}), "experts", seed)
     draw, copies = generator(seed, "gates"), experts // has
     for part, old in zip(mixtures(wide), mixtures(policy), strict=True):
-        for name, value in old.state_dict().items():
-            dict(part.state_dict())[name].copy_(value.repeat_interleave(copies, 0))
+        part.load_state_dict({name: value.repeat_interleave(copies, 0) for name, value in old.state_dict().items()})
         part.down.mul_(copies), part.down_bias.mul_(copies)
         noise = torch.randn(part.gate.weight.shape, generator=draw)
         part.gate.weight.add_(PARTING * noise * old.gate.weight.std())

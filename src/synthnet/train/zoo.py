@@ -136,11 +136,9 @@ def _epochs(task: Task, config: ZooConfig) -> list[int]:
 
 
 def _training(task: Task, config: ZooConfig) -> Training:
-    return (
-        strong_recipe(task, done=True).training
-        if config.strong
-        else Training(recipe_of(task), per_run_order=config.per_run_order)
-    )
+    if config.strong:
+        return strong_recipe(task, done=True).training
+    return Training(recipe_of(task), per_run_order=config.per_run_order)
 
 
 def _jobs(config: ZooConfig) -> list[tuple[str, list[int]]]:
